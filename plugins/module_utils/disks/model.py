@@ -1,0 +1,103 @@
+# Copyright: (c) 2026, hyper2kvm contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""What a source is, once it was opened and checked: images, hardware, identity. Plain data."""
+
+from __future__ import annotations
+
+import dataclasses
+import pathlib
+import typing as t
+
+ImageFormat = t.Literal["vmdk", "qcow2", "raw"]
+Firmware = t.Literal["bios", "uefi"]
+
+
+@dataclasses.dataclass(frozen=True)
+class DiskImage:
+    """One virtual disk of a source. All sizes are bytes."""
+
+    name: str
+    """``disk0``, ``disk1`` … in boot order; unique within a job."""
+    path: pathlib.Path
+    """The file that holds it: absolute, below the input root, no symbolic link on the way."""
+    format: ImageFormat
+    subformat: str
+    """For vmdk ``streamOptimized``, ``monolithicSparse``, ``monolithicFlat`` …; else empty."""
+    virtual_size: int
+    offset: int = 0
+    """Where the image begins within ``path`` (the member of an OVA)."""
+    length: int | None = None
+    """How long it is there; None: to the end of the file."""
+    extents: tuple[pathlib.Path, ...] = ()
+    """Further files that the image reads (flat extents, backing files), checked like ``path``."""
+    manifest_digest: str | None = None
+    """``sha1:…``, ``sha256:…`` or ``sha512:…`` of the file's bytes, from a manifest or the job; still to be compared."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Nic:
+    """One network card."""
+
+    network: str = ""
+    model: str = ""
+    """As the source names it (``VmxNet3``)."""
+    mac: str | None = None
+    """Lower case, colons; None: the source does not tell."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Hardware:
+    """The virtual machine's hardware as its metadata tells it."""
+
+    name: str = ""
+    cpus: int = 1
+    memory_bytes: int = 1024**3
+    firmware: Firmware | None = None
+    """None: the metadata does not tell; the disk decides."""
+    secure_boot: bool = False
+    disk_buses: tuple[str, ...] = ()
+    """As the source names them (``VirtualSCSI``), one a disk."""
+    nics: tuple[Nic, ...] = ()
+    not_carried: tuple[str, ...] = ()
+    """What the target will not have (vTPM, NVRAM, sound …), each a sentence for a person."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Source:
+    """An opened source."""
+
+    images: tuple[DiskImage, ...]
+    hardware: Hardware
+    identity: str
+    """Digest over name, size, mtime and inode of every file of the source: equal as long as nothing changed."""
+    warnings: tuple[str, ...] = ()
+
+
+@dataclasses.dataclass(frozen=True)
+class Partition:
+    """A partition, or the whole disk where it has no table. Bytes."""
+
+    disk: str
+    """:attr:`DiskImage.name`"""
+    number: int
+    """0 for a disk without a table."""
+    start: int
+    size: int
+    type_id: str = ""
+    """GPT type GUID (lower case) or MBR type (two hex digits)."""
+    partuuid: str = ""
+    label: str = ""
+    bootable: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
+class Filesystem:
+    """What a partition holds, as libblkid sees it."""
+
+    partition: Partition
+    type: str
+    """``ext4``, ``xfs``, ``btrfs``, ``vfat``, ``swap``, ``crypto_LUKS``, ``LVM2_member`` … or empty."""
+    uuid: str = ""
+    label: str = ""
