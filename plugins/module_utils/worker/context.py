@@ -26,8 +26,25 @@ class Roots:
     secrets: pathlib.Path | None = None
 
 
+class Stopped(Exception):
+    """A stage stopped because :meth:`Reporter.cancelled` said so. What it had done so far stays for a later attempt."""
+
+
 class Reporter(t.Protocol):
-    """Where a running job's news go. Implementations never raise on a slow or lost backend."""
+    """Where a running job's news go. Implementations never raise on a slow or lost backend.
+
+    Rate and time left are computed behind :meth:`progress`; a stage gives bytes (or any unit that has a total).
+    """
+
+    def stage_started(self, name: str, bytes_total: int = 0) -> None:
+        """Tell that a stage begins; ``bytes_total`` is 0 where its size is not known yet."""
+
+    def stage_ended(self, record: models.StageRecord) -> None:
+        """Record a stage's end durably: when this returns, a later attempt can rely on it.
+
+        Raises:
+            Stopped: the job is no longer this worker's, so nothing may be built on the stage.
+        """
 
     def progress(self, progress: models.Progress) -> None:
         """Tell how far the running stage is. May be called often; it is thinned out behind this call."""
