@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import enum
+import typing as t
 
 
 class ErrorClass(str, enum.Enum):
@@ -40,7 +41,8 @@ class JobError(Exception):
     """A failure with everything that its reader needs.
 
     ``reason`` is a CamelCase word that programs may test (``NoRootDevice``); ``message`` says what failed and where, in
-    a sentence; ``suggestion`` says what to do next. Neither holds a secret.
+    a sentence; ``suggestion`` says what to do next. Neither holds a secret. ``details`` is the result document as far
+    as the job got.
     """
 
     error_class: ErrorClass
@@ -48,6 +50,7 @@ class JobError(Exception):
     message: str
     suggestion: str = ""
     stage: str = ""
+    details: dict[str, t.Any] | None = None
 
     def __str__(self) -> str:
         where = f"{self.stage}: " if self.stage else ""

@@ -474,6 +474,8 @@ class JobResult(Document):
     not_carried: list[str] = p.Field(default_factory=list)
     disks: list[DiskResult] = p.Field(default_factory=list)
     rehearsal: t.Optional[BootTestResult] = None
+    rehearsal_key: t.Optional[Digest] = None
+    """Of source and guest settings: a conversion with the same key need not rehearse again."""
     boot_test: t.Optional[BootTestResult] = None
     artifacts: list[Artifact] = p.Field(default_factory=list)
     stages: list[StageRecord] = p.Field(default_factory=list)
