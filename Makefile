@@ -1,0 +1,76 @@
+# Everything that a person or CI runs. `make demo` and `make test` set up all they need on a bare Debian or EL machine.
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+VENV := .venv
+BIN := $(CURDIR)/$(VENV)/bin
+LINK := .collections/ansible_collections/hyper2kvm/core
+# Outside the checkout: ansible-test sees no files in a folder that an enclosing git repository ignores.
+SANITY_TREE := $(or $(TMPDIR),/tmp)/hyper2kvm-sanity/ansible_collections/hyper2kvm/core
+GUEST_CACHE := $(CURDIR)/.cache/guests
+export PATH := $(BIN):$(PATH)
+export LC_ALL := C.UTF-8
+export HYPER2KVM_TEST_GUESTS := $(GUEST_CACHE)
+
+.PHONY: help setup demo test lint unit e2e sanity schemas bench build clean FORCE
+
+help: ## Show this list
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+
+setup: $(VENV)/.done $(LINK) ## Install system packages, a virtual environment and the collection's link
+
+$(VENV)/.done: requirements.txt requirements-dev.txt bindep.txt scripts/install-packages
+	test -x $(BIN)/python || scripts/create-venv $(VENV)
+	$(BIN)/python -m pip install --quiet uv
+	$(BIN)/uv pip install --quiet --python $(BIN)/python -r requirements-dev.txt
+	scripts/install-packages $(BIN)/bindep test
+	touch $@
+
+# The package file keeps a regular `ansible_collections` in site-packages from hiding this one.
+$(LINK):
+	mkdir -p $(dir $@)
+	touch .collections/ansible_collections/__init__.py
+	ln -sfn ../../.. $@
+
+demo: setup ## Build a VMware-style Debian guest (once) and migrate it
+	python -m tests.guests build debian12 --cache $(GUEST_CACHE)
+	scripts/demo $(GUEST_CACHE)
+
+test: setup lint sanity unit e2e ## Pass all tests
+
+lint: setup ## Formatting, types, documentation, import arrows
+	black --check --quiet plugins tests bench
+	ruff check --quiet plugins tests bench
+	mypy -p ansible_collections.hyper2kvm.core.plugins.module_utils
+	mypy plugins/modules plugins/action plugins/callback
+	lint-imports --no-cache
+	yamllint .
+	ansible-lint
+	antsibull-changelog lint
+
+unit: setup ## Tests without guests
+	python -m pytest tests/unit tests/test_worker_protocol.py
+
+e2e: setup ## Tests with real guests that boot
+	python -m pytest tests/e2e
+
+$(SANITY_TREE): FORCE
+	rm -rf $@ && mkdir -p $@
+	git ls-files -z -co --exclude-standard | tar --null -T - -c | tar -x -C $@
+	tests/tools/offline-ansible-test-pip
+
+sanity: setup $(SANITY_TREE) ## ansible-test sanity
+	cd $(SANITY_TREE) && ansible-test sanity --python 3.11
+
+schemas: setup ## Write schemas/ and the specification's tables from the models
+	python -m ansible_collections.hyper2kvm.core.plugins.module_utils.protocol.schema --write
+
+bench: setup ## Print the ratios against qemu-img
+	python -m bench
+
+build: setup ## Build the collection's tarball
+	ansible-galaxy collection build --force --output-path build
+
+clean: ## Remove what was built; the guests' cache stays
+	rm -rf build $(VENV) .collections .mypy_cache .pytest_cache .ruff_cache .hypothesis
+
+FORCE:

@@ -1,0 +1,265 @@
+# Copyright: (c) 2026, hyper2kvm contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""What the stages of one job share, and how it outlives the process.
+
+The context keeps the result document as far as it got, and the names of the stages that ended, in ``state.json`` in
+the job's work directory: a worker that takes the job over goes on after the last of them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import datetime
+import hashlib
+import json
+import os
+import pathlib
+import time
+import typing as t
+
+from ..definitions.machine import Machine, machine_for
+from ..disks.attach import attach
+from ..disks.filesystems import probe
+from ..disks.model import Filesystem, Source
+from ..disks.overlay import create_overlay
+from ..disks.source import open_source
+from ..guests.facts import GuestFacts
+from ..guests.fixers.base import FixRequest
+from ..guests.inspection import inspect
+from ..guests.planning import Plan, plan_fixes
+from ..guests.roots import MountedGuest, mount_guest
+from ..protocol import models
+from ..protocol.errors import invalid
+from ..protocol.validation import spec_digest
+from .context import Reporter, Roots
+from .layout import WRITES_TARGET, TargetLayout, layout_of
+
+
+class Skipped(str):
+    """A stage's word that it had nothing to do, and why."""
+
+
+class Cancelled(Exception):
+    """The job was asked to stop, and did. Not an error: whoever asked knows why."""
+
+
+@dataclasses.dataclass
+class OpenGuest:
+    """The guest's filesystems, mounted from the overlays."""
+
+    mounted: MountedGuest
+    filesystems: list[Filesystem]
+    facts: GuestFacts
+
+
+class JobContext:
+    """One attempt at one job."""
+
+    def __init__(
+        self, job: models.MigrationJob, roots: Roots, reporter: Reporter, workdir: pathlib.Path
+    ) -> None:
+        """Open the source and what an earlier attempt left in ``workdir``.
+
+        Raises:
+            JobError: the source is not there, is not what it says, or changed since an earlier attempt.
+        """
+        self.job = job
+        self.spec = job.spec
+        self.roots = roots
+        self.reporter = reporter
+        self.workdir = workdir
+        self.layout: TargetLayout = layout_of(job, roots.output)
+        self.source: Source = open_source(job.spec.source, roots.input)
+        self.completed: list[str] = []
+        self.partials: list[str] = []
+        self.result = models.JobResult(
+            job=job.metadata.name,
+            uid=job.metadata.uid or "",
+            operation=job.spec.operation,
+            verdict="not-verified",
+            source_identity=self.source.identity,
+            spec_digest=spec_digest(job.spec),
+            completed_at="",
+            seconds=0.0,
+            warnings=list(self.source.warnings),
+            not_carried=list(self.source.hardware.not_carried),
+            disks=[
+                models.DiskResult(name=i.name, source=i.path.name, virtual_size_bytes=i.virtual_size)
+                for i in self.source.images
+            ],
+        )
+        self._guest_stack: contextlib.ExitStack | None = None
+        self._guest: OpenGuest | None = None
+        self._plan: Plan | None = None
+        self._began = time.monotonic()
+        self._seconds_before = 0.0
+        self._restore()
+
+    # -- durable state -------------------------------------------------------------------------------------------------
+
+    @property
+    def _state_file(self) -> pathlib.Path:
+        return self.workdir / "state.json"
+
+    def _restore(self) -> None:
+        try:
+            state = json.loads(self._state_file.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            return
+        kept = models.JobResult.model_validate(state["result"])
+        if kept.source_identity != self.source.identity:
+            raise invalid(
+                "SourceChanged",
+                f"The source of {self.job.metadata.name} changed since an earlier attempt read it.",
+                "Export the VM again while nothing writes to it, then submit the job anew.",
+            )
+        if kept.spec_digest == self.result.spec_digest and kept.uid == self.result.uid:
+            self.result = kept
+            self._seconds_before = kept.seconds
+            self.completed = list(state["completed"])
+            self.partials = list(state["partials"])
+
+    def save(self) -> None:
+        """Make the state durable: whole and on disk, or as it was before."""
+        self.result.seconds = round(self._seconds_before + time.monotonic() - self._began, 3)
+        state = {"completed": self.completed, "partials": self.partials, "result": self.result.to_document()}
+        write_durably(self._state_file, json.dumps(state).encode())
+
+    # -- the guest -----------------------------------------------------------------------------------------------------
+
+    def overlay(self, index: int) -> pathlib.Path:
+        """The qcow2 overlay of disk ``index``: everything that the job changes in the guest."""
+        return self.workdir / f"{self.source.images[index].name}.overlay.qcow2"
+
+    @property
+    def overlays(self) -> list[pathlib.Path]:
+        """All overlays, boot disk first."""
+        return [self.overlay(i) for i in range(len(self.source.images))]
+
+    def guest(self) -> OpenGuest:
+        """Attach fresh overlays and mount the guest from them; the first call does it, later ones return the same.
+
+        Raises:
+            JobError: no operating system, an encrypted disk, an environment that lacks what mounting takes.
+        """
+        if self._guest is None:
+            for overlay, image in zip(self.overlays, self.source.images, strict=True):
+                overlay.unlink(missing_ok=True)
+                create_overlay(overlay, image)
+            with contextlib.ExitStack() as stack:
+                layers = {i.name: o for i, o in zip(self.source.images, self.overlays, strict=True)}
+                attachment = stack.enter_context(attach(layers, writable=True, workdir=self.workdir))
+                filesystems = probe(attachment)
+                mounted = stack.enter_context(
+                    mount_guest(attachment, filesystems, writable=True, workdir=self.workdir)
+                )
+                facts = inspect(mounted, filesystems)
+                self._guest = OpenGuest(mounted, filesystems, facts)
+                self._guest_stack = stack.pop_all()
+        return self._guest
+
+    def fix_plan(self) -> Plan:
+        """Every change that the job makes in the guest; worked out once."""
+        if self._plan is None:
+            guest = self.guest()
+            request = FixRequest(
+                spec=self.spec.guest,
+                nics=self.machine().nics,
+                firmware=self.firmware,
+                secrets_root=self.roots.secrets,
+            )
+            self._plan = plan_fixes(guest.facts, guest.mounted.tree, request)
+        return self._plan
+
+    def close_guest(self) -> None:
+        """Unmount and detach; the overlays are safe on disk when this returns.
+
+        Raises:
+            JobError: a step of closing failed, so that writes may be lost; the overlays must not be used.
+        """
+        stack = self._forget_guest()
+        if stack is not None:
+            stack.close()
+
+    def abandon_guest(self, error: BaseException) -> None:
+        """Unmount and detach after ``error``, as far as that goes."""
+        stack = self._forget_guest()
+        if stack is not None:
+            with contextlib.suppress(Exception):
+                stack.__exit__(type(error), error, error.__traceback__)
+
+    def _forget_guest(self) -> contextlib.ExitStack | None:
+        stack, self._guest_stack, self._guest, self._plan = self._guest_stack, None, None, None
+        return stack
+
+    # -- what stages ask -----------------------------------------------------------------------------------------------
+
+    @property
+    def firmware(self) -> t.Literal["bios", "uefi"]:
+        """As found on the disk; else as the metadata tells; else BIOS."""
+        found = (self.result.guest or {}).get("firmware")
+        return "uefi" if (found or self.source.hardware.firmware) == "uefi" else "bios"
+
+    def machine(self) -> Machine:
+        """The virtual machine that the target becomes."""
+        return machine_for(
+            self.source.hardware,
+            name=self.layout.name,
+            firmware=self.firmware,
+            network=self.spec.guest.network,
+            disks=[(self.layout.disk(i), self.layout.format.value) for i in range(len(self.source.images))],
+        )
+
+    def check_cancelled(self) -> None:
+        """Raise :class:`Cancelled` where the job must stop."""
+        if self.reporter.cancelled():
+            raise Cancelled
+
+    def report(self, stage: str, done: int, total: int, message: str = "") -> None:
+        """Tell progress of ``stage`` in bytes (or in any unit, where a stage moves none)."""
+        percent = 100.0 * done / total if total else 0.0
+        self.reporter.progress(
+            models.Progress(stage=stage, bytes_done=done, bytes_total=total, percent=percent, message=message)
+        )
+
+    def rehearsal_key(self) -> str:
+        """Digest of all that decides whether an earlier rehearsal still speaks for this job."""
+        parts = [
+            self.source.identity,
+            self.spec.source.to_document(),
+            self.spec.guest.to_document(),
+            self.spec.verify.marker,
+        ]
+        return "sha256:" + hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+    def publishes_target(self) -> bool:
+        """Whether this operation leaves a target."""
+        return self.spec.operation in WRITES_TARGET
+
+
+def now() -> str:
+    """The present instant, RFC 3339 in UTC, to the millisecond."""
+    return datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def write_durably(path: pathlib.Path, data: bytes) -> None:
+    """Write ``path`` so that a crash leaves the old or the new content, whole."""
+    temporary = path.with_name(f".{path.name}.new")
+    with temporary.open("wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)
+    sync_folder(path.parent)
+
+
+def sync_folder(folder: pathlib.Path) -> None:
+    """Make renames in ``folder`` durable."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,96 @@
+# Copyright: (c) 2026, hyper2kvm contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""Where a job's files lie below the output root: one place that knows every name."""
+
+from __future__ import annotations
+
+import dataclasses
+import pathlib
+
+from ..disks.model import Source
+from ..protocol import models
+
+#: Operations that leave a target; their result is ``result.json``. The others leave ``<operation>.json``.
+WRITES_TARGET = frozenset({models.Operation.CONVERT, models.Operation.FIX})
+
+
+@dataclasses.dataclass(frozen=True)
+class TargetLayout:
+    """The artifacts of one VM in one folder."""
+
+    folder: pathlib.Path
+    """Absolute, below the output root."""
+    name: str
+    """Of the VM and its files."""
+    format: models.TargetFormat
+    operation: models.Operation
+
+    def disk(self, index: int) -> pathlib.Path:
+        """The published disk number ``index`` (0 is the boot disk)."""
+        suffix = "" if index == 0 else f"-disk{index}"
+        extension = "qcow2" if self.format is models.TargetFormat.QCOW2 else "img"
+        return self.folder / f"{self.name}{suffix}.{extension}"
+
+    def partial(self, index: int, epoch: int) -> pathlib.Path:
+        """The disk while it is written by the attempt ``epoch``."""
+        disk = self.disk(index)
+        return disk.with_name(f"{disk.name}.{epoch}.partial")
+
+    @property
+    def result(self) -> pathlib.Path:
+        """The result document; its existence means that the job's work is whole."""
+        return self.folder / ("result.json" if self.operation in WRITES_TARGET else f"{self.operation.value}.json")
+
+    @property
+    def rehearsal(self) -> pathlib.Path:
+        """The result document of a rehearsal of the same VM."""
+        return self.folder / f"{models.Operation.REHEARSE.value}.json"
+
+    @property
+    def libvirt(self) -> pathlib.Path:
+        """The libvirt domain definition."""
+        return self.folder / f"{self.name}.libvirt.xml"
+
+    @property
+    def kubevirt(self) -> pathlib.Path:
+        """The KubeVirt VirtualMachine manifest."""
+        return self.folder / f"{self.name}.kubevirt.yaml"
+
+    def evidence(self, stage: str) -> pathlib.Path:
+        """The folder of a boot test's console log and screenshot."""
+        return self.folder / f"{self.operation.value}-{stage}"
+
+
+def layout_of(job: models.MigrationJob, output_root: pathlib.Path) -> TargetLayout:
+    """Return the layout of ``job``. The folder need not exist; it is checked to lie below ``output_root``.
+
+    Raises:
+        JobError: class ``invalid``, the target's path leaves the output root.
+    """
+    from ..disks.paths import confine_new
+
+    target = job.spec.target
+    folder = confine_new(output_root, target.path or job.metadata.name, "spec.target.path")
+    return TargetLayout(folder, target.name or slug(folder.name), target_format(job), job.spec.operation)
+
+
+def target_format(job: models.MigrationJob) -> models.TargetFormat:
+    """The format that the target's disks get."""
+    return job.spec.target.format
+
+
+def slug(text: str) -> str:
+    """Return ``text`` as an RFC 1123 label: lower case, other characters become hyphens, at most 63 characters."""
+    plain = "".join(c if c.isascii() and c.isalnum() else "-" for c in text.lower())
+    return plain.strip("-")[:63].strip("-") or "vm"
+
+
+def allocated_bytes(source: Source) -> int:
+    """Roughly how much a copy of ``source`` has to read: the bytes its files take on disk, never more than their size."""
+    total = 0
+    for path in {path for image in source.images for path in (image.path, *image.extents)}:
+        stat = path.stat()
+        total += min(stat.st_size, stat.st_blocks * 512)
+    return total

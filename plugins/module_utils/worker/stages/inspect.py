@@ -1,0 +1,75 @@
+# Copyright: (c) 2026, hyper2kvm contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""inspect: open the source, look into the guest, and refuse at once what cannot end well."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from ...disks.source import has_writer
+from ...protocol import models
+from ...protocol.errors import invalid
+from ..job_context import JobContext
+
+
+def run(context: JobContext) -> str:
+    """Fill in the result's ``guest``, ``hardware`` and warnings."""
+    if context.publishes_target():
+        _refuse_existing_target(context)
+        _refuse_unfit_format(context)
+    _look_for_writer(context)
+    guest = context.guest()
+    context.result.guest = guest.facts.to_document()
+    hardware = context.source.hardware
+    context.result.hardware = {
+        **dataclasses.asdict(hardware),
+        "firmware": context.firmware,
+        "nics": [dataclasses.asdict(nic) for nic in context.machine().nics],
+    }
+    context.result.warnings.extend(guest.facts.warnings)
+    if hardware.firmware not in (None, context.firmware):
+        context.result.warnings.append(
+            f"The metadata says {hardware.firmware} firmware, the disk boots by {context.firmware}; the disk decides."
+        )
+    return str(guest.facts.pretty_name)
+
+
+def _refuse_existing_target(context: JobContext) -> None:
+    if context.spec.target.force:
+        return
+    layout = context.layout
+    for path in [layout.result, *(layout.disk(i) for i in range(len(context.source.images)))]:
+        if path.exists():
+            raise invalid(
+                "TargetExists",
+                f"{path} exists already.",
+                "Choose another target.path, roll the target back, or set target.force to replace it.",
+            )
+
+
+def _refuse_unfit_format(context: JobContext) -> None:
+    if context.spec.operation is not models.Operation.FIX:
+        return
+    for image in context.source.images:
+        if image.format != context.layout.format.value:
+            raise invalid(
+                "FormatDiffers",
+                f"The operation fix keeps an image's format, but {image.path.name} is {image.format} and "
+                f"target.format says {context.layout.format.value}.",
+                "Set target.format to the source's format, or use the operation convert.",
+            )
+
+
+def _look_for_writer(context: JobContext) -> None:
+    writer = has_writer(context.source)
+    if writer is None:
+        return
+    if context.publishes_target():
+        raise invalid(
+            "SourceInUse",
+            f"The source is being written: {writer}.",
+            "Shut the VM down and export it again; a copy of a disk that changes is no copy.",
+        )
+    context.result.warnings.append(f"The source is being written ({writer}); this shows it as after a crash.")

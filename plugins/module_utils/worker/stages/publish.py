@@ -1,0 +1,84 @@
+# Copyright: (c) 2026, hyper2kvm contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""publish: definitions, result document, and last of all the rename that makes the target visible."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import pathlib
+import typing as t
+
+from ...definitions.kubevirt import virtual_machine
+from ...definitions.libvirt import domain_xml
+from ...protocol import models
+from ..job_context import JobContext, now, sync_folder, write_durably
+
+
+def run(context: JobContext) -> str:
+    """Write the artifacts. The result document goes last: where it exists, the job's work is whole."""
+    context.close_guest()
+    layout, result = context.layout, context.result
+    layout.folder.mkdir(parents=True, exist_ok=True)
+    layout.result.unlink(missing_ok=True)
+    if context.publishes_target():
+        for index, partial in enumerate(context.partials):
+            _publish_disk(context, index, pathlib.Path(partial))
+        _write_definitions(context)
+        sync_folder(layout.folder)
+    elif context.spec.operation in (models.Operation.PLAN, models.Operation.INSPECT):
+        result.verdict = "done"
+    result.completed_at = now()
+    context.save()
+    write_durably(layout.result, json.dumps(result.to_document(), indent=2).encode() + b"\n")
+    _add_artifact(context, layout.result, "result")
+    return str(layout.folder.relative_to(context.roots.output))
+
+
+def _publish_disk(context: JobContext, index: int, partial: pathlib.Path) -> None:
+    target = context.layout.disk(index)
+    # A predecessor that died between this rename and the result document left the target in place already.
+    if partial.exists():
+        partial.replace(target)
+    context.result.disks[index].target = str(target.relative_to(context.roots.output))
+    _add_artifact(
+        context,
+        target,
+        "disk",
+        format=context.layout.format.value,
+        digest=context.result.disks[index].digests.target,
+    )
+
+
+def _write_definitions(context: JobContext) -> None:
+    machine = context.machine()
+    writers: dict[models.Definition, tuple[pathlib.Path, t.Callable[[], str], t.Literal["libvirt", "kubevirt"]]] = {
+        models.Definition.LIBVIRT: (context.layout.libvirt, lambda: domain_xml(machine), "libvirt"),
+        models.Definition.KUBEVIRT: (context.layout.kubevirt, lambda: virtual_machine(machine), "kubevirt"),
+    }
+    for wanted in context.spec.target.definitions:
+        path, text, kind = writers[wanted]
+        write_durably(path, text().encode())
+        _add_artifact(context, path, kind)
+
+
+def _add_artifact(
+    context: JobContext,
+    path: pathlib.Path,
+    kind: t.Literal["disk", "libvirt", "kubevirt", "result"],
+    *,
+    format: str | None = None,
+    digest: str | None = None,
+) -> None:
+    if digest is None and kind != "result":
+        digest = "sha256:" + hashlib.sha256(path.read_bytes()).hexdigest()
+    artifact = models.Artifact(
+        path=str(path.relative_to(context.roots.output)),
+        kind=kind,
+        format=format,
+        size_bytes=path.stat().st_size,
+        digest=digest,
+    )
+    context.result.artifacts = [a for a in context.result.artifacts if a.path != artifact.path] + [artifact]
