@@ -49,8 +49,23 @@ STAGES: dict[models.Operation, tuple[Stage, ...]] = {
 }
 
 
+#: Leaves nothing behind but its return value: what check mode shows.
+PREVIEW: tuple[Stage, ...] = (INSPECT, PLAN)
+
+
 def run_job(job: models.MigrationJob, roots: Roots, reporter: Reporter, workdir: pathlib.Path) -> models.JobResult:
-    """Carry ``job`` through its stages, after those that an earlier attempt finished.
+    """Carry ``job`` through the stages of its operation; see :func:`run_stages`."""
+    return run_stages(STAGES[job.spec.operation], job, roots, reporter, workdir)
+
+
+def run_stages(
+    stages: t.Sequence[Stage],
+    job: models.MigrationJob,
+    roots: Roots,
+    reporter: Reporter,
+    workdir: pathlib.Path,
+) -> models.JobResult:
+    """Carry ``job`` through ``stages``, after those that an earlier attempt finished.
 
     Args:
         job: a job that this worker holds; ``status.epoch`` is the claim's.
@@ -67,12 +82,13 @@ def run_job(job: models.MigrationJob, roots: Roots, reporter: Reporter, workdir:
     try:
         with _explained():
             context = JobContext(job, roots, reporter, workdir)
-            for step in STAGES[job.spec.operation]:
+            for step in stages:
                 stage = step.name
                 if stage in context.completed:
                     continue
                 context.check_cancelled()
                 _run_stage(step, context)
+            context.close_guest()
             return context.result
     except JobError as error:
         if context is not None:
