@@ -21,8 +21,9 @@ import time
 import typing as t
 
 from ..definitions.machine import Machine, machine_for
-from ..disks.attach import attach
+from ..disks.attach import Attachment, attach
 from ..disks.filesystems import probe
+from ..disks.journal import needs_replay
 from ..disks.model import Filesystem, Source
 from ..disks.overlay import create_overlay
 from ..disks.source import open_source
@@ -153,6 +154,7 @@ class JobContext:
                 layers = {i.name: o for i, o in zip(self.source.images, self.overlays, strict=True)}
                 attachment = stack.enter_context(attach(layers, writable=True, workdir=self.workdir))
                 filesystems = probe(attachment)
+                self._warn_of_unclean(attachment, filesystems)
                 mounted = stack.enter_context(
                     mount_guest(attachment, filesystems, writable=True, workdir=self.workdir)
                 )
@@ -160,6 +162,21 @@ class JobContext:
                 self._guest = OpenGuest(mounted, filesystems, facts)
                 self._guest_stack = stack.pop_all()
         return self._guest
+
+    def _warn_of_unclean(self, attachment: Attachment, filesystems: list[Filesystem]) -> None:
+        for filesystem in filesystems:
+            partition = filesystem.partition
+            if needs_replay(attachment.disks[partition.disk].partition_device(partition), filesystem.type):
+                self.warn(
+                    f"The {filesystem.type} filesystem on {partition.disk} partition {partition.number} was in use when "
+                    "the disk was exported: this is a crash-consistent copy, as after a power cut."
+                )
+
+    def warn(self, message: str) -> None:
+        """Put ``message`` into the result, once, and tell whoever watches."""
+        if message not in self.result.warnings:
+            self.result.warnings.append(message)
+            self.reporter.warning(message)
 
     def fix_plan(self) -> Plan:
         """Every change that the job makes in the guest; worked out once."""

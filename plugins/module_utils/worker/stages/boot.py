@@ -53,7 +53,7 @@ def boot_and_judge(
     context.check_cancelled()
     _record_evidence(context, evidence)
     for warning in result.warnings:
-        context.reporter.warning(warning)
+        context.warn(warning)
     if result.verdict == "booted":
         context.result.verdict = "boots-with-warnings" if result.warnings else "boots"
         return result

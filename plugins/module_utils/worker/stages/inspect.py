@@ -28,9 +28,10 @@ def run(context: JobContext) -> str:
         "firmware": context.firmware,
         "nics": [dataclasses.asdict(nic) for nic in context.machine().nics],
     }
-    context.result.warnings.extend(guest.facts.warnings)
+    for warning in guest.facts.warnings:
+        context.warn(warning)
     if hardware.firmware not in (None, context.firmware):
-        context.result.warnings.append(
+        context.warn(
             f"The metadata says {hardware.firmware} firmware, the disk boots by {context.firmware}; the disk decides."
         )
     return str(guest.facts.pretty_name)
@@ -72,4 +73,4 @@ def _look_for_writer(context: JobContext) -> None:
             f"The source is being written: {writer}.",
             "Shut the VM down and export it again; a copy of a disk that changes is no copy.",
         )
-    context.result.warnings.append(f"The source is being written ({writer}); this shows it as after a crash.")
+    context.warn(f"The source is being written ({writer}); this shows it as after a crash.")

@@ -14,8 +14,6 @@ def run(context: JobContext) -> str:
     plan = context.fix_plan()
     context.result.changes = list(plan.edits.changes)
     for warning in plan.warnings:
-        if warning not in context.result.warnings:
-            context.result.warnings.append(warning)
-            context.reporter.warning(warning)
+        context.warn(warning)
     files = len({change.path for change in context.result.changes})
     return f"{files} files to change" if files else "nothing to change"
