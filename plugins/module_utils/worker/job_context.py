@@ -59,9 +59,7 @@ class OpenGuest:
 class JobContext:
     """One attempt at one job."""
 
-    def __init__(
-        self, job: models.MigrationJob, roots: Roots, reporter: Reporter, workdir: pathlib.Path
-    ) -> None:
+    def __init__(self, job: models.MigrationJob, roots: Roots, reporter: Reporter, workdir: pathlib.Path) -> None:
         """Open the source and what an earlier attempt left in ``workdir``.
 
         Raises:
@@ -155,9 +153,7 @@ class JobContext:
                 attachment = stack.enter_context(attach(layers, writable=True, workdir=self.workdir))
                 filesystems = probe(attachment)
                 self._warn_of_unclean(attachment, filesystems)
-                mounted = stack.enter_context(
-                    mount_guest(attachment, filesystems, writable=True, workdir=self.workdir)
-                )
+                mounted = stack.enter_context(mount_guest(attachment, filesystems, writable=True, workdir=self.workdir))
                 facts = inspect(mounted, filesystems)
                 self._guest = OpenGuest(mounted, filesystems, facts)
                 self._guest_stack = stack.pop_all()

@@ -11,6 +11,7 @@ import pathlib
 
 from ..disks.model import Source
 from ..protocol import models
+from ..protocol.errors import invalid
 
 #: Operations that leave a target; their result is ``result.json``. The others leave ``<operation>.json``.
 WRITES_TARGET = frozenset({models.Operation.CONVERT, models.Operation.FIX})
@@ -69,16 +70,25 @@ def layout_of(job: models.MigrationJob, output_root: pathlib.Path) -> TargetLayo
     Raises:
         JobError: class ``invalid``, the target's path leaves the output root.
     """
-    from ..disks.paths import confine_new
-
     target = job.spec.target
-    folder = confine_new(output_root, target.path or job.metadata.name, "spec.target.path")
-    return TargetLayout(folder, target.name or slug(folder.name), target_format(job), job.spec.operation)
+    folder = _folder_below(output_root, target.path or job.metadata.name)
+    return TargetLayout(folder, target.name or slug(folder.name), target.format, job.spec.operation)
 
 
-def target_format(job: models.MigrationJob) -> models.TargetFormat:
-    """The format that the target's disks get."""
-    return job.spec.target.format
+def _folder_below(root: pathlib.Path, name: str) -> pathlib.Path:
+    """Return the folder ``name`` below ``root``, which may not exist yet; links on the way may not leave the root."""
+    wanted = pathlib.PurePosixPath(name)
+    inside = root.resolve() / wanted
+    # The resolved path catches links; the named one keeps the state folder and the root itself from being a target.
+    relative = inside.resolve()
+    parts = relative.relative_to(root.resolve()).parts if relative.is_relative_to(root.resolve()) else ()
+    if ".." in wanted.parts or not parts or parts[0].startswith("."):
+        raise invalid(
+            "PathOutsideRoot",
+            f"spec.target.path is {name!r}, which is no folder below the output root {root}.",
+            "Give a relative path without '..', whose first part does not begin with a dot.",
+        )
+    return inside
 
 
 def slug(text: str) -> str:
