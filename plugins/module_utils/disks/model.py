@@ -33,7 +33,7 @@ class DiskImage:
     extents: tuple[pathlib.Path, ...] = ()
     """Further files that the image reads (flat extents, backing files), checked like ``path``."""
     manifest_digest: str | None = None
-    """``sha1:…``, ``sha256:…`` or ``sha512:…`` of the file's bytes, from a manifest or the job; still to be compared."""
+    """``sha1:…``, ``sha256:…`` or ``sha512:…`` of the file, from a manifest or the job; still to be compared."""
 
 
 @dataclasses.dataclass(frozen=True)

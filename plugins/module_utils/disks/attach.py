@@ -1,0 +1,181 @@
+"""Disk images as files and block devices of this host.
+
+Each disk becomes one flat file (a FUSE export of QEMU's storage daemon) or block device (kernel NBD); each partition
+that is asked for becomes a loop device over its range of it. Partitions are never scanned for by the kernel.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import pathlib
+import shutil
+import tempfile
+import typing as t
+
+from ..protocol.errors import JobError, transient
+from . import nbd
+from .loop import LoopDevice
+from .model import DiskImage, Partition
+from .qemu import blockdev, check_qcow2, file_blockdev
+from .storage_daemon import StorageDaemon
+
+Layer: t.TypeAlias = "pathlib.Path | DiskImage"
+
+
+class AttachedDisk:
+    """One attached disk. Valid until its attachment ends."""
+
+    def __init__(self, name: str, device: pathlib.Path, *, writable: bool) -> None:
+        self.name = name
+        """As in :attr:`.model.DiskImage.name`."""
+        self.device = device
+        """The whole disk: a flat file or a block device."""
+        self._writable = writable
+        self._loops: dict[tuple[int, int], LoopDevice] = {}
+
+    def partition_device(self, partition: Partition) -> pathlib.Path:
+        """Return a block device that is ``partition``; the same one each time.
+
+        Raises:
+            JobError: loop devices cannot be used here.
+        """
+        key = (partition.start, partition.size)
+        if key not in self._loops:
+            self._loops[key] = LoopDevice(self.device, partition.start, partition.size, writable=self._writable)
+        return self._loops[key].device
+
+    def close(self, *, check: bool) -> None:
+        """Give the loop devices back; with ``check`` a failed one is an error, and all is written out before."""
+        for loop in self._loops.values():
+            if check:
+                if self._writable:
+                    loop.sync()
+                loop.detach()
+            else:
+                with contextlib.suppress(Exception):
+                    loop.detach()
+        self._loops.clear()
+        if check and self._writable:
+            _sync(self.device)
+
+
+class Attachment:
+    """Attached disks, by name."""
+
+    def __init__(self, disks: dict[str, AttachedDisk]) -> None:
+        self.disks = disks
+
+
+class _Server(t.Protocol):
+    """What shows images as files or devices: :class:`.storage_daemon.StorageDaemon` or :class:`.nbd.NbdServer`."""
+
+    def close(self) -> None:
+        """End in order; when it returns, all writes are in the images."""
+
+    def kill(self) -> None:
+        """End at once."""
+
+
+@contextlib.contextmanager
+def attach(layers: t.Mapping[str, Layer], *, writable: bool, workdir: pathlib.Path) -> t.Iterator[Attachment]:
+    """Attach the disks of a guest for as long as the context lasts.
+
+    When the context is left normally, its user having unmounted everything (with ``syncfs`` checked), this makes sure
+    that every write arrived: devices synced and gone, exports deleted, their server ended well, images checked and
+    synced. When it is left by an exception, everything is torn down without those checks.
+
+    Args:
+        layers: for each disk name a qcow2 file of our own (overlay, copy), or a source's image (read-only only).
+        writable: whether the qcow2 files take writes.
+        workdir: an existing folder for mount points, which are gone afterwards.
+
+    Raises:
+        JobError: it cannot be attached here; or, at the end, a write may be lost: the images must not be used then.
+    """
+    if writable and any(isinstance(layer, DiskImage) for layer in layers.values()):
+        raise ValueError("a source's image is never attached for writing")
+    folder = pathlib.Path(tempfile.mkdtemp(prefix="attach-", dir=workdir))
+    try:
+        options = {name: _options(layer, writable=writable) for name, layer in layers.items()}
+        server, devices = _serve(options, folder, writable=writable)
+        disks = {name: AttachedDisk(name, device, writable=writable) for name, device in devices.items()}
+        try:
+            yield Attachment(disks)
+        except BaseException:
+            _abandon(disks, server)
+            raise
+        try:
+            for disk in disks.values():
+                disk.close(check=True)
+            server.close()
+        except BaseException:
+            _abandon(disks, server)
+            raise
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+    if writable:
+        for layer in layers.values():
+            assert isinstance(layer, pathlib.Path)
+            check_qcow2(layer)
+            _sync(layer)
+
+
+@contextlib.contextmanager
+def export_flat(image: Layer, workdir: pathlib.Path) -> t.Iterator[pathlib.Path]:
+    """Show ``image`` as one flat, read-only file or block device; holes of the image are holes of the file (FUSE).
+
+    Raises:
+        JobError: see :func:`attach`.
+    """
+    with attach({"disk": image}, writable=False, workdir=workdir) as attachment:
+        yield attachment.disks["disk"].device
+
+
+def _options(layer: Layer, *, writable: bool) -> dict[str, t.Any]:
+    if isinstance(layer, DiskImage):
+        return blockdev(layer)
+    return {**file_blockdev(layer, "qcow2"), "read-only": not writable}
+
+
+def _serve(
+    options: dict[str, dict[str, t.Any]], folder: pathlib.Path, *, writable: bool
+) -> tuple[_Server, dict[str, pathlib.Path]]:
+    if nbd.present():
+        server = nbd.NbdServer()
+        try:
+            return server, {name: server.connect(o, writable=writable) for name, o in options.items()}
+        except JobError:
+            # Present but not usable (container without the device nodes, all devices taken): FUSE does as well.
+            server.kill()
+        except BaseException:
+            server.kill()
+            raise
+    daemon = StorageDaemon()
+    try:
+        devices = {}
+        for index, (name, image) in enumerate(options.items()):
+            devices[name] = folder / f"{name}.raw"
+            devices[name].touch()
+            daemon.export(f"disk{index}", image, devices[name], writable=writable)
+        return daemon, devices
+    except BaseException:
+        daemon.kill()
+        raise
+
+
+def _abandon(disks: dict[str, AttachedDisk], server: _Server) -> None:
+    for disk in disks.values():
+        disk.close(check=False)
+    server.kill()
+
+
+def _sync(path: pathlib.Path) -> None:
+    try:
+        descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+    except OSError as error:
+        raise transient("LostWrites", f"Writing {path} out failed: {error.strerror}.", "Check the storage.") from error

@@ -1,0 +1,137 @@
+# Copyright: (c) 2026, hyper2kvm contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Run the system's tools: bounded in time and output, killed on request, with errors for people."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import pathlib
+import selectors
+import shutil
+import subprocess
+import time
+import typing as t
+
+from ..protocol.errors import JobError, environment, transient
+
+#: How much of a tool's standard output, and of its standard error, is kept. Bytes.
+_OUTPUT_LIMIT = 4 * 1024**2
+#: How often a running tool's caller is asked whether to go on. Seconds.
+_POLL = 0.2
+
+
+def never() -> bool:
+    """For callers that cannot be cancelled."""
+    return False
+
+
+def dying_with_parent(args: t.Sequence[str | pathlib.Path]) -> list[str]:
+    """Return the command line of ``args`` as a child that is killed when the *thread* that started it ends.
+
+    Raises:
+        JobError: class ``environment``, the program is not installed.
+    """
+    program = shutil.which(args[0])
+    if program is None:
+        raise environment(
+            "MissingTool",
+            f"The program {args[0]} is not installed on this worker.",
+            "Install what bindep.txt lists (the role conversion_host does it).",
+        )
+    return ["setpriv", "--pdeathsig", "KILL", program, *(str(arg) for arg in args[1:])]
+
+
+def clean_environment() -> dict[str, str]:
+    """The environment of a tool: ours, with messages and numbers in the C locale."""
+    return {**os.environ, "LC_ALL": "C"}
+
+
+def run_command(
+    args: t.Sequence[str | pathlib.Path],
+    *,
+    what: str,
+    timeout: float = 60.0,
+    cancelled: t.Callable[[], bool] = never,
+    on_output: t.Callable[[bytes], None] | None = None,
+    accept: t.Container[int] = (0,),
+    failure: t.Callable[[str, str], JobError] = transient,
+) -> bytes:
+    """Run a tool to its end and return its standard output.
+
+    Args:
+        args: program and arguments; never a shell.
+        what: names the step in errors, as in "{what} failed".
+        timeout: seconds after which the tool is killed.
+        cancelled: asked five times a second; True kills the tool.
+        on_output: gets each piece of standard output as it comes; what it takes is not returned.
+        accept: exit statuses that are no error.
+        failure: makes the error of another exit status from reason and message.
+
+    Raises:
+        JobError: not installed, not an accepted exit status, too slow, too talkative, or cancelled.
+    """
+    try:
+        child = subprocess.Popen(
+            dying_with_parent(args),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            env=clean_environment(),
+        )
+    except OSError as error:
+        raise environment("CannotRun", f"{what} failed: {args[0]} cannot be started ({error.strerror}).") from error
+    assert child.stdout is not None and child.stderr is not None
+    kept: dict[t.IO[bytes], bytearray] = {child.stdout: bytearray(), child.stderr: bytearray()}
+    deadline = time.monotonic() + timeout
+    try:
+        with selectors.DefaultSelector() as selector:
+            selector.register(child.stdout, selectors.EVENT_READ)
+            selector.register(child.stderr, selectors.EVENT_READ)
+            while selector.get_map():
+                _check(what, args[0], deadline, cancelled)
+                for key, _events in selector.select(_POLL):
+                    stream = t.cast("t.IO[bytes]", key.fileobj)
+                    piece = os.read(key.fd, 65536)
+                    if not piece:
+                        selector.unregister(stream)
+                    elif stream is child.stdout and on_output is not None:
+                        on_output(piece)
+                    elif len(kept[stream]) + len(piece) > _OUTPUT_LIMIT:
+                        raise failure("TooMuchOutput", f"{what} failed: {args[0]} printed more than 4 MiB.")
+                    else:
+                        kept[stream] += piece
+        while True:
+            _check(what, args[0], deadline, cancelled)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                child.wait(_POLL)
+                break
+    finally:
+        if child.poll() is None:
+            child.kill()
+            child.wait()
+        child.stdout.close()
+        child.stderr.close()
+    if child.returncode not in accept:
+        raise failure("CommandFailed", f"{what} failed: {last_lines(kept[child.stderr])} (status {child.returncode}).")
+    return bytes(kept[child.stdout])
+
+
+def cancelled_error(what: str) -> JobError:
+    """The error of a step that stopped because it was asked to."""
+    return transient("Cancelled", f"{what} was cancelled.")
+
+
+def last_lines(output: bytes | bytearray, count: int = 3) -> str:
+    """The last ``count`` lines that a tool printed, as one line of harmless text of at most 600 characters."""
+    lines = [line.strip() for line in output.decode("utf-8", "replace").splitlines() if line.strip()]
+    text = "; ".join(lines[-count:]) or "no message"
+    return "".join(c if c.isprintable() else "?" for c in text)[-600:]
+
+
+def _check(what: str, program: str | pathlib.Path, deadline: float, cancelled: t.Callable[[], bool]) -> None:
+    if cancelled():
+        raise cancelled_error(what)
+    if time.monotonic() > deadline:
+        raise transient("Timeout", f"{what} failed: {program} did not end in time.", "See whether the storage hangs.")

@@ -1,0 +1,169 @@
+"""QEMU's storage daemon: images of any format as flat files, through FUSE.
+
+The daemon is a child that speaks QMP over its standard input and output, so there is no socket to place or to wait
+for: when a command was answered, it is done. It dies with the thread that started it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import json
+import os
+import pathlib
+import select
+import subprocess
+import tempfile
+import time
+import typing as t
+
+from ..protocol.errors import JobError, environment, transient
+from .command import clean_environment, dying_with_parent, last_lines
+
+#: For the answer to one QMP command, and for the daemon's end. Seconds.
+_TIMEOUT = 60.0
+_MNT_DETACH = 2
+
+
+class StorageDaemon:
+    """A running ``qemu-storage-daemon`` with its exports."""
+
+    def __init__(self) -> None:
+        """Start the daemon.
+
+        Raises:
+            JobError: class ``environment``, it is not installed or does not start.
+        """
+        self._messages = tempfile.TemporaryFile()  # noqa: SIM115 (closed by close and kill)
+        self._buffer = b""
+        self._events: list[dict[str, t.Any]] = []
+        self._exports: dict[str, pathlib.Path] = {}
+        self._process = subprocess.Popen(
+            dying_with_parent(
+                ["qemu-storage-daemon", "--chardev", "stdio,id=qmp,signal=off", "--monitor", "chardev=qmp"]
+            ),
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self._messages,
+            env=clean_environment(),
+            bufsize=0,
+        )
+        try:
+            self._receive()  # the greeting
+            self.command("qmp_capabilities")
+        except BaseException:
+            self.kill()
+            raise
+
+    def export(self, name: str, options: t.Mapping[str, t.Any], mountpoint: pathlib.Path, *, writable: bool) -> None:
+        """Show an image as the flat file ``mountpoint``, an empty regular file until now.
+
+        Args:
+            name: unique among this daemon's exports.
+            options: QEMU's blockdev options of the image.
+            writable: the image and the file take writes.
+
+        Raises:
+            JobError: the image cannot be opened, or FUSE cannot be used here.
+        """
+        self.command("blockdev-add", **options, **{"node-name": name})
+        try:
+            self.command(
+                "block-export-add",
+                type="fuse",
+                id=name,
+                mountpoint=str(mountpoint),
+                writable=writable,
+                **{"node-name": name, "allow-other": "off"},
+            )
+        except JobError as error:
+            raise environment(
+                "NoFuseExport",
+                f"A disk image cannot be shown as a file: {error.message}",
+                "The worker must be root, with /dev/fuse (in a container: privileged, or the device given).",
+            ) from error
+        self._exports[name] = mountpoint
+
+    def close(self) -> None:
+        """Delete the exports, let the daemon end, and see that it ended well: all writes are in the images then.
+
+        Raises:
+            JobError: class ``transient``, a step failed, so that writes may be lost.
+        """
+        for name in self._exports:
+            self.command("block-export-del", id=name)
+            self._wait_event("BLOCK_EXPORT_DELETED", name)
+            self.command("blockdev-del", **{"node-name": name})
+        self.command("quit")
+        try:
+            status = self._process.wait(_TIMEOUT)
+        except subprocess.TimeoutExpired:
+            raise self._lost("did not end") from None
+        if status != 0:
+            raise self._lost(f"ended with status {status}")
+        self._release()
+
+    def kill(self) -> None:
+        """End the daemon at once, whatever it was doing, and take its dead mounts away."""
+        self._process.kill()
+        self._process.wait()
+        libc = ctypes.CDLL(None, use_errno=True)
+        for mountpoint in self._exports.values():
+            # EINVAL where an export was deleted in order before: it is no mount point any more.
+            libc.umount2(os.fsencode(mountpoint), _MNT_DETACH)
+        self._release()
+
+    def command(self, name: str, **arguments: t.Any) -> t.Any:
+        """Run a QMP command and return what it returns.
+
+        Raises:
+            JobError: class ``transient``, the command failed or the daemon is gone.
+        """
+        assert self._process.stdin is not None
+        message = {"execute": name, "arguments": arguments}
+        try:
+            self._process.stdin.write(json.dumps(message).encode() + b"\n")
+        except OSError:
+            raise self._lost(f"is gone before {name}") from None
+        while True:
+            answer = self._receive()
+            if "event" in answer:
+                self._events.append(answer)
+            elif "error" in answer:
+                raise transient("StorageDaemonRefused", f"qemu-storage-daemon {name}: {answer['error']['desc']}.")
+            elif "return" in answer:
+                return answer["return"]
+
+    def _wait_event(self, event: str, identifier: str) -> None:
+        while True:
+            for seen in self._events:
+                if seen["event"] == event and seen["data"].get("id") == identifier:
+                    return
+            self._events.append(self._receive())
+
+    def _receive(self) -> dict[str, t.Any]:
+        assert self._process.stdout is not None
+        deadline = time.monotonic() + _TIMEOUT
+        while b"\n" not in self._buffer:
+            ready, _write, _error = select.select([self._process.stdout], [], [], max(0.0, deadline - time.monotonic()))
+            if not ready:
+                raise self._lost("does not answer")
+            piece = os.read(self._process.stdout.fileno(), 65536)
+            if not piece:
+                raise self._lost("is gone")
+            self._buffer += piece
+        line, self._buffer = self._buffer.split(b"\n", 1)
+        answer: dict[str, t.Any] = json.loads(line)
+        return answer
+
+    def _lost(self, what: str) -> JobError:
+        self._messages.seek(0)
+        said = last_lines(self._messages.read(65536))
+        return transient("StorageDaemonLost", f"qemu-storage-daemon {what} ({said}).", "Try again.")
+
+    def _release(self) -> None:
+        for stream in (self._process.stdin, self._process.stdout):
+            if stream is not None:
+                with contextlib.suppress(OSError):
+                    stream.close()
+        self._messages.close()
