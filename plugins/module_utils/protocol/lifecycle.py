@@ -65,7 +65,9 @@ TRANSITIONS: tuple[Transition, ...] = (
     _step(Phase.ASSIGNED, Phase.FAILED, "control worker", "its deadline passed or no attempt is left"),
     _step(Phase.ASSIGNED, Phase.CANCELLED, "control worker", "cancelled before the first stage"),
     _step(Phase.RUNNING, Phase.PROGRESSING, "control worker", "progress was reported since the claim"),
-    _step(Phase.RUNNING, Phase.QUEUED, "control worker", "the attempt failed and may be retried, was lost or suspended"),
+    _step(
+        Phase.RUNNING, Phase.QUEUED, "control worker", "the attempt failed and may be retried, was lost or suspended"
+    ),
     _step(Phase.RUNNING, Phase.COMPLETED, "worker", "every stage ended well"),
     _step(Phase.RUNNING, Phase.FAILED, "control worker", "the attempt failed for good, or no attempt is left"),
     _step(Phase.RUNNING, Phase.CANCELLED, "control worker", "the worker stopped on request"),
@@ -87,7 +89,7 @@ HELD: frozenset[Phase] = frozenset({Phase.ASSIGNED, Phase.RUNNING, Phase.PROGRES
 PROGRESS_STALE_SECONDS = 60.0
 
 
-class IllegalTransition(ValueError):
+class IllegalTransition(ValueError):  # noqa: N818 (it names the fact, as errors of this protocol do)
     """A step that the table does not have, or that this actor may not take."""
 
 

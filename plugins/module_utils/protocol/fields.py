@@ -1,0 +1,135 @@
+# Copyright: (c) 2026, hyper2kvm contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""What all documents of the protocol share: their two kinds, and the types of names, digests, paths and instants."""
+
+from __future__ import annotations
+
+import datetime
+import typing as t
+
+from . import _pydantic as p
+
+API_VERSION = "hyper2kvm.io/v1"
+PROTOCOL_VERSION = "1.0"
+
+_HOST_LABEL = r"[a-zA-Z0-9]([-a-zA-Z0-9]{0,61}[a-zA-Z0-9])?"
+
+#: What each pattern asks for, in words for a person; it completes "must be …".
+PATTERNS: dict[str, str] = {}
+
+
+def _pattern(regex: str, meaning: str) -> str:
+    PATTERNS[regex] = meaning
+    return regex
+
+
+# RFC 1123 label, as Kubernetes takes for names.
+_NAME = _pattern(
+    r"^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?$",
+    "a DNS label: at most 63 of a-z, 0-9 and -, with a letter or digit at both ends",
+)
+_DIGEST = _pattern(r"^sha256:[0-9a-f]{64}$", "sha256: and 64 hexadecimal digits in lower case")
+# The lowest bit of the first octet marks a group address (IEEE 802, section 8.2), which no card may have.
+_MAC = _pattern(
+    r"^[0-9a-fA-F][02468aceACE](:[0-9a-fA-F]{2}){5}$",
+    "the MAC address of one card: six pairs of hexadecimal digits with colons between them, in quotes",
+)
+_PATH = _pattern(r"^[^\x00-\x1f\x7f]+$", "a path without control characters")
+_INSTANT = r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}(\.[0-9]{1,9})?(Z|\+00:00)"
+_KEY = _pattern(r"^[-._a-zA-Z0-9]{1,253}$", "a file name of letters, digits and -._")
+_FIXER = _pattern(r"^[a-z][a-z0-9]*(-[a-z0-9]+)*$", "a fixer's name: lower case words with - between them")
+_CAPABILITY = _pattern(
+    r"^[a-z][a-z0-9]*([-._][a-z0-9]+)*$", "a capability's name: lower case words with -, . or _ between them"
+)
+_HOSTNAME = _pattern(rf"^{_HOST_LABEL}(\.{_HOST_LABEL})*$", "a host name, with or without its domain")
+_TIMEZONE = _pattern(r"^[A-Za-z0-9_+-]+(/[A-Za-z0-9_+-]+)*$", "a time zone's name like Europe/Vienna")
+_USER = _pattern(r"^[a-z_][a-z0-9_-]{0,31}$", "a user's login name")
+# Kubernetes' rules for labels, so that a document may go there unchanged.
+_LABEL_KEY = _pattern(
+    r"^([a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?/)?[A-Za-z0-9]([-_.A-Za-z0-9]{0,61}[A-Za-z0-9])?$",
+    "a label's key as in Kubernetes: at most 63 of letters, digits and -_., perhaps a DNS name and / before it",
+)
+_LABEL_VALUE = _pattern(
+    r"^([A-Za-z0-9]([-_.A-Za-z0-9]{0,61}[A-Za-z0-9])?)?$",
+    "a label's value as in Kubernetes: at most 63 of letters, digits and -_.",
+)
+
+
+def _mac(value: t.Any) -> t.Any:
+    if isinstance(value, int) and not isinstance(value, bool):
+        raise ValueError("must be in quotes: YAML 1.1 reads digits with colons between them as one number")
+    return value.lower() if isinstance(value, str) else value
+
+
+Name = t.Annotated[str, p.Field(pattern=_NAME)]
+Digest = t.Annotated[str, p.Field(pattern=_DIGEST)]
+Mac = t.Annotated[str, p.BeforeValidator(_mac), p.Field(pattern=_MAC)]
+PathText = t.Annotated[str, p.Field(pattern=_PATH, max_length=4096)]
+Instant = t.Annotated[str, p.Field(pattern=_pattern(f"^{_INSTANT}$", "an RFC 3339 instant in UTC"))]
+InstantOrEmpty = t.Annotated[str, p.Field(pattern=_pattern(f"^({_INSTANT})?$", "an RFC 3339 instant in UTC, or empty"))]
+SecretKey = t.Annotated[str, p.Field(pattern=_KEY)]
+FixerName = t.Annotated[str, p.Field(pattern=_FIXER, max_length=63)]
+CapabilityName = t.Annotated[str, p.Field(pattern=_CAPABILITY, max_length=63)]
+# Linux takes no longer host name (HOST_NAME_MAX in limits.h).
+HostName = t.Annotated[str, p.Field(pattern=_HOSTNAME, max_length=64)]
+TimeZone = t.Annotated[str, p.Field(pattern=_TIMEZONE, max_length=64)]
+UserName = t.Annotated[str, p.Field(pattern=_USER)]
+LabelKey = t.Annotated[str, p.Field(pattern=_LABEL_KEY)]
+LabelValue = t.Annotated[str, p.Field(pattern=_LABEL_VALUE)]
+Labels = dict[LabelKey, LabelValue]
+Count = t.Annotated[int, p.Field(ge=0)]
+Amount = t.Annotated[float, p.Field(ge=0)]
+
+
+class Document(p.BaseModel):
+    """What somebody wants. Unknown fields are refused, because one that is silently ignored is a broken promise."""
+
+    model_config = p.ConfigDict(
+        alias_generator=p.to_camel, populate_by_name=True, extra="forbid", use_attribute_docstrings=True
+    )
+
+    def to_document(self) -> dict[str, t.Any]:
+        """Return the camelCase document as JSON-able data, without fields that are unset (None)."""
+        return self.model_dump(mode="json", by_alias=True, exclude_none=True)
+
+
+class Report(Document):
+    """What a worker or a control plane tells. Unknown fields are skipped: a newer side may tell more."""
+
+    model_config = p.ConfigDict(extra="ignore")
+
+
+def duplicates(values: t.Iterable[str]) -> list[str]:
+    """Return the values that come more than once, each once, in the order of their second coming."""
+    seen: set[str] = set()
+    again: dict[str, None] = {}
+    for value in values:
+        if value in seen:
+            again[value] = None
+        seen.add(value)
+    return list(again)
+
+
+def refuse_duplicates(values: t.Iterable[str], what: str) -> None:
+    """Raise ValueError where a value comes more than once; ``what`` names it ("two entries for the card")."""
+    again = duplicates(values)
+    if again:
+        raise ValueError(f"{what} {', '.join(again)}")
+
+
+def timestamp(moment: datetime.datetime) -> str:
+    """Return an aware ``moment`` as an RFC 3339 instant in UTC, to the millisecond."""
+    return moment.astimezone(datetime.timezone.utc).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def moment(instant: str) -> datetime.datetime:
+    """Return the aware datetime of an RFC 3339 instant in UTC; digits below a microsecond are cut off.
+
+    Raises:
+        ValueError: ``instant`` is no such text.
+    """
+    date, _, rest = instant.partition("T")
+    clock, _, fraction = rest.replace("+00:00", "").rstrip("Z").partition(".")
+    return datetime.datetime.fromisoformat(f"{date}T{clock}.{fraction[:6]:0<6}+00:00")

@@ -1,0 +1,414 @@
+# Copyright: (c) 2026, hyper2kvm contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""What is wanted: a job's metadata and spec.
+
+Sizes are bytes and times seconds, as the names say; instants are RFC 3339 strings in UTC.
+"""
+
+from __future__ import annotations
+
+import enum
+import pathlib
+import typing as t
+
+from . import _pydantic as p
+from .fields import (
+    CapabilityName,
+    Digest,
+    Document,
+    FixerName,
+    HostName,
+    Instant,
+    Labels,
+    Mac,
+    Name,
+    PathText,
+    SecretKey,
+    TimeZone,
+    UserName,
+    refuse_duplicates,
+)
+
+
+class Operation(str, enum.Enum):
+    """What a job does. Fields that speak of a later stage than an operation reaches have no effect on it."""
+
+    CONVERT = "convert"
+    """All stages: a VM of another hypervisor becomes a KVM guest that has been seen booting."""
+    REHEARSE = "rehearse"
+    """``inspect`` to ``rehearse``: fix an overlay and boot it; not one byte is moved."""
+    PLAN = "plan"
+    """``inspect`` and ``plan``: what a conversion would change in the guest, as data."""
+    INSPECT = "inspect"
+    """``inspect`` alone: what the source and the guest are."""
+    FIX = "fix"
+    """All stages, for an image that has the target's format already: an offline repair into a copy."""
+    BOOT_TEST = "boot-test"
+    """Boot the source as it is, on throw-away layers."""
+
+
+class SourceType(str, enum.Enum):
+    """The kind of a source."""
+
+    AUTO = "auto"
+    """By the file's name and content; a raw disk is never taken for something that its guest wrote into it."""
+    OVA = "ova"
+    """A tar file with an OVF descriptor and its disks, read in place."""
+    OVF = "ovf"
+    """A folder, or the descriptor in it, with its disks beside it."""
+    VMDK = "vmdk"
+    QCOW2 = "qcow2"
+    RAW = "raw"
+
+
+class TargetFormat(str, enum.Enum):
+    """The format of a target's disks."""
+
+    QCOW2 = "qcow2"
+    RAW = "raw"
+
+
+class Allocation(str, enum.Enum):
+    """Whether a target's blocks are reserved before they are written."""
+
+    SPARSE = "sparse"
+    """Blocks of zeros take no space."""
+    PREALLOCATED = "preallocated"
+    """The whole virtual size is reserved, so that the guest never meets a full disk."""
+
+
+class Compression(str, enum.Enum):
+    """Compression of a qcow2 target's clusters."""
+
+    NONE = "none"
+    ZLIB = "zlib"
+    ZSTD = "zstd"
+
+
+class Definition(str, enum.Enum):
+    """A virtual machine definition that can be written beside the disks."""
+
+    LIBVIRT = "libvirt"
+    """A libvirt domain XML."""
+    KUBEVIRT = "kubevirt"
+    """A KubeVirt VirtualMachine manifest."""
+
+
+class RehearsePolicy(str, enum.Enum):
+    """When the fixed overlay is booted before anything is copied."""
+
+    AUTO = "auto"
+    """Not where the copy is expected to take less time, or where nothing changed since it was rehearsed."""
+    ALWAYS = "always"
+    NEVER = "never"
+
+
+class SecretRef(Document):
+    """A secret by reference: the file ``<secrets root>/<name>/<key>`` wherever the worker runs. Never a value."""
+
+    name: Name
+    """The folder below the secrets root; on Kubernetes the Secret's name."""
+    key: SecretKey
+    """The file in that folder."""
+
+
+class DiskSpec(Document):
+    """One disk of a source that consists of bare disk images."""
+
+    path: PathText
+    """The image: relative to the worker's input root, or absolute below it."""
+    format: t.Literal["vmdk", "qcow2", "raw"] | None = None
+    """Its format; unset: the source's ``type``."""
+    digest: Digest | None = None
+    """Expected SHA-256 of the image file's bytes; on a mismatch the job fails before it changes anything."""
+
+
+class SourceSpec(Document):
+    """What is to be moved: one file or folder (``path``), or all the disks of the VM (``disks``). One of them."""
+
+    type: SourceType = SourceType.AUTO
+    """The kind of the source; with ``disks`` the format of those that give none."""
+    path: PathText | None = None
+    """File or folder: relative to the worker's input root, or absolute below it."""
+    disks: list[DiskSpec] = p.Field(default_factory=list, max_length=64)
+    """All disks of the VM, boot disk first; no file twice."""
+    digest: Digest | None = None
+    """Expected SHA-256 of the bytes of the file at ``path``; on a mismatch the job fails before it changes anything."""
+
+    @p.model_validator(mode="after")
+    def _consistent(self) -> SourceSpec:
+        if (self.path is None) == (not self.disks):
+            raise ValueError("give either path (one file or folder) or disks (all disks of the VM)")
+        if self.disks and self.digest:
+            raise ValueError("digest goes with path; give each disk of disks its own digest")
+        if self.disks and self.type in (SourceType.OVA, SourceType.OVF):
+            raise ValueError(f"type {self.type.value} takes path, not disks")
+        refuse_duplicates((disk.path for disk in self.disks), "one file cannot be two disks:")
+        for path in [self.path or "", *(disk.path for disk in self.disks)]:
+            _refuse_upward(path)
+        return self
+
+
+class TargetSpec(Document):
+    """What is written, and where."""
+
+    format: TargetFormat = TargetFormat.QCOW2
+    """Format of the target's disks."""
+    path: PathText | None = None
+    """Folder for the artifacts, relative to the worker's output root or absolute below it; unset: the job's name."""
+    name: Name | None = None
+    """Name of the VM and of its files (``<name>.qcow2``); unset: the last part of ``path``, made a name."""
+    allocation: Allocation = Allocation.SPARSE
+    """Whether the target's blocks are reserved beforehand."""
+    compression: Compression = Compression.NONE
+    """Compression of a qcow2 target; not together with ``allocation: preallocated``."""
+    definitions: list[Definition] = p.Field(default_factory=lambda: [Definition.LIBVIRT, Definition.KUBEVIRT])
+    """Virtual machine definitions to write beside the disks; none twice."""
+    force: bool = False
+    """Replace an existing target. Without it an existing target is never overwritten."""
+
+    @p.model_validator(mode="after")
+    def _consistent(self) -> TargetSpec:
+        if self.compression is not Compression.NONE and self.format is not TargetFormat.QCOW2:
+            raise ValueError("compression needs format qcow2: raw images have none")
+        if self.compression is not Compression.NONE and self.allocation is Allocation.PREALLOCATED:
+            raise ValueError("compression and allocation preallocated exclude each other")
+        refuse_duplicates((wanted.value for wanted in self.definitions), "named twice in definitions:")
+        _refuse_upward(self.path or "")
+        return self
+
+
+class MacMapping(Document):
+    """Gives one network card of the source another MAC address."""
+
+    source: Mac
+    """Its address in the source."""
+    target: Mac
+    """Its address in the target."""
+
+
+class NetworkSpec(Document):
+    """What happens to the guest's network cards."""
+
+    pin_names: bool = True
+    """Bind the guest's configured interface names (``ens192``) to the target's MAC addresses."""
+    mac_map: list[MacMapping] = p.Field(default_factory=list)
+    """Other addresses for cards that the source names; a card that it does not have is an error. Not with ``macs``."""
+    macs: list[Mac] = p.Field(default_factory=list)
+    """Addresses of the target's cards in the source's order, for sources that tell none; they are the cards then."""
+
+    @p.model_validator(mode="after")
+    def _consistent(self) -> NetworkSpec:
+        if self.mac_map and self.macs:
+            raise ValueError(
+                "macMap is for sources that tell their cards, macs for those that do not; give one of them"
+            )
+        refuse_duplicates((entry.source for entry in self.mac_map), "two entries of macMap for the card")
+        refuse_duplicates((entry.target for entry in self.mac_map), "two cards of macMap with the address")
+        refuse_duplicates(self.macs, "two cards of macs with the address")
+        return self
+
+
+class SshKeys(Document):
+    """Keys to add to a user's ``~/.ssh/authorized_keys``."""
+
+    user: UserName = "root"
+    """A user that the guest has."""
+    keys: list[str] = p.Field(default_factory=list)
+    """Public keys, one line each: type, base64 data and perhaps a comment."""
+    keys_from: SecretRef | None = None
+    """A file of further keys, one a line."""
+
+    @p.field_validator("keys")
+    @classmethod
+    def _one_line(cls, keys: list[str]) -> list[str]:
+        for key in keys:
+            if any(ord(c) < 32 for c in key) or len(key.split()) < 2 or "PRIVATE KEY" in key:
+                raise ValueError("a key is one line: type, base64 data and perhaps a comment")
+        return keys
+
+    @p.model_validator(mode="after")
+    def _not_empty(self) -> SshKeys:
+        if not self.keys and self.keys_from is None:
+            raise ValueError("give keys, keysFrom or both")
+        return self
+
+
+class FixSelection(Document):
+    """Which fixers run: all that find something to do, less ``skip``; or those of ``only``."""
+
+    only: list[FixerName] = p.Field(default_factory=list)
+    """Run these and no others; empty: all. Not together with ``skip``; a name that no fixer has is an error."""
+    skip: list[FixerName] = p.Field(default_factory=list)
+    """Run all but these; a name that no fixer has is an error."""
+
+    @p.model_validator(mode="after")
+    def _consistent(self) -> FixSelection:
+        if self.only and self.skip:
+            raise ValueError("only and skip exclude each other: what only leaves out is skipped already")
+        refuse_duplicates(self.only, "named twice in only:")
+        refuse_duplicates(self.skip, "named twice in skip:")
+        return self
+
+
+class GuestSpec(Document):
+    """What is changed inside the guest."""
+
+    enabled: bool = True
+    """False: the guest's files are left as they are, and no other field of this part may be set."""
+    fixers: FixSelection = p.Field(default_factory=FixSelection)
+    """Which fixers run."""
+    network: NetworkSpec = p.Field(default_factory=NetworkSpec)
+    """Network cards and interface names."""
+    ssh_keys: list[SshKeys] = p.Field(default_factory=list)
+    """Public keys to add, by user; no user twice."""
+    hostname: HostName | None = None
+    """New host name; unset: as it is."""
+    timezone: TimeZone | None = None
+    """New time zone, as the guest's zoneinfo names it (``Europe/Vienna``); unset: as it is."""
+    reset_machine_id: bool = False
+    """Empty ``/etc/machine-id``, so that the guest makes a new one at its next start."""
+    reset_ssh_host_keys: bool = False
+    """Remove the SSH host keys, so that the guest makes new ones at its next start."""
+
+    @p.model_validator(mode="after")
+    def _consistent(self) -> GuestSpec:
+        refuse_duplicates((entry.user for entry in self.ssh_keys), "two entries of sshKeys for the user")
+        if not self.enabled:
+            wanted = changed_fields(self) - {"enabled", "network"}
+            if wanted:
+                raise ValueError(f"enabled false leaves the guest as it is, so these cannot be done: {_list(wanted)}")
+        return self
+
+
+class VerifySpec(Document):
+    """How the result is proven."""
+
+    boot: bool = True
+    """Boot the finished target. False: the result says "not verified"."""
+    rehearse: RehearsePolicy = RehearsePolicy.AUTO
+    """Whether the fixed overlay is booted before anything is copied."""
+    timeout_seconds: t.Annotated[int, p.Field(ge=10, le=7200)] = 600
+    """Patience with one boot test, in seconds."""
+    marker: t.Annotated[str, p.Field(min_length=1, max_length=200)] | None = None
+    """A text that the guest's console must show; unset: the guest reports its boot target, or a login prompt."""
+
+
+class Requirements(Document):
+    """What the job demands of a worker."""
+
+    capabilities: list[CapabilityName] = p.Field(default_factory=list)
+    """Capabilities that the worker has found by trying, besides those that the operation needs; none twice."""
+    labels: Labels = p.Field(default_factory=dict)
+    """Labels that the worker must carry, each with this value."""
+
+    @p.field_validator("capabilities")
+    @classmethod
+    def _distinct(cls, capabilities: list[str]) -> list[str]:
+        refuse_duplicates(capabilities, "named twice:")
+        return capabilities
+
+
+class Limits(Document):
+    """What the job may use of a worker."""
+
+    bandwidth_bytes_per_second: t.Annotated[int, p.Field(ge=65536)] | None = None
+    """Upper bound of the copy's read rate, in bytes per second of the virtual disk; unset: none."""
+
+
+class JobSpec(Document):
+    """What is wanted. Only ``suspend``, ``priority`` and ``cancel`` may change once a job exists."""
+
+    operation: Operation = Operation.CONVERT
+    """What the job does."""
+    source: SourceSpec
+    """What is to be moved."""
+    target: TargetSpec = p.Field(default_factory=TargetSpec)
+    """What is written, and where."""
+    guest: GuestSpec = p.Field(default_factory=GuestSpec)
+    """What is changed inside the guest."""
+    verify: VerifySpec = p.Field(default_factory=VerifySpec)
+    """How the result is proven."""
+    requirements: Requirements = p.Field(default_factory=Requirements)
+    """What the job demands of a worker."""
+    limits: Limits = p.Field(default_factory=Limits)
+    """What the job may use of a worker."""
+    priority: t.Annotated[int, p.Field(ge=-1000, le=1000)] = 0
+    """Higher goes first; among equals, the older."""
+    suspend: bool = False
+    """True: the job is not started; a running one is checkpointed and goes back to the queue."""
+    cancel: bool = False
+    """True: the job is stopped and ends CANCELLED. It cannot be taken back."""
+    backoff_limit: t.Annotated[int, p.Field(ge=0, le=20)] = 2
+    """Retries after the first attempt, for failures that a retry can help (count)."""
+    active_deadline_seconds: t.Annotated[int, p.Field(ge=1)] | None = None
+    """Seconds from the job's creation; when they have passed, it fails wherever it is. Unset: no deadline."""
+    ttl_seconds_after_finished: t.Annotated[int, p.Field(ge=0)] | None = None
+    """Seconds from the job's end after which its record is removed; target and ``result.json`` stay. Unset: kept."""
+
+    @p.model_validator(mode="after")
+    def _consistent(self) -> JobSpec:
+        if self.operation is Operation.REHEARSE and self.verify.rehearse is RehearsePolicy.NEVER:
+            raise ValueError("operation rehearse cannot be done with verify.rehearse never")
+        if self.operation is Operation.BOOT_TEST:
+            if not self.verify.boot:
+                raise ValueError("operation boot-test cannot be done with verify.boot false")
+            wanted = changed_fields(self.guest) - {"enabled", "network"}
+            if wanted:
+                raise ValueError(
+                    f"operation boot-test boots the guest as it is, so guest may not ask for {_list(wanted)}"
+                )
+        if self.operation is Operation.FIX:
+            self._check_fix()
+        return self
+
+    def _check_fix(self) -> None:
+        if not self.guest.enabled:
+            raise ValueError("operation fix cannot be done with guest.enabled false")
+        formats = {disk.format or self.source.type.value for disk in self.source.disks} or {self.source.type.value}
+        for found in sorted(formats - {"auto", self.target.format.value}):
+            raise ValueError(
+                f"operation fix keeps the image's format: source {found}, target.format {self.target.format.value}; "
+                "the operation convert changes it"
+            )
+
+
+#: Fields of a spec that may change after a job was created.
+MUTABLE_SPEC_FIELDS = frozenset({"suspend", "priority", "cancel"})
+
+
+class Metadata(Document):
+    """A job's identity."""
+
+    name: Name
+    """Unique among the jobs of a backend (on Kubernetes of a namespace)."""
+    namespace: Name | None = None
+    """The namespace, where the backend has such."""
+    uid: str | None = None
+    """Given by the backend; a new attempt of a finished job has a new one."""
+    creation_timestamp: Instant | None = None
+    """Given by the backend."""
+    labels: Labels = p.Field(default_factory=dict)
+    """To select jobs by, and for workers that accept only some."""
+    annotations: dict[str, str] = p.Field(default_factory=dict)
+    """Anything else that somebody wants to keep with the job; the protocol gives it no meaning."""
+
+
+def changed_fields(model: p.BaseModel) -> set[str]:
+    """Return the names of the fields that differ from their defaults, as documents spell them."""
+    return {
+        field.alias or name
+        for name, field in type(model).model_fields.items()
+        if getattr(model, name) != field.get_default(call_default_factory=True)
+    }
+
+
+def _list(names: t.Iterable[str]) -> str:
+    return ", ".join(sorted(names))
+
+
+def _refuse_upward(path: str) -> None:
+    if ".." in pathlib.PurePosixPath(path).parts:
+        raise ValueError("a path may not hold '..': it must stay below the worker's root")
