@@ -1,0 +1,150 @@
+# Copyright: (c) 2026, hyper2kvm contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""What a guest is: the portrait that inspection draws, and that fixers decide by. Plain data."""
+
+from __future__ import annotations
+
+import dataclasses
+import typing as t
+
+from ..disks.model import Filesystem, Firmware
+from . import paths
+
+BootloaderKind = t.Literal["grub2", "grub-legacy", "systemd-boot", "extlinux", ""]
+InitramfsTool = t.Literal[
+    "initramfs-tools", "dracut", "mkinitcpio", "mkinitrd", "make-initrd", "booster", "mkinitfs", ""
+]
+DriverPlace = t.Literal["initramfs", "builtin", "module", "missing"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Kernel:
+    """A kernel that can be booted: its image is there."""
+
+    version: str
+    """As ``uname -r`` would say; the name of its folder of modules."""
+    path: str
+    initramfs: str = ""
+    """Empty: it has none."""
+    modules: str = ""
+    """Folder of its modules, ``/lib/modules/<version>``; empty: there is none."""
+    default: bool = False
+    """Whether the boot loader takes it when nobody chooses; as far as its configuration tells."""
+    drivers: dict[str, DriverPlace] = dataclasses.field(default_factory=dict)
+    """Where each of the virtio drivers is."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Bootloader:
+    """What loads the kernel."""
+
+    kind: BootloaderKind = ""
+    configs: tuple[str, ...] = ()
+    """Its configuration files, as they are read at boot."""
+    fallback_loader: bool | None = None
+    """UEFI: whether ``\\EFI\\BOOT`` holds a loader; None: not a UEFI guest, or its ESP cannot be read."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Mount:
+    """A line of the guest's fstab."""
+
+    spec: str
+    """First field as written: ``/dev/sda1``, ``UUID=…``."""
+    mountpoint: str
+    type: str
+    options: str
+    filesystem: Filesystem | None = None
+    """What the first field means; None where it is no disk, or one that is not there."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Interface:
+    """A network interface that the guest's configuration names, or matches by MAC."""
+
+    name: str
+    """Empty where it is matched by MAC alone."""
+    source: str
+    """The file that says so."""
+    mac: str = ""
+    """Lower case, colons; empty where the configuration gives none."""
+    dhcp: bool = False
+    addresses: tuple[str, ...] = ()
+    """Static ones, with their prefix length where it is given."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Tool:
+    """Software that binds the guest to its old hypervisor, or helps it on the new one."""
+
+    name: str
+    enabled: bool
+
+
+@dataclasses.dataclass(frozen=True)
+class Risk:
+    """Something that may go wrong, and what to do about it."""
+
+    reason: str
+    """A CamelCase word that programs may test."""
+    message: str
+    suggestion: str = ""
+
+
+@dataclasses.dataclass
+class GuestFacts:
+    """A guest's portrait."""
+
+    os_id: str = ""
+    """``ID`` of os-release, lower case."""
+    os_like: tuple[str, ...] = ()
+    version: str = ""
+    pretty_name: str = ""
+    arch: str = ""
+    """``x86_64``, ``aarch64``, ``i686`` …"""
+    hostname: str = ""
+    timezone: str = ""
+    machine_id: bool = False
+    """Whether it has an identity of its own in /etc/machine-id."""
+    firmware: Firmware = "bios"
+    init: t.Literal["systemd", "sysvinit", "busybox", "openrc", ""] = ""
+    systemd_version: int | None = None
+    root: Filesystem | None = None
+    filesystems: tuple[Filesystem, ...] = ()
+    mounts: tuple[Mount, ...] = ()
+    kernels: tuple[Kernel, ...] = ()
+    bootloader: Bootloader = dataclasses.field(default_factory=Bootloader)
+    initramfs_tool: InitramfsTool = ""
+    interfaces: tuple[Interface, ...] = ()
+    services: tuple[str, ...] = ()
+    """systemd units that are enabled."""
+    tools: tuple[Tool, ...] = ()
+    selinux: t.Literal["enforcing", "permissive", "disabled", ""] = ""
+    """Empty: the guest has no SELinux."""
+    risks: tuple[Risk, ...] = ()
+
+    @property
+    def warnings(self) -> list[str]:
+        """The risks as sentences."""
+        return [f"{risk.message} {risk.suggestion}".strip() for risk in self.risks]
+
+    def to_document(self) -> dict[str, t.Any]:
+        """Return the portrait as JSON-able data: camelCase names, sizes in bytes, no terminal escapes."""
+        document = t.cast("dict[str, t.Any]", _plain(dataclasses.asdict(self)))
+        document["warnings"] = self.warnings
+        return document
+
+
+def _plain(value: t.Any) -> t.Any:
+    if isinstance(value, dict):
+        return {_camel(str(key)): _plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    return paths.printable(value) if isinstance(value, str) else value
+
+
+def _camel(name: str) -> str:
+    first, *rest = name.split("_")
+    return first + "".join(part.title() for part in rest)

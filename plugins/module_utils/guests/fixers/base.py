@@ -1,0 +1,69 @@
+# Copyright: (c) 2026, hyper2kvm contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""What every fixer is, and what it is told."""
+
+from __future__ import annotations
+
+import dataclasses
+import pathlib
+import typing as t
+
+from ...disks.model import Firmware, Nic
+from ...protocol import models
+from ...protocol.errors import invalid
+from ..edits import Edits
+from ..facts import GuestFacts
+
+_SECRET_LIMIT = 1024**2
+
+
+@dataclasses.dataclass(frozen=True)
+class FixRequest:
+    """What the job wants of the guest, and the hardware that it will find."""
+
+    spec: models.GuestSpec
+    nics: tuple[Nic, ...] = ()
+    """The target's network cards, in the source's order."""
+    firmware: Firmware = "bios"
+    secrets_root: pathlib.Path | None = None
+    source_nics: tuple[Nic, ...] = ()
+    """The source's, card for card; a card without a MAC is one whose address the source does not tell."""
+
+    def secret(self, reference: models.SecretRef) -> str:
+        """Return the text of a secret.
+
+        Raises:
+            JobError: the worker has no such secret (invalid).
+        """
+        where = f"Secret {reference.name}/{reference.key}"
+        if self.secrets_root is None:
+            raise invalid("NoSecret", f"{where}: this worker has no secrets root.", "Start it with --secrets-root.")
+        try:
+            with (self.secrets_root / reference.name / reference.key).open("rb") as file:
+                return file.read(_SECRET_LIMIT).decode()
+        except (OSError, UnicodeDecodeError) as e:
+            raise invalid(
+                "NoSecret", f"{where} cannot be read by this worker.", "Put it below the worker's secrets root."
+            ) from e
+
+
+class Fixer(t.Protocol):
+    """One thing that a guest needs on its new hardware.
+
+    A fixer decides by what it finds in the guest. It reads and plans through ``edits`` only, so that a guest that
+    needs nothing gets no change, and a second run of it plans none.
+    """
+
+    name: str
+    """What ``fixers.only`` and ``fixers.skip`` say: lower case, words joined by ``-``."""
+    title: str
+    """A few words for a person."""
+
+    def plan(self, guest: GuestFacts, edits: Edits, request: FixRequest) -> None:
+        """Add this fixer's changes and warnings to ``edits``.
+
+        Raises:
+            JobError: the guest cannot be made to boot, or holds something that must not be touched.
+        """
