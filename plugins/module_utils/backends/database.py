@@ -1,0 +1,184 @@
+# Copyright: (c) 2026, hyper2kvm contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""The local queue's file: one SQLite database in WAL mode, shared by all processes of one host."""
+
+from __future__ import annotations
+
+import collections.abc as c
+import contextlib
+import fcntl
+import pathlib
+import sqlite3
+import threading
+
+from ..protocol import errors
+
+_VERSION = 1
+#: Less than the two thirds of a lease after which a worker that cannot renew it must stop its jobs.
+_BUSY_SECONDS = 10.0
+
+_SCHEMA = """
+CREATE TABLE jobs (
+  number INTEGER PRIMARY KEY AUTOINCREMENT,
+  uid TEXT NOT NULL UNIQUE,
+  name TEXT NOT NULL UNIQUE,
+  document TEXT NOT NULL,        -- metadata and spec, camelCase JSON
+  status TEXT NOT NULL,          -- status without claim, waiting and result, camelCase JSON
+  result TEXT,                   -- the result document
+  spec_digest TEXT NOT NULL,     -- of the frozen part of the spec
+  demand TEXT NOT NULL,          -- what matching needs to know, JSON
+  phase TEXT NOT NULL,
+  priority INTEGER NOT NULL,
+  suspend INTEGER NOT NULL,
+  cancel INTEGER NOT NULL,
+  epoch INTEGER NOT NULL,
+  worker TEXT,
+  process TEXT,                  -- the job's process on this host
+  lease TEXT,                    -- instant; so are the others below
+  not_before TEXT,
+  deadline TEXT,
+  remove_after TEXT,
+  progressed TEXT,
+  announced TEXT,
+  sequence INTEGER NOT NULL,     -- of the last event
+  version INTEGER NOT NULL       -- rises with each write
+);
+CREATE INDEX jobs_by_phase ON jobs (phase);
+CREATE TABLE events (
+  number INTEGER PRIMARY KEY AUTOINCREMENT,
+  name TEXT NOT NULL,
+  uid TEXT NOT NULL,
+  sequence INTEGER NOT NULL,
+  line TEXT NOT NULL,            -- the event as JSON, byte for byte as in the event file
+  UNIQUE (uid, sequence)
+);
+CREATE INDEX events_by_name ON events (name, number);
+CREATE TABLE workers (
+  name TEXT PRIMARY KEY,
+  registration TEXT NOT NULL,
+  roots TEXT NOT NULL,
+  process TEXT NOT NULL,
+  lease TEXT NOT NULL,
+  free_scratch INTEGER NOT NULL,
+  free_output INTEGER NOT NULL
+);
+"""
+
+
+class Database:
+    """A connection to the queue's file, made when it is first needed. Threads may share it, forks may not.
+
+    A process that forks calls :meth:`close` first.
+    """
+
+    def __init__(self, path: pathlib.Path) -> None:
+        """Remember where the file is; nothing is opened yet."""
+        self._path = path
+        self._lock = threading.RLock()
+        self._connection: sqlite3.Connection | None = None
+
+    def close(self) -> None:
+        """Close the connection; the next use opens another."""
+        with self._lock:
+            if self._connection is not None:
+                self._connection.close()
+                self._connection = None
+
+    @contextlib.contextmanager
+    def reading(self) -> c.Iterator[sqlite3.Connection]:
+        """Give a consistent view of the database.
+
+        Raises:
+            JobError: (environment or transient) the database cannot be used.
+        """
+        with self._guarded("BEGIN") as connection:
+            yield connection
+
+    @contextlib.contextmanager
+    def writing(self, *, keep: bool = True) -> c.Iterator[sqlite3.Connection]:
+        """Give a transaction that no other writer is in, committed durably at the end; not at all if not ``keep``.
+
+        Raises:
+            JobError: (environment or transient) the database cannot be used; nothing was written.
+        """
+        with self._guarded("BEGIN IMMEDIATE") as connection:
+            yield connection
+            if not keep:
+                connection.rollback()
+
+    def data_version(self) -> int:
+        """Return a number that differs from the last one if another connection has written since."""
+        with self._lock, self._spoken_for():
+            version: int = self._open().execute("PRAGMA data_version").fetchone()[0]
+            return version
+
+    @contextlib.contextmanager
+    def _guarded(self, begin: str) -> c.Iterator[sqlite3.Connection]:
+        with self._lock, self._spoken_for():
+            connection = self._open()
+            connection.execute(begin)
+            try:
+                yield connection
+                if connection.in_transaction:
+                    connection.commit()
+            except BaseException:
+                with contextlib.suppress(sqlite3.Error):
+                    connection.rollback()
+                raise
+
+    @contextlib.contextmanager
+    def _spoken_for(self) -> c.Iterator[None]:
+        """Turn SQLite's errors into ours."""
+        try:
+            yield
+        except sqlite3.Error as error:
+            text = str(error)
+            if "locked" in text or "busy" in text:
+                raise errors.transient(
+                    "QueueBusy",
+                    f"the queue {self._path} was in use by others for {_BUSY_SECONDS:.0f} s: {text}",
+                    "Try again; see which processes have it open (fuser).",
+                ) from error
+            raise errors.environment(
+                "QueueUnavailable",
+                f"the queue {self._path} cannot be used: {text}",
+                "Look at the disk's free space, its health and the folder's permissions.",
+            ) from error
+
+    def _open(self) -> sqlite3.Connection:
+        if self._connection is None:
+            connection = sqlite3.connect(
+                self._path, timeout=_BUSY_SECONDS, isolation_level=None, check_same_thread=False
+            )
+            connection.row_factory = sqlite3.Row
+            try:
+                # A stage's end must outlive a power cut, and no event may be in its file but not in here.
+                connection.execute("PRAGMA synchronous = FULL")
+                if connection.execute("PRAGMA user_version").fetchone()[0] != _VERSION:
+                    self._create(connection)
+            except BaseException:
+                connection.close()
+                raise
+            self._connection = connection
+        return self._connection
+
+    def _create(self, connection: sqlite3.Connection) -> None:
+        # SQLite does not wait for others while it turns a file to WAL, so a lock of our own comes before it.
+        with open(self._path.with_suffix(".lock"), "wb") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            found = connection.execute("PRAGMA user_version").fetchone()[0]
+            if found not in (0, _VERSION):
+                raise errors.environment(
+                    "QueueFromAnotherVersion",
+                    f"the queue {self._path} was written by another version of this collection (schema {found})",
+                    "Use that version, or give another state folder (--state-dir).",
+                )
+            if found == 0:
+                connection.execute("PRAGMA journal_mode = WAL")
+                connection.execute("BEGIN IMMEDIATE")
+                for statement in _SCHEMA.split(";\n"):
+                    connection.execute(statement)
+                connection.execute(f"PRAGMA user_version = {_VERSION}")
+                connection.commit()

@@ -1,0 +1,279 @@
+# Copyright: (c) 2026, hyper2kvm contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""The queue of one host: the people's side. See :mod:`.local_worker` for the workers'."""
+
+from __future__ import annotations
+
+import builtins
+import collections.abc as c
+import time
+
+from ..protocol import models, status, validation
+from ..protocol.lifecycle import Actor, Phase
+from ..scheduling import matching
+from .base import Conflict, NotFound, Outcome, Submission, WorkerState
+from .host import now
+from .local_worker import LocalWorkerSide
+from .records import Record
+from .store import Change
+
+_POLL_SECONDS = 0.2
+#: How long a forced submission waits for the running job that it replaces; a cancel takes 5 s at most.
+_CANCEL_PATIENCE_SECONDS = 20.0
+_MAX_WAIT_REASONS = 10
+
+
+class LocalBackend(LocalWorkerSide):
+    """A queue in a folder on a local disk, for any number of processes of one host.
+
+    Everything is one SQLite database; no daemon stands between its users. Instances may be shared by threads.
+    """
+
+    def submit(self, job: models.MigrationJob, *, force: bool = False, dry_run: bool = False) -> Submission:
+        """See :meth:`Backend.submit`."""
+        patience = time.monotonic() + _CANCEL_PATIENCE_SECONDS
+        while True:
+            with self._change(keep=not dry_run) as change:
+                change.maintain()
+                submission = self._submit(change, job, force, dry_run)
+            if submission is not None:
+                return submission
+            if time.monotonic() > patience:
+                raise Conflict(
+                    "JobStillRunning",
+                    f"job {job.metadata.name} was asked to stop, and still runs",
+                    "See whether its worker is alive, and submit again.",
+                )
+            time.sleep(_POLL_SECONDS)
+
+    def _submit(self, change: Change, job: models.MigrationJob, force: bool, dry_run: bool) -> Submission | None:
+        """Submit within one transaction; None if a running job must end first."""
+        old = change.find(job.metadata.name)
+        if old is None:
+            return Submission(self._create(change, job, None), Outcome.CREATED)
+        before = self._document(change, old)
+        differing = validation.differing_fields(before.spec, job.spec)
+        if old.phase in (Phase.FAILED, Phase.CANCELLED):
+            again = not job.spec.cancel
+        else:
+            again = force and (bool(differing) or old.over)
+            if differing and not force:
+                raise _differs(old, differing)
+        if not again:
+            outcome = Outcome.UPDATED if self._update(change, old, job) else Outcome.UNCHANGED
+            return Submission(self._document(change, old), outcome, before)
+        if old.held and not dry_run:
+            self._cancel(change, old)
+            return None
+        change.replace(old)
+        return Submission(self._create(change, job, old), Outcome.RETRIED, before)
+
+    def _create(self, change: Change, job: models.MigrationJob, old: Record | None) -> models.MigrationJob:
+        record = Record.new(job, validation.spec_digest(job.spec))
+        if old is not None and old.spec_digest == record.spec_digest:
+            record.status.stages = old.status.stages
+        record.advance(Phase.VALIDATED, Actor.CONTROL, "the document obeys the protocol")
+        record.advance(Phase.QUEUED, Actor.CONTROL, "it waits for a worker")
+        if record.suspend:
+            record.status = status.suspended(record.status, True, now())
+        if record.cancel:
+            record.advance(Phase.CANCELLED, Actor.USER, "cancelled by its document")
+        change.save(record)
+        return self._document(change, record)
+
+    def _update(self, change: Change, record: Record, job: models.MigrationJob) -> bool:
+        """Take over what may change of a job; return whether anything did."""
+        changed = record.relabel(job.metadata)
+        if not record.over:
+            if record.priority != job.spec.priority or record.suspend != job.spec.suspend:
+                changed = True
+                record.priority = job.spec.priority
+                _suspend(record, job.spec.suspend)
+                record.emit("spec", {"priority": record.priority, "suspend": record.suspend})
+            if job.spec.cancel and not record.cancel:
+                self._cancel(change, record)
+                return True
+        if changed:
+            change.save(record)
+        return changed
+
+    def get(self, name: str) -> models.MigrationJob:
+        """See :meth:`Backend.get`."""
+        with self._view() as change:
+            return self._document(change, change.get(name))
+
+    def list(self, labels: c.Mapping[str, str] | None = None) -> builtins.list[models.MigrationJob]:
+        """See :meth:`Backend.list`."""
+        wanted = labels or {}
+        with self._view() as change:
+            rows = change.tx.execute("SELECT * FROM jobs ORDER BY number").fetchall()
+            records = [Record.load({**dict(row), "result": None}) for row in rows]
+            queue = _Queue(change)
+            jobs = []
+            for record in records:
+                job = record.job(self.lease_seconds)
+                if wanted.items() <= job.metadata.labels.items():
+                    job.status.waiting = queue.explain(record)[:_MAX_WAIT_REASONS]
+                    jobs.append(job)
+            return jobs
+
+    def watch(self, names: c.Collection[str], timeout: float | None = None) -> c.Iterator[models.MigrationJob]:
+        """See :meth:`Backend.watch`."""
+        end = None if timeout is None else time.monotonic() + timeout
+        seen: dict[str, tuple[str, int]] = {}
+        open_names = list(dict.fromkeys(names))
+        first = True
+        while True:
+            for name in builtins.list(open_names):
+                with self._view() as change:
+                    found = change.tx.execute("SELECT uid, version FROM jobs WHERE name = ?", (name,)).fetchone()
+                    if found is None and first:
+                        raise NotFound(name)
+                    if found is None:
+                        open_names.remove(name)
+                        continue
+                    if seen.get(name) == tuple(found):
+                        continue
+                    seen[name] = (found["uid"], found["version"])
+                    record = change.get(name)
+                    job = self._document(change, record)
+                if record.over:
+                    open_names.remove(name)
+                yield job
+            first = False
+            if not open_names or (end is not None and time.monotonic() >= end):
+                return
+            time.sleep(_POLL_SECONDS)
+
+    def events(self, name: str, since: int = 0) -> builtins.list[models.Event]:
+        """See :meth:`Backend.events`."""
+        with self._view() as change:
+            uid = change.get(name).uid
+            rows = change.tx.execute(
+                "SELECT line FROM events WHERE uid = ? AND sequence > ? ORDER BY sequence", (uid, since)
+            )
+            return [models.Event.model_validate_json(row["line"]) for row in rows]
+
+    def explain(self, name: str) -> builtins.list[models.WaitReason]:
+        """See :meth:`Backend.explain`."""
+        with self._view() as change:
+            return _Queue(change).explain(change.get(name))
+
+    def cancel(self, name: str) -> models.MigrationJob:
+        """See :meth:`Backend.cancel`."""
+        with self._change() as change:
+            record = change.get(name)
+            if not record.over and not record.cancel:
+                self._cancel(change, record)
+            return self._document(change, record)
+
+    def _cancel(self, change: Change, record: Record) -> None:
+        if record.cancel:
+            return
+        record.cancel = True
+        record.emit("spec", {"cancel": True})
+        if not record.held:
+            record.advance(Phase.CANCELLED, Actor.USER, "cancelled while it waited")
+        change.save(record)
+
+    def suspend(self, name: str, suspended: bool = True) -> models.MigrationJob:
+        """See :meth:`Backend.suspend`."""
+        with self._change() as change:
+            record = change.get(name)
+            if not record.over and record.suspend != suspended:
+                _suspend(record, suspended)
+                record.emit("spec", {"suspend": suspended})
+                change.save(record)
+            return self._document(change, record)
+
+    def set_priority(self, name: str, priority: int) -> models.MigrationJob:
+        """See :meth:`Backend.set_priority`."""
+        with self._change() as change:
+            record = change.get(name)
+            if not record.over and record.priority != priority:
+                record.priority = priority
+                record.emit("spec", {"priority": priority})
+                change.save(record)
+            return self._document(change, record)
+
+    def delete(self, name: str) -> None:
+        """See :meth:`Backend.delete`."""
+        with self._change() as change:
+            record = change.get(name)
+            if not record.over:
+                raise Conflict(
+                    "JobNotOver", f"job {name} is {record.phase.value}", "Cancel it, wait for its end, then delete it."
+                )
+            change.remove(record)
+
+    def workers(self) -> builtins.list[WorkerState]:
+        """See :meth:`Backend.workers`."""
+        with self._view() as change:
+            return [
+                WorkerState(
+                    registration=worker.registration,
+                    running={name: phase.value for name, phase in change.running(worker.registration.name).items()},
+                    seconds_since_heartbeat=max(0.0, self.lease_seconds - worker.lease.left()),
+                    free_scratch_bytes=worker.free_scratch,
+                    free_output_bytes=worker.free_output,
+                )
+                for worker in change.alive()
+            ]
+
+    def _document(self, change: Change, record: Record) -> models.MigrationJob:
+        job = record.job(self.lease_seconds)
+        job.status.waiting = _Queue(change).explain(record)[:_MAX_WAIT_REASONS]
+        return job
+
+
+def _suspend(record: Record, suspended: bool) -> None:
+    if record.suspend != suspended:
+        record.suspend = suspended
+        record.status = status.suspended(record.status, suspended, now())
+
+
+def _differs(old: Record, differing: builtins.list[str]) -> Conflict:
+    fields = ", ".join(differing)
+    return Conflict(
+        "JobDiffers",
+        f"job {old.name} is {old.phase.value} with a different document; these fields differ: {fields}",
+        "Give the new job another name, or force it.",
+    )
+
+
+class _Queue:
+    """The waiting jobs and the workers as they are in one transaction; says why a job waits."""
+
+    def __init__(self, change: Change) -> None:
+        self._change = change
+        self._offers: builtins.list[matching.Offer] | None = None
+        self._order: builtins.list[str] | None = None
+
+    def explain(self, record: Record) -> builtins.list[models.WaitReason]:
+        if record.phase is not Phase.QUEUED:
+            return []
+        if record.suspend:
+            return [models.WaitReason(reason="Suspended", message="it is suspended; resume it", count=0)]
+        if record.not_before is not None and not record.not_before.passed():
+            wait = record.not_before.left()
+            last = record.status.last_error
+            why = f": {last.message}" if last is not None else ""
+            message = f"the next attempt is made in {wait:.0f} s, after the last one failed{why}"
+            return [models.WaitReason(reason="BackingOff", message=message, count=0)]
+        if self._offers is None:
+            self._offers = self._change.offers()
+        reasons = matching.explain(record.demand, self._offers)
+        if any(reason.reason == "NoFreeSlot" for reason in reasons):
+            reasons += self._ahead(record)
+        return reasons
+
+    def _ahead(self, record: Record) -> builtins.list[models.WaitReason]:
+        if self._order is None:
+            self._order = [waiting.name for waiting in self._change.waiting()]
+        names = self._order[: self._order.index(record.name)]
+        if not names:
+            return []
+        first = ", ".join(names[:3]) + (", …" if len(names) > 3 else "")
+        return [models.WaitReason(reason="JobsAhead", message=f"{len(names)} waiting jobs go first: {first}", count=0)]

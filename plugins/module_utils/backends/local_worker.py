@@ -1,0 +1,308 @@
+# Copyright: (c) 2026, hyper2kvm contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""The queue of one host: the workers' side. Claims, leases, and the writes of those that hold a job."""
+
+from __future__ import annotations
+
+import collections.abc as c
+import dataclasses
+import json
+import pathlib
+
+from ..protocol import errors, models, status
+from ..protocol.lifecycle import PROGRESS_STALE_SECONDS, TERMINAL, Actor, Phase
+from ..scheduling import matching
+from .base import Fenced, Hold, Order
+from .host import Instant, ProcessId, now
+from .records import Record, load_demand
+from .store import HELD_SQL, Store, Waiting, Worker
+
+LEASE_SECONDS = 30.0
+#: Progress becomes an event at most this often; the status has it each time.
+_EVENT_SECONDS = 10.0
+
+
+@dataclasses.dataclass(frozen=True)
+class Lost:
+    """A held job whose worker let its lease run out, or is known to be dead."""
+
+    hold: Hold
+    name: str
+    worker: str
+    process: ProcessId | None
+    """The job's process; None: it had not begun."""
+
+
+class LocalWorkerSide(Store):
+    """What workers do with the queue."""
+
+    def __init__(self, state_dir: pathlib.Path, *, lease_seconds: float = LEASE_SECONDS) -> None:
+        """Use the queue in ``state_dir``.
+
+        ``lease_seconds`` is how long a worker may be silent; all workers of a queue must agree on it.
+
+        Raises:
+            JobError: (environment) the folder cannot be used.
+        """
+        super().__init__(state_dir)
+        self.lease_seconds = lease_seconds
+
+    def register(self, registration: models.WorkerRegistration, roots: str) -> None:
+        """Make this process known as a worker. ``roots`` says which folders it serves, in any form."""
+        with self._change() as change:
+            change.tx.execute(
+                "INSERT OR REPLACE INTO workers (name, registration, roots, process, lease, free_scratch, free_output)"
+                " VALUES (?, ?, ?, ?, ?, 0, 0)",
+                (
+                    registration.name,
+                    json.dumps(registration.to_document()),
+                    roots,
+                    ProcessId.current().dump(),
+                    Instant.after(self.lease_seconds).dump(),
+                ),
+            )
+
+    def unregister(self, worker: str) -> None:
+        """Say goodbye; the worker must hold nothing any more."""
+        with self._change() as change:
+            change.tx.execute("DELETE FROM workers WHERE name = ?", (worker,))
+
+    def roots_of_workers(self) -> dict[str, str]:
+        """Return which folders the workers that are alive serve, by their name."""
+        with self._view() as change:
+            return {worker.registration.name: worker.roots for worker in change.alive()}
+
+    def claim(self, worker: str) -> models.MigrationJob | None:
+        """See :meth:`Backend.claim`."""
+        # Looked for in a view first, so that a worker with nothing to do never stands in a writer's way.
+        with self._view() as change:
+            row = change.tx.execute("SELECT * FROM workers WHERE name = ?", (worker,)).fetchone()
+            if row is None:
+                raise Fenced(f"worker {worker} is not registered")
+            offer = matching.Offer(Worker.load(row).registration, len(change.running(worker)))
+            waiting = change.waiting()
+        for candidate in waiting:
+            if not candidate.backs_off() and matching.first_unmet(load_demand(candidate.demand), offer) is None:
+                job = self._take(worker, offer.worker.slots, candidate)
+                if job is not None:
+                    return job
+        return None
+
+    def _take(self, worker: str, slots: int, candidate: Waiting) -> models.MigrationJob | None:
+        """Take the job unless somebody was faster: compare the epoch, and raise it."""
+        with self._change() as change:
+            found = change.tx.execute(
+                "SELECT * FROM jobs WHERE uid = ? AND epoch = ? AND phase = 'QUEUED' AND suspend = 0",
+                (candidate.uid, candidate.epoch),
+            ).fetchone()
+            if found is None or len(change.running(worker)) >= slots:
+                return None
+            record = Record.load(found)
+            record.worker = worker
+            record.lease = Instant.after(self.lease_seconds)
+            record.not_before = None
+            claimed = status.record_attempt(record.status, worker, self.lease_seconds, Actor.WORKER, now())
+            record.turn(claimed, f"claimed by {worker}", worker=worker)
+            change.save(record)
+            return record.job(self.lease_seconds)
+
+    def may_wait_for(self, worker: str) -> bool:
+        """Whether a job waits that this worker could run, now or after its backoff or when a slot is free."""
+        with self._view() as change:
+            row = change.tx.execute("SELECT * FROM workers WHERE name = ?", (worker,)).fetchone()
+            if row is None:
+                return False
+            offer = matching.Offer(Worker.load(row).registration, 0)
+            return any(matching.first_unmet(load_demand(job.demand), offer) is None for job in change.waiting())
+
+    def heartbeat(self, beat: models.Heartbeat) -> None:
+        """See :meth:`Backend.heartbeat`. Raises: Fenced, if the worker is not registered (any more)."""
+        lease = Instant.after(self.lease_seconds)
+        with self._change() as change:
+            done = change.tx.execute(
+                "UPDATE workers SET lease = ?, free_scratch = ?, free_output = ? WHERE name = ?",
+                (lease.dump(), beat.free_scratch_bytes, beat.free_output_bytes, beat.worker),
+            )
+            if done.rowcount == 0:
+                raise Fenced(f"worker {beat.worker} is not registered")
+            for uid, epoch in beat.running.items():
+                try:
+                    record = change.held(Hold(uid, epoch))
+                except Fenced:
+                    continue
+                record.lease = lease
+                # An age below zero is a progress from before a restart; there is no worker that survives one.
+                quiet = 0.0 if record.progressed is None else -record.progressed.left()
+                if record.phase is Phase.PROGRESSING and quiet > PROGRESS_STALE_SECONDS:
+                    record.advance(Phase.RUNNING, Actor.WORKER, f"no progress for {PROGRESS_STALE_SECONDS:.0f} s")
+                    change.save(record)
+                else:
+                    change.tx.execute("UPDATE jobs SET lease = ? WHERE uid = ?", (lease.dump(), uid))
+
+    def orders(self, worker: str, held: c.Collection[Hold]) -> dict[str, Order]:
+        """See :meth:`Backend.orders`."""
+        orders: dict[str, Order] = {}
+        with self._view() as change:
+            for hold in held:
+                row = change.tx.execute(
+                    f"SELECT suspend, cancel, deadline FROM jobs WHERE uid = ? AND epoch = ? AND worker = ?"
+                    f" AND {HELD_SQL}",
+                    (hold.uid, hold.epoch, worker),
+                ).fetchone()
+                if row is None:
+                    orders[hold.uid] = Order.FENCED
+                elif row["cancel"]:
+                    orders[hold.uid] = Order.CANCEL
+                elif row["deadline"] is not None and Instant.load(row["deadline"]).passed():
+                    orders[hold.uid] = Order.DEADLINE
+                elif row["suspend"]:
+                    orders[hold.uid] = Order.SUSPEND
+        return orders
+
+    def lease_left(self, hold: Hold) -> float:
+        """Return the seconds until the hold's lease ends. Raises: Fenced."""
+        with self._view() as change:
+            record = change.held(hold)
+            return 0.0 if record.lease is None else record.lease.left()
+
+    def started(self, hold: Hold, process: ProcessId) -> None:
+        """Say which process works on the job, so that a successor can make sure that it is dead. Raises: Fenced."""
+        with self._change() as change:
+            record = change.held(hold)
+            record.process = process
+            change.save(record)
+
+    def stage_started(self, hold: Hold, name: str) -> None:
+        """See :meth:`Backend.stage_started`."""
+        with self._change() as change:
+            record = change.held(hold)
+            record.turn(status.start_stage(record.status, name, now()), f"the stage {name} began")
+            record.announced = None
+            record.emit("stagestarted", {"stage": name})
+            change.save(record)
+
+    def progress(self, hold: Hold, progress: models.Progress) -> None:
+        """See :meth:`Backend.progress`."""
+        with self._change() as change:
+            record = change.held(hold)
+            record.progressed = Instant.after(0)
+            record.turn(status.report_progress(record.status, progress, now()), "progress was reported")
+            if record.announced is None or -record.announced.left() >= _EVENT_SECONDS:
+                record.announced = record.progressed
+                record.emit("progress", progress.to_document())
+            change.save(record)
+
+    def stage_ended(self, hold: Hold, record: models.StageRecord) -> None:
+        """See :meth:`Backend.stage_ended`."""
+        with self._change() as change:
+            job = change.held(hold)
+            job.turn(status.end_stage(job.status, record), "")
+            job.emit("stageended", record.to_document())
+            change.save(job)
+
+    def warning(self, hold: Hold, message: str) -> None:
+        """See :meth:`Backend.warning`."""
+        with self._change() as change:
+            record = change.held(hold)
+            record.emit("warning", {"stage": record.status.stage or "", "message": message})
+            change.save(record)
+
+    def complete(self, hold: Hold, result: models.JobResult) -> None:
+        """See :meth:`Backend.complete`."""
+        with self._change() as change:
+            record = change.held(hold)
+            if record.phase is Phase.ASSIGNED:
+                record.advance(Phase.RUNNING, Actor.WORKER, "it had nothing left to do")
+            record.result = json.dumps(result.to_document())
+            record.status.artifacts = result.artifacts
+            record.advance(Phase.COMPLETED, Actor.WORKER, "every stage ended well")
+            change.save(record)
+
+    def fail(self, hold: Hold, error: errors.JobError) -> Phase:
+        """See :meth:`Backend.fail`."""
+        with self._change() as change:
+            record = change.held(hold)
+            record.fail(error, Actor.WORKER)
+            change.save(record)
+            return record.phase
+
+    def cancelled(self, hold: Hold) -> None:
+        """See :meth:`Backend.cancelled`."""
+        with self._change() as change:
+            record = change.held(hold)
+            record.advance(Phase.CANCELLED, Actor.WORKER, "the worker stopped it on request")
+            change.save(record)
+
+    def release(self, hold: Hold, why: str) -> None:
+        """See :meth:`Backend.release`."""
+        with self._change() as change:
+            record = change.held(hold)
+            record.release(Actor.WORKER, why)
+            change.save(record)
+
+    def is_over(self, uid: str) -> bool:
+        """Whether a job will never run again: it is terminal, or gone."""
+        with self._view() as change:
+            row = change.tx.execute("SELECT phase FROM jobs WHERE uid = ?", (uid,)).fetchone()
+            return row is None or Phase(row["phase"]) in TERMINAL
+
+    def lost(self) -> list[Lost]:
+        """Return the held jobs whose worker let its lease run out or is known to be dead."""
+        with self._view() as change:
+            workers = {row["name"]: Worker.load(row) for row in change.tx.execute("SELECT * FROM workers")}
+            records = [Record.load(row) for row in change.tx.execute(f"SELECT * FROM jobs WHERE {HELD_SQL}")]
+        found = []
+        for record in records:
+            worker = workers.get(record.worker or "")
+            if _is_lost(record, worker):
+                hold = Hold(record.uid, record.epoch)
+                found.append(Lost(hold, record.name, record.worker or "", record.process))
+        return found
+
+    def reclaim(self, lost: Lost, dead: bool) -> None:
+        """Give a lost job back to the queue, or fail it if it lost too many workers in a row.
+
+        ``dead`` says that its processes are known to be dead; if not, the attempt's error says ``LeaseExpired``, and
+        whoever goes on must not build on what the old worker may still write.
+        """
+        with self._change() as change:
+            try:
+                record = change.held(lost.hold)
+            except Fenced:
+                return
+            row = change.tx.execute("SELECT * FROM workers WHERE name = ?", (record.worker,)).fetchone()
+            if not _is_lost(record, None if row is None else Worker.load(row)):
+                return
+            stage = record.status.stage or ""
+            error = errors.JobError(
+                errors.ErrorClass.TRANSIENT,
+                status.WORKER_LOST if dead else status.LEASE_EXPIRED,
+                f"the worker {lost.worker} {'died' if dead else 'was not heard of in time'}",
+                "See the worker's log and the kernel's (out of memory?).",
+                stage,
+            )
+            record.fail(error, Actor.CONTROL)
+            change.save(record)
+
+    def forget_dead_workers(self) -> None:
+        """Remove the rows of workers that are gone and hold nothing."""
+        with self._change() as change:
+            for row in change.tx.execute("SELECT * FROM workers").fetchall():
+                if not Worker.load(row).alive() and not change.running(row["name"]):
+                    change.tx.execute("DELETE FROM workers WHERE name = ?", (row["name"],))
+
+    def maintain(self) -> None:
+        """Fail waiting jobs whose deadline passed, and remove finished ones whose time has come."""
+        with self._view() as change:
+            due = change.due()
+        if due:
+            with self._change() as change:
+                change.maintain()
+
+
+def _is_lost(record: Record, worker: Worker | None) -> bool:
+    if record.lease is None or not record.lease.of_this_boot() or record.lease.passed():
+        return True
+    return worker is None or worker.process.alive() is False

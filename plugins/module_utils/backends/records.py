@@ -1,0 +1,258 @@
+# Copyright: (c) 2026, hyper2kvm contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""One job as the local queue keeps it: a row, changed by the lifecycle's rules and written back with its events."""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime
+import json
+import sqlite3
+import typing as t
+import uuid
+
+from ..protocol import fields, lifecycle, models, status
+from ..protocol.errors import JobError
+from ..protocol.fields import timestamp
+from ..protocol.lifecycle import Actor, Phase
+from ..scheduling.matching import Demand
+from .host import Instant, ProcessId, now
+
+_EVENT_SOURCE = "/hyper2kvm/local"
+
+
+@dataclasses.dataclass
+class Record:
+    """A job's row. Changing it writes nothing until :meth:`save`."""
+
+    number: int
+    """Of the submission; 0 until it is saved for the first time."""
+    uid: str
+    name: str
+    document: str
+    """``metadata`` and ``spec`` as submitted, less the three mutable fields below."""
+    status: models.JobStatus
+    result: str | None
+    spec_digest: str
+    demand: Demand
+    priority: int
+    suspend: bool
+    cancel: bool
+    worker: str | None = None
+    process: ProcessId | None = None
+    lease: Instant | None = None
+    not_before: Instant | None = None
+    deadline: Instant | None = None
+    remove_after: Instant | None = None
+    progressed: Instant | None = None
+    """When the attempt's last progress came in; None: there was none yet."""
+    announced: Instant | None = None
+    """When it was last put into an event."""
+    sequence: int = 0
+    version: int = 0
+    _events: list[str] = dataclasses.field(default_factory=list)
+
+    @classmethod
+    def new(cls, job: models.MigrationJob, spec_digest: str) -> Record:
+        """Return a job that has just been created, under a new uid."""
+        uid = str(uuid.uuid4())
+        created = timestamp(now())
+        metadata = job.metadata.model_copy(update={"uid": uid, "creation_timestamp": created})
+        limit = job.spec.active_deadline_seconds
+        record = cls(
+            number=0,
+            uid=uid,
+            name=metadata.name,
+            document=json.dumps({"metadata": metadata.to_document(), "spec": job.spec.to_document()}),
+            status=models.JobStatus(),
+            result=None,
+            spec_digest=spec_digest,
+            demand=Demand.of(job),
+            priority=job.spec.priority,
+            suspend=job.spec.suspend,
+            cancel=job.spec.cancel,
+            deadline=None if limit is None else Instant.after(limit),
+        )
+        record.emit("phase", {"to": Phase.CREATED.value})
+        return record
+
+    @property
+    def phase(self) -> Phase:
+        """Where the job is in its life."""
+        return self.status.phase
+
+    @property
+    def held(self) -> bool:
+        """Whether a worker has it."""
+        return self.phase in lifecycle.HELD
+
+    @property
+    def over(self) -> bool:
+        """Whether it will never change again."""
+        return self.phase in lifecycle.TERMINAL
+
+    @property
+    def epoch(self) -> int:
+        """How often the job was claimed."""
+        return self.status.epoch
+
+    def job(self, lease_seconds: float) -> models.MigrationJob:
+        """Return the whole document, except for what it waits for."""
+        document = json.loads(self.document)
+        told = self.status.to_document()
+        if self.lease is not None:
+            renewed = datetime.datetime.fromtimestamp(self.lease.wall - lease_seconds, datetime.timezone.utc)
+            told["claim"]["renewedAt"] = timestamp(renewed)
+        if self.result is not None:
+            told["result"] = json.loads(self.result)
+        document["spec"].update(priority=self.priority, suspend=self.suspend, cancel=self.cancel)
+        document["status"] = told
+        return models.MigrationJob.model_validate(document)
+
+    def relabel(self, metadata: models.Metadata) -> bool:
+        """Take over labels and annotations, and return whether that changed anything."""
+        document = json.loads(self.document)
+        mine = document["metadata"]
+        theirs = {"labels": metadata.labels, "annotations": metadata.annotations}
+        if all(mine.get(key, {}) == value for key, value in theirs.items()):
+            return False
+        mine.update(theirs)
+        self.document = json.dumps(document)
+        self.demand = dataclasses.replace(self.demand, job_labels=tuple(sorted(metadata.labels.items())))
+        return True
+
+    def emit(self, kind: str, data: dict[str, t.Any]) -> None:
+        """Add the event ``io.hyper2kvm.job.<kind>`` to what is saved next."""
+        self.sequence += 1
+        event = models.Event(
+            specversion="1.0",
+            id=f"{self.uid}-{self.sequence}",
+            source=_EVENT_SOURCE,
+            type=f"io.hyper2kvm.job.{kind}",
+            subject=self.name,
+            time=timestamp(now()),
+            sequence=self.sequence,
+            jobuid=self.uid,
+            epoch=self.epoch,
+            data=data,
+        )
+        self._events.append(json.dumps(event.to_document(), ensure_ascii=False, separators=(",", ":")))
+
+    def turn(self, status: models.JobStatus, why: str, **data: t.Any) -> None:
+        """Take over a status that :mod:`..protocol.status` made, announce a change of phase, and forget a lost hold."""
+        before, self.status = self.phase, status
+        if before is not self.phase:
+            self.emit("phase", {"from": before.value, "to": self.phase.value, "why": why, **data})
+        if not self.held:
+            self.worker = self.process = self.lease = self.progressed = self.announced = None
+        if self.over and self.remove_after is None:
+            keep = json.loads(self.document)["spec"].get("ttlSecondsAfterFinished")
+            self.remove_after = None if keep is None else Instant.after(keep)
+
+    def advance(self, target: Phase, actor: Actor, why: str) -> None:
+        """Take the lifecycle's step to ``target``.
+
+        Raises:
+            IllegalTransition: the lifecycle has no such step for this actor.
+        """
+        self.turn(status.advance(self.status, target, actor, now(), message=why), why)
+
+    def fail(self, error: JobError, actor: Actor) -> None:
+        """End the attempt with ``error``: the job waits for the next one, or is FAILED."""
+        limit = json.loads(self.document)["spec"]["backoffLimit"]
+        moment = now()
+        failed = status.fail(self.status, error, actor, moment, backoff_limit=limit)
+        if error.details is not None:
+            self.result = json.dumps(error.details)
+        if failed.not_before is not None:
+            self.not_before = Instant.after((fields.moment(failed.not_before) - moment).total_seconds())
+        self.turn(failed, error.message, error=models.ErrorDocument.of(error).to_document())
+        self._cancel_if_waiting()
+
+    def release(self, actor: Actor, why: str) -> None:
+        """Give the job back to the queue, without counting the attempt."""
+        self.advance(Phase.QUEUED, actor, why)
+        self._cancel_if_waiting()
+
+    def _cancel_if_waiting(self) -> None:
+        if self.cancel and self.phase is Phase.QUEUED:
+            self.advance(Phase.CANCELLED, Actor.CONTROL, "it was to be cancelled")
+
+    def save(self, tx: sqlite3.Connection) -> None:
+        """Write the row and the new events within ``tx``."""
+        values = {
+            "uid": self.uid,
+            "name": self.name,
+            "document": self.document,
+            "status": json.dumps(self.status.to_document()),
+            "result": self.result,
+            "spec_digest": self.spec_digest,
+            "demand": json.dumps(dataclasses.asdict(self.demand)),
+            "phase": self.phase.value,
+            "priority": self.priority,
+            "suspend": self.suspend,
+            "cancel": self.cancel,
+            "epoch": self.epoch,
+            "worker": self.worker,
+            "sequence": self.sequence,
+            "version": self.version + 1,
+        }
+        for column in _DUMPED:
+            value = getattr(self, column)
+            values[column] = None if value is None else value.dump()
+        self.version += 1
+        if self.number:
+            assignments = ", ".join(f"{column} = :{column}" for column in values)
+            tx.execute(f"UPDATE jobs SET {assignments} WHERE number = :number", {**values, "number": self.number})
+        else:
+            columns = ", ".join(values)
+            marks = ", ".join(f":{column}" for column in values)
+            self.number = tx.execute(f"INSERT INTO jobs ({columns}) VALUES ({marks})", values).lastrowid or 0
+        first = self.sequence - len(self._events) + 1
+        tx.executemany(
+            "INSERT INTO events (name, uid, sequence, line) VALUES (?, ?, ?, ?)",
+            [(self.name, self.uid, first + index, line) for index, line in enumerate(self._events)],
+        )
+        self._events.clear()
+
+    @classmethod
+    def load(cls, row: sqlite3.Row | dict[str, t.Any]) -> Record:
+        """Return the job that a row of the table ``jobs`` holds."""
+        values: dict[str, t.Any] = {name: row[name] for name in _PLAIN}
+        for column, kind in _DUMPED.items():
+            values[column] = None if row[column] is None else kind.load(row[column])
+        return cls(
+            **values,
+            suspend=bool(row["suspend"]),
+            cancel=bool(row["cancel"]),
+            status=models.JobStatus.model_validate_json(row["status"]),
+            demand=load_demand(row["demand"]),
+        )
+
+
+_PLAIN = (
+    *("number", "uid", "name", "document", "result", "spec_digest"),
+    *("priority", "worker", "sequence", "version"),
+)
+_DUMPED: dict[str, type[Instant] | type[ProcessId]] = {
+    "process": ProcessId,
+    "lease": Instant,
+    "not_before": Instant,
+    "deadline": Instant,
+    "remove_after": Instant,
+    "progressed": Instant,
+    "announced": Instant,
+}
+
+
+def load_demand(text: str) -> Demand:
+    """Return the demand that a row holds as JSON."""
+    raw = json.loads(text)
+    return Demand(
+        operation=raw["operation"],
+        capabilities=tuple(raw["capabilities"]),
+        labels=tuple((key, value) for key, value in raw["labels"]),
+        job_labels=tuple((key, value) for key, value in raw["job_labels"]),
+    )

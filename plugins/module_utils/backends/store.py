@@ -1,0 +1,219 @@
+# Copyright: (c) 2026, hyper2kvm contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""Transactions over the local queue: records in, records and event files out."""
+
+from __future__ import annotations
+
+import collections.abc as c
+import contextlib
+import dataclasses
+import pathlib
+import sqlite3
+
+from ..protocol import errors, models
+from ..protocol.lifecycle import HELD, Actor, Phase
+from ..scheduling import order
+from ..scheduling.matching import Offer
+from .base import Fenced, Hold, NotFound
+from .database import Database
+from .event_file import catch_up
+from .host import Instant, ProcessId, refuse_network_filesystem
+from .records import Record
+
+_HELD = tuple(phase.value for phase in sorted(HELD))
+HELD_SQL = f"phase IN ({', '.join(repr(phase) for phase in _HELD)})"
+_NEVER_STARTED = "its deadline (activeDeadlineSeconds) passed while it waited"
+
+
+class Change:
+    """One transaction. What is saved in it is seen by others, and in the event files, after it."""
+
+    def __init__(self, tx: sqlite3.Connection) -> None:
+        """Work within ``tx``."""
+        self.tx = tx
+        self.touched: dict[str, None] = {}
+        self.removed: dict[str, None] = {}
+
+    def find(self, name: str) -> Record | None:
+        """Return the job of that name, if there is one."""
+        row = self.tx.execute("SELECT * FROM jobs WHERE name = ?", (name,)).fetchone()
+        return None if row is None else Record.load(row)
+
+    def get(self, name: str) -> Record:
+        """Return the job of that name. Raises: NotFound."""
+        record = self.find(name)
+        if record is None:
+            raise NotFound(name)
+        return record
+
+    def held(self, hold: Hold) -> Record:
+        """Return the job that a worker still holds. Raises: Fenced."""
+        row = self.tx.execute(f"SELECT * FROM jobs WHERE uid = ? AND epoch = ? AND {HELD_SQL}", (hold.uid, hold.epoch))
+        found = row.fetchone()
+        if found is None:
+            raise Fenced(f"job {hold.uid} is no longer held with epoch {hold.epoch}")
+        return Record.load(found)
+
+    def save(self, record: Record) -> None:
+        """Write a record and its events."""
+        record.save(self.tx)
+        self.touched[record.name] = None
+
+    def replace(self, record: Record) -> None:
+        """Remove a job's row but not its events, so that another of its name can follow."""
+        self.tx.execute("DELETE FROM jobs WHERE number = ?", (record.number,))
+
+    def remove(self, record: Record) -> None:
+        """Remove a job and its events."""
+        self.replace(record)
+        self.tx.execute("DELETE FROM events WHERE name = ?", (record.name,))
+        self.removed[record.name] = None
+
+    def waiting(self) -> list[Waiting]:
+        """Return the jobs that wait for a worker and are not suspended, the one that goes first in front."""
+        columns = "number, uid, name, priority, epoch, demand, not_before"
+        rows = self.tx.execute(f"SELECT {columns} FROM jobs WHERE phase = 'QUEUED' AND suspend = 0")
+        return order.in_order(Waiting(*row) for row in rows)
+
+    def due(self) -> list[str]:
+        """Return the names of the jobs that :meth:`maintain` has something to do for."""
+        rows = self.tx.execute(
+            "SELECT name, coalesce(remove_after, deadline) AS due FROM jobs"
+            " WHERE (phase = 'QUEUED' AND deadline IS NOT NULL) OR remove_after IS NOT NULL"
+        )
+        return [row["name"] for row in rows if Instant.load(row["due"]).passed()]
+
+    def maintain(self) -> None:
+        """Fail waiting jobs whose deadline passed, and remove finished ones whose time has come."""
+        for name in self.due():
+            record = self.get(name)
+            if record.over:
+                self.remove(record)
+            else:
+                error = errors.environment(
+                    "DeadlineExceeded", _NEVER_STARTED, "Submit it again with more time, or when a worker is free."
+                )
+                record.fail(error, Actor.CONTROL)
+                self.save(record)
+
+    def alive(self) -> list[Worker]:
+        """Return the workers whose lease runs and whose process is not known to be dead."""
+        workers = [Worker.load(row) for row in self.tx.execute("SELECT * FROM workers ORDER BY name")]
+        return [worker for worker in workers if worker.alive()]
+
+    def running(self, worker: str) -> dict[str, Phase]:
+        """Return the names of the jobs that a worker holds, with their phase."""
+        rows = self.tx.execute(f"SELECT name, phase FROM jobs WHERE worker = ? AND {HELD_SQL}", (worker,))
+        return {row["name"]: Phase(row["phase"]) for row in rows}
+
+    def offers(self) -> list[Offer]:
+        """Return what the workers that are alive offer."""
+        return [Offer(worker.registration, len(self.running(worker.registration.name))) for worker in self.alive()]
+
+
+@dataclasses.dataclass(frozen=True)
+class Waiting:
+    """What is known of a waiting job without reading its document."""
+
+    number: int
+    uid: str
+    name: str
+    priority: int
+    epoch: int
+    demand: str
+    not_before: str | None
+
+    def backs_off(self) -> bool:
+        """Whether its next attempt must not be made yet."""
+        return self.not_before is not None and not Instant.load(self.not_before).passed()
+
+
+@dataclasses.dataclass(frozen=True)
+class Worker:
+    """A worker's row."""
+
+    registration: models.WorkerRegistration
+    roots: str
+    process: ProcessId
+    lease: Instant
+    free_scratch: int
+    free_output: int
+
+    @classmethod
+    def load(cls, row: sqlite3.Row) -> Worker:
+        """Return what a row of the table ``workers`` holds."""
+        return cls(
+            models.WorkerRegistration.model_validate_json(row["registration"]),
+            row["roots"],
+            ProcessId.load(row["process"]),
+            Instant.load(row["lease"]),
+            row["free_scratch"],
+            row["free_output"],
+        )
+
+    def alive(self) -> bool:
+        """Whether its lease runs and its process is not known to be dead."""
+        return self.lease.of_this_boot() and not self.lease.passed() and self.process.alive() is not False
+
+
+class Store:
+    """The state folder: database and event files."""
+
+    def __init__(self, state_dir: pathlib.Path) -> None:
+        """Use, and make if need be, the folder ``state_dir``.
+
+        Raises:
+            JobError: (environment) it cannot be made, or lies on a network filesystem.
+        """
+        try:
+            state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+        except OSError as error:
+            raise errors.environment(
+                "StateUnusable",
+                f"cannot make the state folder {state_dir}: {error.strerror}",
+                "Give a folder that may be written (--state-dir).",
+            ) from error
+        refuse_network_filesystem(state_dir)
+        self._events = state_dir / "events"
+        self._database = Database(state_dir / "queue.db")
+
+    def close(self) -> None:
+        """Close the connection to the database, before a fork or at the end; it reopens by itself."""
+        self._database.close()
+
+    def data_version(self) -> int:
+        """Return a number that differs from the last one if another connection has written since."""
+        return self._database.data_version()
+
+    @contextlib.contextmanager
+    def _view(self) -> c.Iterator[Change]:
+        with self._database.reading() as tx:
+            yield Change(tx)
+
+    @contextlib.contextmanager
+    def _change(self, *, keep: bool = True) -> c.Iterator[Change]:
+        with self._database.writing(keep=keep) as tx:
+            change = Change(tx)
+            yield change
+        if keep:
+            for name in change.removed:
+                (self._events / f"{name}.jsonl").unlink(missing_ok=True)
+            for name in change.touched:
+                self._export(name)
+
+    def _export(self, name: str) -> None:
+        # What was committed is true even where its copy cannot be written now; a later event catches it up.
+        with contextlib.suppress(OSError):
+            catch_up(self._database, self._events, name)
+
+    def reconcile_events(self) -> None:
+        """Catch up the event files of all jobs, and remove those of jobs that are gone, after somebody died."""
+        with self._database.writing() as tx:
+            names = {row["name"] for row in tx.execute("SELECT name FROM jobs")}
+            for file in self._events.glob("*.jsonl"):
+                if file.stem not in names:
+                    file.unlink(missing_ok=True)
+        for name in sorted(names):
+            self._export(name)
