@@ -20,7 +20,7 @@ import pathlib
 import time
 import typing as t
 
-from ..definitions.machine import Machine, machine_for
+from ..definitions.machine import Machine, MachineDisk, machine_for
 from ..disks.attach import Attachment, attach
 from ..disks.filesystems import probe
 from ..disks.journal import needs_replay
@@ -223,7 +223,10 @@ class JobContext:
             name=self.layout.name,
             firmware=self.firmware,
             network=self.spec.guest.network,
-            disks=[(self.layout.disk(i), self.layout.format.value) for i in range(len(self.source.images))],
+            disks=[
+                MachineDisk(self.layout.disk(i), self.layout.format.value, image.virtual_size)
+                for i, image in enumerate(self.source.images)
+            ],
         )
 
     def check_cancelled(self) -> None:

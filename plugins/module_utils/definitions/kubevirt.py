@@ -1,0 +1,124 @@
+# Copyright: (c) 2026, hyper2kvm contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""A machine as a KubeVirt VirtualMachine (kubevirt.io/v1; https://kubevirt.io/api-reference/)."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import typing as t
+
+from .machine import Machine, MachineDisk
+
+_MIB = 1024**2
+
+
+def virtual_machine(machine: Machine) -> str:
+    """Return the manifest as YAML, with comments that say how its disks get filled and how it is started.
+
+    The machine is halted, so that nothing boots before its disks are there. The first network card is on the pod
+    network; a pod has one, so further cards name NetworkAttachmentDefinitions, which the comments list.
+    """
+    import yaml
+
+    spec: dict[str, t.Any] = {
+        "domain": _domain(machine),
+        "networks": [_network(machine, index) for index in range(len(machine.nics))],
+        "volumes": [
+            {"name": f"disk{index}", "dataVolume": {"name": _volume(machine, index)}}
+            for index in range(len(machine.disks))
+        ],
+    }
+    document = {
+        "apiVersion": "kubevirt.io/v1",
+        "kind": "VirtualMachine",
+        "metadata": {"name": machine.name, "labels": {"app.kubernetes.io/managed-by": "hyper2kvm"}},
+        "spec": {
+            "runStrategy": "Halted",
+            "template": {"metadata": {"labels": {"kubevirt.io/domain": machine.name}}, "spec": spec},
+        },
+    }
+    text: str = yaml.safe_dump(document, sort_keys=False, default_flow_style=False)
+    return "".join(f"# {line}".rstrip() + "\n" for line in _how_to(machine)) + text
+
+
+def _how_to(machine: Machine) -> list[str]:
+    lines = [
+        "The disks are DataVolumes of the Containerized Data Importer. Fill them once, in the machine's namespace and",
+        "from the folder of this file:",
+        "",
+    ]
+    for index, disk in enumerate(machine.disks):
+        upload = ["virtctl", "image-upload", "dv", _volume(machine, index)]
+        upload += [f"--size={_size(disk)}", f"--image-path={disk.path.name}"]
+        lines.append(f"  {shlex.join(upload)}")
+    lines += ["", "Then apply this file and start the machine:", "", f"  virtctl start {machine.name}"]
+    lines += [
+        "",
+        "nic0 is masqueraded: the guest is reached at the pod's address, and must take its own (10.0.2.2) by DHCP. For",
+        "an address that is fixed inside the guest, give nic0 a bridge and a multus network instead.",
+    ]
+    attachments = [_attachment(machine, index) for index in range(1, len(machine.nics))]
+    if attachments:
+        lines += ["", "NetworkAttachmentDefinitions that must exist in that namespace: " + ", ".join(attachments) + "."]
+    return lines
+
+
+def _domain(machine: Machine) -> dict[str, t.Any]:
+    features: dict[str, t.Any] = {"acpi": {"enabled": True}}
+    bootloader: dict[str, t.Any] = {"bios": {}}
+    if machine.firmware == "uefi":
+        bootloader = {"efi": {"secureBoot": machine.secure_boot}}
+    if machine.secure_boot:
+        features["smm"] = {"enabled": True}
+    return {
+        "machine": {"type": "q35"},
+        "cpu": {"cores": machine.cpus, "model": "host-model"},
+        "memory": {"guest": f"{-(-machine.memory_bytes // _MIB)}Mi"},
+        "firmware": {"bootloader": bootloader},
+        "features": features,
+        "devices": {
+            "autoattachSerialConsole": True,
+            "rng": {},
+            "disks": [_disk(disk, index) for index, disk in enumerate(machine.disks)],
+            "interfaces": [
+                {
+                    "name": f"nic{index}",
+                    "model": "virtio",
+                    "macAddress": nic.mac,
+                    **({"masquerade": {}} if index == 0 else {"bridge": {}}),
+                }
+                for index, nic in enumerate(machine.nics)
+            ],
+        },
+    }
+
+
+def _disk(disk: MachineDisk, index: int) -> dict[str, t.Any]:
+    element: dict[str, t.Any] = {"name": f"disk{index}", "bootOrder": index + 1, "disk": {"bus": "virtio"}}
+    if disk.logical_block_size != 512:
+        size = disk.logical_block_size
+        element["blockSize"] = {"custom": {"logical": size, "physical": size}}
+    return element
+
+
+def _network(machine: Machine, index: int) -> dict[str, t.Any]:
+    if index == 0:
+        return {"name": "nic0", "pod": {}}
+    return {"name": f"nic{index}", "multus": {"networkName": _attachment(machine, index)}}
+
+
+def _attachment(machine: Machine, index: int) -> str:
+    """The source's network as a Kubernetes name."""
+    slug = re.sub(r"[^a-z0-9]+", "-", machine.nics[index].network.lower()).strip("-")
+    return slug[:63].strip("-") or f"nic{index}"
+
+
+def _volume(machine: Machine, index: int) -> str:
+    return f"{machine.name}-disk{index}"
+
+
+def _size(disk: MachineDisk) -> str:
+    return f"{-(-disk.virtual_size // _MIB)}Mi"
