@@ -32,21 +32,23 @@ Owner = tuple[int, int]
 class GuestTree(Reading):
     """Files below ``root``, which stands for the guest's ``/``."""
 
-    def __init__(
-        self, root: pathlib.Path, *, writable: bool = False, grafts: t.Mapping[str, Graft] | None = None
-    ) -> None:
+    def __init__(self, root: pathlib.Path, *, writable: bool = False) -> None:
         """Hold ``root`` open until :meth:`close`.
 
         Args:
             root: a folder of this host.
             writable: whether the writing methods are allowed.
-            grafts: filesystems to show at canonical paths of the guest.
         """
         self.root = root
         self.writable = writable
-        self._grafts = dict(grafts or {})
+        self._grafts: dict[str, Graft] = {}
         self._links: dict[str, str | None] = {}
         self._root = os.open(root, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+
+    def add_graft(self, path: str, graft: Graft) -> None:
+        """Show ``graft`` at a canonical path of the guest, where a folder is."""
+        self._grafts[path] = graft
+        self._links.clear()
 
     def close(self) -> None:
         """Let go of the root, so that it can be unmounted."""
@@ -187,7 +189,7 @@ class GuestTree(Reading):
             with explained(path):
                 graft[0].write(graft[1], data)
             return
-        with self._folder(folder) as parent, explained(path):
+        with self.folder(folder) as parent, explained(path):
             new = f".{os.urandom(6).hex()}.hyper2kvm"
             try:
                 with open(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600, dir_fd=parent), "wb") as file:
@@ -218,7 +220,7 @@ class GuestTree(Reading):
         folder, name = paths.split(path)
         self._make_folders(folder)
         self._refuse_graft(path)
-        with self._folder(folder) as parent, explained(path):
+        with self.folder(folder) as parent, explained(path):
             new = f".{os.urandom(6).hex()}.hyper2kvm"
             os.symlink(target, new, dir_fd=parent)
             try:
@@ -236,7 +238,7 @@ class GuestTree(Reading):
             with explained(path):
                 graft[0].remove(graft[1])
             return
-        with self._folder(folder) as parent, explained(path):
+        with self.folder(folder) as parent, explained(path):
             os.unlink(name, dir_fd=parent)
 
     def mkdir(self, path: str, mode: int = _FOLDER_MODE, owner: Owner | None = None) -> None:
@@ -251,7 +253,7 @@ class GuestTree(Reading):
             if graft is not None:
                 graft[0].mkdir(graft[1])
                 return
-            with self._folder(folder) as parent:
+            with self.folder(folder) as parent:
                 os.mkdir(name, 0o700, dir_fd=parent)
         with self._opened(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW) as made, explained(path):
             if owner is not None:
@@ -280,7 +282,8 @@ class GuestTree(Reading):
         finally:
             os.close(file)
 
-    def _folder(self, path: str) -> contextlib.AbstractContextManager[int]:
+    def folder(self, path: str) -> contextlib.AbstractContextManager[int]:
+        """Open a folder at a canonical path; the descriptor is closed with the context."""
         return self._opened(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
 
     def _status(self, path: str) -> os.stat_result:
@@ -319,7 +322,7 @@ class GuestTree(Reading):
 
     def _inherit_label(self, file: int, folder: str) -> None:
         # What the kernel would do in the guest, a type transition of its policy apart.
-        with self._folder(folder) as parent:
+        with self.folder(folder) as parent:
             try:
                 label = os.getxattr(parent, _SELINUX)
             except OSError:

@@ -1,0 +1,117 @@
+# Copyright: (c) 2026, hyper2kvm contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""Which filesystem a guest means by a device name, though its disks now sit elsewhere.
+
+Names are those of udev (systemd: rules.d/60-persistent-storage.rules) and of the kernel (Documentation/admin-guide/
+devices.txt); a disk's letter is taken as its place in the order of the VM's disks.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+import typing as t
+
+from ..disks.model import Filesystem
+
+_KERNEL_NAME = re.compile(r"^/dev/(?:(?:[shv]|xv)d([a-z]{1,2})(\d*)|nvme(\d+)n1(?:p(\d+))?)$")
+_TAG = re.compile(r"^(UUID|LABEL|PARTUUID|PARTLABEL)=(.*)$", re.IGNORECASE)
+_LINK = re.compile(r"^/dev/disk/by-(uuid|label|partuuid|partlabel)/(.+)$")
+_PLACE = re.compile(r"^/dev/disk/by-(?:path|id)/(.+?)(?:-part(\d+))?$")
+_UDEV_ESCAPE = re.compile(r"\\x([0-9a-fA-F]{2})")
+# The place on a bus in a by-path name: SCSI target, ATA port (from 1), NVMe namespace's controller is not told.
+_SCSI_TARGET = re.compile(r"-scsi-\d+:\d+:(\d+):\d+$")
+_ATA_PORT = re.compile(r"-ata-(\d+)(?:\.\d+)?$")
+# The SCSI controller's own target, which disks skip.
+_CONTROLLER_TARGET = 7
+
+
+@dataclasses.dataclass(frozen=True)
+class Devices:
+    """The VM's partitions, in the order of its disks."""
+
+    filesystems: tuple[Filesystem, ...]
+
+    @property
+    def disks(self) -> list[str]:
+        """Names of the disks, in order."""
+        return list(dict.fromkeys(f.partition.disk for f in self.filesystems))
+
+    def find(self, name: str, fstype: str = "") -> Filesystem | None:
+        """Return what ``name`` means; None where it is no disk, is not there, or could be several.
+
+        Args:
+            name: ``/dev/sda1``, ``/dev/disk/by-…/…``, ``UUID=…``, ``LABEL=…`` …
+            fstype: what must be there, where that is known (``auto`` is not); it settles doubts.
+        """
+        tag = _TAG.match(name) or _LINK.match(name)
+        if tag is not None:
+            return self._by_tag(tag[1].lower(), _UDEV_ESCAPE.sub(lambda m: chr(int(m[1], 16)), tag[2]).strip('"'))
+        kernel = _KERNEL_NAME.match(name)
+        if kernel is not None:
+            disk = int(kernel[3]) if kernel[3] is not None else _letters(kernel[1])
+            number = int(kernel[4] or 0) if kernel[3] is not None else int(kernel[2] or 0)
+            found = self._at(disk, number)
+            return found if found is not None and _fits(found, fstype) else None
+        place = _PLACE.match(name)
+        return self._by_place(place[1], int(place[2] or 0), fstype) if place is not None else None
+
+    def _by_tag(self, kind: str, value: str) -> Filesystem | None:
+        read: dict[str, t.Callable[[Filesystem], str]] = {
+            "uuid": lambda f: f.uuid.lower(),
+            "label": lambda f: f.label,
+            "partuuid": lambda f: f.partition.partuuid.lower(),
+            "partlabel": lambda f: f.partition.label,
+        }
+        wanted = value.lower() if kind in ("uuid", "partuuid") else value
+        found = [f for f in self.filesystems if read[kind](f) == wanted] if wanted else []
+        return found[0] if len(found) == 1 else None
+
+    def _by_place(self, place: str, number: int, fstype: str) -> Filesystem | None:
+        candidates = [f for f in self.filesystems if f.partition.number == number and _fits(f, fstype)]
+        if len(candidates) == 1:
+            return candidates[0]
+        target, port = _SCSI_TARGET.search(place), _ATA_PORT.search(place)
+        if target is not None and int(target[1]) != _CONTROLLER_TARGET:
+            index = int(target[1]) - (int(target[1]) > _CONTROLLER_TARGET)
+        elif port is not None:
+            index = int(port[1]) - 1
+        else:
+            return None
+        found = self._at(index, number)
+        return found if found in candidates else None
+
+    def _at(self, disk: int, number: int) -> Filesystem | None:
+        if not 0 <= disk < len(self.disks):
+            return None
+        name = self.disks[disk]
+        found = [f for f in self.filesystems if f.partition.disk == name and f.partition.number == number]
+        return found[0] if found else None
+
+
+def is_unstable(name: str) -> bool:
+    """Whether ``name`` is one that a disk loses when it is put on another controller."""
+    return _KERNEL_NAME.match(name) is not None or (_PLACE.match(name) is not None and "/by-id/dm-" not in name)
+
+
+def stable_name(filesystem: Filesystem) -> str | None:
+    """Return a name that stays: ``UUID=…``, else ``PARTUUID=…``; None where there is neither."""
+    if filesystem.uuid:
+        return f"UUID={filesystem.uuid}"
+    return f"PARTUUID={filesystem.partition.partuuid}" if filesystem.partition.partuuid else None
+
+
+def _letters(text: str) -> int:
+    index = 0
+    for letter in text:
+        index = index * 26 + ord(letter) - ord("a") + 1
+    return index - 1
+
+
+def _fits(filesystem: Filesystem, fstype: str) -> bool:
+    if fstype in ("", "auto", "none"):
+        return True
+    family = {"ext2": "ext", "ext3": "ext", "ext4": "ext", "msdos": "vfat", "swsuspend": "swap", "ntfs-3g": "ntfs"}
+    return family.get(filesystem.type, filesystem.type) == family.get(fstype, fstype)
