@@ -24,7 +24,8 @@ class Additions:
 
     def __init__(self, root: RootFs) -> None:
         self._before = root
-        self._root = root.copy()
+        self.current = root.copy()
+        """What the root will be with all that was added so far."""
         self._entries: list[cpio.Entry] = []
         self._written: set[str] = set()
 
@@ -35,7 +36,7 @@ class Additions:
             JobError: (unsupported) there is something at this name, or on the way, that is no file or folder.
         """
         path = self._destination(name)
-        node = self._root.nodes.get(path)
+        node = self.current.nodes.get(path)
         if node is not None:
             if node.data == data and node.size == len(data):
                 return
@@ -47,30 +48,30 @@ class Additions:
 
     def relink(self, name: str, target: str) -> None:
         """Let an existing link lead to another target."""
-        path = self._root.locate(name)
-        assert path is not None and self._root.nodes[path].type == stat.S_IFLNK, name
+        path = self.current.locate(name)
+        assert path is not None and self.current.nodes[path].type == stat.S_IFLNK, name
         self._emit(cpio.symlink(path, target))
 
     def _destination(self, name: str) -> str:
-        path = self._root.resolve(name)
+        path = self.current.resolve(name)
         if path is not None:
-            if self._root.nodes[path].type == stat.S_IFREG:
+            if self.current.nodes[path].type == stat.S_IFREG:
                 return path
             raise self._in_the_way(name)
         folder = self._folder(posixpath.dirname(name))
         path = posixpath.join(folder, posixpath.basename(name))
-        if path in self._root.nodes:
+        if path in self.current.nodes:
             raise self._in_the_way(name)
         return path
 
     def _folder(self, name: str) -> str:
-        path = self._root.resolve(name)
+        path = self.current.resolve(name)
         if path is None:
             path = posixpath.join(self._folder(posixpath.dirname(name)), posixpath.basename(name))
-            if path in self._root.nodes:
+            if path in self.current.nodes:
                 raise self._in_the_way(name)
             self._emit(cpio.directory(path))
-        elif self._root.nodes[path].type != stat.S_IFDIR:
+        elif self.current.nodes[path].type != stat.S_IFDIR:
             raise self._in_the_way(name)
         return path
 
@@ -82,7 +83,7 @@ class Additions:
         )
 
     def _emit(self, entry: cpio.Entry) -> None:
-        self._root.unpack(entry)
+        self.current.unpack(entry)
         self._entries.append(entry)
         self._written.add(entry.name)
 

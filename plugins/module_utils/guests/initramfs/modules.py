@@ -59,8 +59,11 @@ def suffix(path: str) -> str:
 class Kernel:
     """One kernel's modules in a guest."""
 
-    def __init__(self, files: Files, folder: str) -> None:
-        """``folder`` is the guest's ``/lib/modules/<version>``; indexes that are missing count as empty."""
+    def __init__(self, files: Files, folder: str, builtin: t.Collection[str] = ()) -> None:
+        """``folder`` is the guest's ``/lib/modules/<version>``; indexes that are missing count as empty.
+
+        ``builtin`` names modules known from elsewhere to be parts of the kernel.
+        """
         self._files = files
         self._folder = folder
         self.dependencies: dict[str, list[str]] = {}
@@ -71,7 +74,8 @@ class Kernel:
                 self.dependencies[relative] = [other for name in needed.split() if (other := self._relative(name))]
         self.paths = {t.cast(str, module_name(path)): path for path in self.dependencies}
         """Name to relative path."""
-        self.builtin = frozenset(name for line in self._lines("modules.builtin") if (name := module_name(line.strip())))
+        listed = (module_name(line.strip()) for line in self._lines("modules.builtin"))
+        self.builtin = frozenset(name for name in listed if name).union(builtin)
 
     def _relative(self, path: str) -> str | None:
         """The path relative to the folder (old depmods wrote absolute ones); None where it leaves the folder."""
@@ -80,7 +84,7 @@ class Kernel:
 
     def _lines(self, name: str) -> list[str]:
         path = posixpath.join(self._folder, name)
-        if not self._files.is_file(path):
+        if not self._folder or not self._files.is_file(path):
             return []
         return self._files.read_bytes(path, _INDEX_LIMIT).decode("utf-8", "surrogateescape").splitlines()
 
