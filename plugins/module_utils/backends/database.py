@@ -60,6 +60,7 @@ CREATE TABLE workers (
   registration TEXT NOT NULL,
   roots TEXT NOT NULL,
   process TEXT NOT NULL,
+  lease_seconds REAL NOT NULL,   -- how long it may be silent
   lease TEXT NOT NULL,
   free_scratch INTEGER NOT NULL,
   free_output INTEGER NOT NULL

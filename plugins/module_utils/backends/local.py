@@ -113,7 +113,7 @@ class LocalBackend(LocalWorkerSide):
             queue = _Queue(change)
             jobs = []
             for record in records:
-                job = record.job(self.lease_seconds)
+                job = record.job()
                 if wanted.items() <= job.metadata.labels.items():
                     job.status.waiting = queue.explain(record)[:_MAX_WAIT_REASONS]
                     jobs.append(job)
@@ -215,7 +215,7 @@ class LocalBackend(LocalWorkerSide):
                 WorkerState(
                     registration=worker.registration,
                     running={name: phase.value for name, phase in change.running(worker.registration.name).items()},
-                    seconds_since_heartbeat=max(0.0, self.lease_seconds - worker.lease.left()),
+                    seconds_since_heartbeat=max(0.0, worker.lease_seconds - worker.lease.left()),
                     free_scratch_bytes=worker.free_scratch,
                     free_output_bytes=worker.free_output,
                 )
@@ -223,7 +223,7 @@ class LocalBackend(LocalWorkerSide):
             ]
 
     def _document(self, change: Change, record: Record) -> models.MigrationJob:
-        job = record.job(self.lease_seconds)
+        job = record.job()
         job.status.waiting = _Queue(change).explain(record)[:_MAX_WAIT_REASONS]
         return job
 

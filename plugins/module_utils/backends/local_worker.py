@@ -9,17 +9,15 @@ from __future__ import annotations
 import collections.abc as c
 import dataclasses
 import json
-import pathlib
 
 from ..protocol import errors, models, status
-from ..protocol.lifecycle import PROGRESS_STALE_SECONDS, TERMINAL, Actor, Phase
+from ..protocol.lifecycle import PROGRESS_STALE_SECONDS, Actor, Phase
 from ..scheduling import matching
 from .base import Fenced, Hold, Order
 from .host import Instant, ProcessId, now
 from .records import Record, load_demand
 from .store import HELD_SQL, Store, Waiting, Worker
 
-LEASE_SECONDS = 30.0
 #: Progress becomes an event at most this often; the status has it each time.
 _EVENT_SECONDS = 10.0
 
@@ -38,29 +36,24 @@ class Lost:
 class LocalWorkerSide(Store):
     """What workers do with the queue."""
 
-    def __init__(self, state_dir: pathlib.Path, *, lease_seconds: float = LEASE_SECONDS) -> None:
-        """Use the queue in ``state_dir``.
+    def register(self, registration: models.WorkerRegistration, roots: str, lease_seconds: float) -> None:
+        """Make this process known as a worker.
 
-        ``lease_seconds`` is how long a worker may be silent; all workers of a queue must agree on it.
-
-        Raises:
-            JobError: (environment) the folder cannot be used.
+        ``roots`` says which folders it serves, in any form; ``lease_seconds`` is how long it may be silent before
+        others may take over what it runs.
         """
-        super().__init__(state_dir)
-        self.lease_seconds = lease_seconds
-
-    def register(self, registration: models.WorkerRegistration, roots: str) -> None:
-        """Make this process known as a worker. ``roots`` says which folders it serves, in any form."""
         with self._change() as change:
             change.tx.execute(
-                "INSERT OR REPLACE INTO workers (name, registration, roots, process, lease, free_scratch, free_output)"
-                " VALUES (?, ?, ?, ?, ?, 0, 0)",
+                "INSERT OR REPLACE INTO workers"
+                " (name, registration, roots, process, lease_seconds, lease, free_scratch, free_output)"
+                " VALUES (?, ?, ?, ?, ?, ?, 0, 0)",
                 (
                     registration.name,
                     json.dumps(registration.to_document()),
                     roots,
                     ProcessId.current().dump(),
-                    Instant.after(self.lease_seconds).dump(),
+                    lease_seconds,
+                    Instant.after(lease_seconds).dump(),
                 ),
             )
 
@@ -78,55 +71,53 @@ class LocalWorkerSide(Store):
         """See :meth:`Backend.claim`."""
         # Looked for in a view first, so that a worker with nothing to do never stands in a writer's way.
         with self._view() as change:
-            row = change.tx.execute("SELECT * FROM workers WHERE name = ?", (worker,)).fetchone()
-            if row is None:
-                raise Fenced(f"worker {worker} is not registered")
-            offer = matching.Offer(Worker.load(row).registration, len(change.running(worker)))
+            me = change.worker(worker)
+            offer = matching.Offer(me.registration, len(change.running(worker)))
             waiting = change.waiting()
         for candidate in waiting:
             if not candidate.backs_off() and matching.first_unmet(load_demand(candidate.demand), offer) is None:
-                job = self._take(worker, offer.worker.slots, candidate)
+                job = self._take(me, candidate)
                 if job is not None:
                     return job
         return None
 
-    def _take(self, worker: str, slots: int, candidate: Waiting) -> models.MigrationJob | None:
+    def _take(self, me: Worker, candidate: Waiting) -> models.MigrationJob | None:
         """Take the job unless somebody was faster: compare the epoch, and raise it."""
         with self._change() as change:
             found = change.tx.execute(
                 "SELECT * FROM jobs WHERE uid = ? AND epoch = ? AND phase = 'QUEUED' AND suspend = 0",
                 (candidate.uid, candidate.epoch),
             ).fetchone()
-            if found is None or len(change.running(worker)) >= slots:
+            worker = me.registration.name
+            if found is None or len(change.running(worker)) >= me.registration.slots:
                 return None
             record = Record.load(found)
             record.worker = worker
-            record.lease = Instant.after(self.lease_seconds)
+            record.lease = Instant.after(me.lease_seconds)
             record.not_before = None
-            claimed = status.record_attempt(record.status, worker, self.lease_seconds, Actor.WORKER, now())
+            claimed = status.record_attempt(record.status, worker, me.lease_seconds, Actor.WORKER, now())
             record.turn(claimed, f"claimed by {worker}", worker=worker)
             change.save(record)
-            return record.job(self.lease_seconds)
+            return record.job()
 
     def may_wait_for(self, worker: str) -> bool:
-        """Whether a job waits that this worker could run, now or after its backoff or when a slot is free."""
+        """Whether a job waits that this worker could run, now or after its backoff or when a slot is free.
+
+        Raises:
+            Fenced: the worker is not registered.
+        """
         with self._view() as change:
-            row = change.tx.execute("SELECT * FROM workers WHERE name = ?", (worker,)).fetchone()
-            if row is None:
-                return False
-            offer = matching.Offer(Worker.load(row).registration, 0)
+            offer = matching.Offer(change.worker(worker).registration, 0)
             return any(matching.first_unmet(load_demand(job.demand), offer) is None for job in change.waiting())
 
     def heartbeat(self, beat: models.Heartbeat) -> None:
         """See :meth:`Backend.heartbeat`. Raises: Fenced, if the worker is not registered (any more)."""
-        lease = Instant.after(self.lease_seconds)
         with self._change() as change:
-            done = change.tx.execute(
+            lease = Instant.after(change.worker(beat.worker).lease_seconds)
+            change.tx.execute(
                 "UPDATE workers SET lease = ?, free_scratch = ?, free_output = ? WHERE name = ?",
                 (lease.dump(), beat.free_scratch_bytes, beat.free_output_bytes, beat.worker),
             )
-            if done.rowcount == 0:
-                raise Fenced(f"worker {beat.worker} is not registered")
             for uid, epoch in beat.running.items():
                 try:
                     record = change.held(Hold(uid, epoch))
@@ -191,7 +182,7 @@ class LocalWorkerSide(Store):
             record.turn(status.report_progress(record.status, progress, now()), "progress was reported")
             if record.announced is None or -record.announced.left() >= _EVENT_SECONDS:
                 record.announced = record.progressed
-                record.emit("progress", progress.to_document())
+                record.emit("progress", {} if record.status.progress is None else record.status.progress.to_document())
             change.save(record)
 
     def stage_ended(self, hold: Hold, record: models.StageRecord) -> None:
@@ -242,11 +233,11 @@ class LocalWorkerSide(Store):
             record.release(Actor.WORKER, why)
             change.save(record)
 
-    def is_over(self, uid: str) -> bool:
-        """Whether a job will never run again: it is terminal, or gone."""
+    def phase(self, uid: str) -> Phase | None:
+        """Return where a job is in its life; None if it is gone."""
         with self._view() as change:
             row = change.tx.execute("SELECT phase FROM jobs WHERE uid = ?", (uid,)).fetchone()
-            return row is None or Phase(row["phase"]) in TERMINAL
+            return None if row is None else Phase(row["phase"])
 
     def lost(self) -> list[Lost]:
         """Return the held jobs whose worker let its lease run out or is known to be dead."""

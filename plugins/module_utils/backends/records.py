@@ -98,12 +98,13 @@ class Record:
         """How often the job was claimed."""
         return self.status.epoch
 
-    def job(self, lease_seconds: float) -> models.MigrationJob:
+    def job(self) -> models.MigrationJob:
         """Return the whole document, except for what it waits for."""
         document = json.loads(self.document)
         told = self.status.to_document()
-        if self.lease is not None:
-            renewed = datetime.datetime.fromtimestamp(self.lease.wall - lease_seconds, datetime.timezone.utc)
+        if self.lease is not None and self.status.claim is not None:
+            began = self.lease.wall - self.status.claim.lease_seconds
+            renewed = datetime.datetime.fromtimestamp(began, datetime.timezone.utc)
             told["claim"]["renewedAt"] = timestamp(renewed)
         if self.result is not None:
             told["result"] = json.loads(self.result)

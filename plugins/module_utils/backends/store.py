@@ -98,6 +98,13 @@ class Change:
                 record.fail(error, Actor.CONTROL)
                 self.save(record)
 
+    def worker(self, name: str) -> Worker:
+        """Return a registered worker. Raises: Fenced."""
+        row = self.tx.execute("SELECT * FROM workers WHERE name = ?", (name,)).fetchone()
+        if row is None:
+            raise Fenced(f"worker {name} is not registered")
+        return Worker.load(row)
+
     def alive(self) -> list[Worker]:
         """Return the workers whose lease runs and whose process is not known to be dead."""
         workers = [Worker.load(row) for row in self.tx.execute("SELECT * FROM workers ORDER BY name")]
@@ -137,6 +144,7 @@ class Worker:
     registration: models.WorkerRegistration
     roots: str
     process: ProcessId
+    lease_seconds: float
     lease: Instant
     free_scratch: int
     free_output: int
@@ -148,6 +156,7 @@ class Worker:
             models.WorkerRegistration.model_validate_json(row["registration"]),
             row["roots"],
             ProcessId.load(row["process"]),
+            row["lease_seconds"],
             Instant.load(row["lease"]),
             row["free_scratch"],
             row["free_output"],

@@ -35,7 +35,7 @@ from ..guests.roots import MountedGuest, mount_guest
 from ..protocol import models
 from ..protocol.errors import invalid
 from ..protocol.validation import spec_digest
-from .context import Reporter, Roots
+from .context import Reporter, Roots, Stopped
 from .layout import WRITES_TARGET, TargetLayout, layout_of
 
 
@@ -43,7 +43,7 @@ class Skipped(str):
     """A stage's word that it had nothing to do, and why."""
 
 
-class Cancelled(Exception):
+class Cancelled(Stopped):
     """The job was asked to stop, and did. Not an error: whoever asked knows why."""
 
 

@@ -109,6 +109,16 @@ def _try(program: str, name: str, cpu: str, seconds: float) -> _Trial:
     return _Trial(False, False, lines[-1][-200:] if lines else f"QEMU ended with status {done.returncode}")
 
 
+_remembered: Accelerator | None = None
+
+
+def remember(accelerator: Accelerator) -> None:
+    """Have :func:`probe_accelerator` return what another process found on this boot, without trying again."""
+    global _remembered
+    _remembered = accelerator
+    probe_accelerator.cache_clear()
+
+
 @functools.lru_cache(maxsize=1)
 def probe_accelerator() -> Accelerator:
     """Return the fastest accelerator that ran a boot sector; the answer is kept for the life of the process.
@@ -117,6 +127,8 @@ def probe_accelerator() -> Accelerator:
 
     :raises JobError: (environment) if QEMU is missing or cannot even run the boot sector under TCG.
     """
+    if _remembered is not None:
+        return _remembered
     program = confinement.find_program()
     if confinement.KVM_DEVICE.exists():
         said = ""

@@ -10,12 +10,11 @@ import pathlib
 import re
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
-
 from ansible_collections.hyper2kvm.core.plugins.module_utils.protocol import models
 from ansible_collections.hyper2kvm.core.plugins.module_utils.protocol.errors import JobError
 from ansible_collections.hyper2kvm.core.plugins.module_utils.worker.layout import layout_of, slug
+from hypothesis import given
+from hypothesis import strategies as st
 
 
 def job(**target: object) -> models.MigrationJob:

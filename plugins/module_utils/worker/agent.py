@@ -1,0 +1,333 @@
+# Copyright: (c) 2026, hyper2kvm contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""The agent: one process that claims jobs, runs each in a process of its own, and answers for them while it lives.
+
+It has a single thread, because it forks, and because the kernel takes the death of a thread for that of a parent. Each
+turn of its loop looks at the children, the lease, the orders and the queue; nothing in it blocks for long.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import logging
+import os
+import select
+import shutil
+import signal
+import time
+import types
+
+from ..backends.base import Fenced, Order
+from ..backends.host import boot_id, boottime, now
+from ..backends.local import LocalBackend
+from ..protocol import errors, models
+from ..protocol.errors import JobError
+from ..protocol.fields import timestamp
+from ..protocol.lifecycle import TERMINAL, Phase
+from . import job_process, workdirs
+from .capabilities import probe
+from .config import Config, worker_name
+from .installation import collection_version
+from .job_process import Pipeline
+from .local import starting_lock
+from .reporter import EXIT_FENCED, EXIT_STOPPED, STOP_AT_LEASE_PART
+
+log = logging.getLogger(__name__)
+
+_TURN_SECONDS = 0.1
+#: Looked at this often even if nobody has written to the queue: backoffs and deadlines pass by themselves.
+_LOOK_SECONDS = 1.0
+_SWEEP_SECONDS = 30.0
+#: Between the request to stop and the kill; with the rest of the way, a cancel takes less than 5 s.
+_GRACE_SECONDS = 3.0
+#: Heartbeats in one lease.
+_BEATS = 6
+
+
+@dataclasses.dataclass
+class _Running:
+    child: job_process.Child
+    order: Order | None = None
+    kill_at: float | None = None
+    code: int | None = None
+    """The process's exit code, once it has ended."""
+
+    def signal(self, number: int) -> None:
+        if self.code is None:
+            os.kill(self.child.pid, number)
+
+    def ended(self, *, wait: bool = False) -> bool:
+        """Whether the process, and with it all its descendants, has ended."""
+        if self.code is None:
+            pid, status = os.waitpid(self.child.pid, 0 if wait else os.WNOHANG)
+            if pid:
+                self.code = os.waitstatus_to_exitcode(status)
+        return self.code is not None
+
+
+class Agent:
+    """A worker on the local queue."""
+
+    def __init__(self, config: Config, pipeline: Pipeline) -> None:
+        """Prepare a worker that carries out jobs by ``pipeline``.
+
+        Raises:
+            JobError: (environment) the state folder cannot be used.
+        """
+        self._config = config
+        self._pipeline = pipeline
+        self._backend = LocalBackend(config.state_dir)
+        self._name = worker_name(os.getpid())
+        self._running: dict[str, _Running] = {}
+        self._leaving = False
+        self._renewed = boottime()
+        self._next_beat = 0.0
+        self._next_look = 0.0
+        self._next_sweep = 0.0
+        self._seen_version = -1
+        self._busy_since = time.monotonic()
+        self._life = os.pipe()
+        self._wake = os.pipe()
+        self.failed_jobs = 0
+        """How many jobs ended FAILED in this worker's hands."""
+
+    def run(self) -> None:
+        """Work until idle for long enough (where that is configured) or told to leave by SIGTERM or SIGINT.
+
+        Raises:
+            JobError: the queue cannot be used at all.
+        """
+        self._registration = self._describe()
+        self._listen()
+        self._backend.register(self._registration, self._config.roots_text, self._config.lease_seconds)
+        log.info("worker %s serves %s", self._name, self._config.state_dir)
+        try:
+            self._backend.reconcile_events()
+            self._take_over()
+            while not self._finished():
+                self._mind_children()
+                try:
+                    self._mind_queue()
+                except JobError as error:
+                    # It is out of reach: the lease decides what becomes of the running jobs.
+                    log.warning("%s", error)
+                select.select([self._wake[0]], [], [], _TURN_SECONDS)
+                self._drain_wake()
+        finally:
+            self._kill_all()
+            with contextlib.suppress(JobError):
+                self._backend.unregister(self._name)
+            self._backend.close()
+            log.info("worker %s ends", self._name)
+
+    def _describe(self) -> models.WorkerRegistration:
+        return models.WorkerRegistration(
+            name=self._name,
+            host=os.uname().nodename,
+            boot_id=boot_id(),
+            pid=os.getpid(),
+            collection_version=collection_version(),
+            slots=self._config.slots,
+            labels=self._config.labels,
+            accepts=self._config.accepts,
+            capabilities=probe(self._config.roots.scratch, self._config.state_dir),
+        )
+
+    def _listen(self) -> None:
+        def leave(number: int, frame: types.FrameType | None) -> None:
+            self._leaving = True
+
+        signal.signal(signal.SIGTERM, leave)
+        signal.signal(signal.SIGINT, leave)
+        signal.signal(signal.SIGCHLD, lambda *_: None)
+        for end in self._wake:
+            os.set_blocking(end, False)
+        signal.set_wakeup_fd(self._wake[1], warn_on_full_buffer=False)
+
+    def _drain_wake(self) -> None:
+        with contextlib.suppress(BlockingIOError):
+            while os.read(self._wake[0], 512):
+                pass
+
+    def _mind_children(self) -> None:
+        """Do what needs no queue."""
+        self._guard_lease()
+        for running in self._running.values():
+            if self._leaving:
+                self._stop(running, Order.SUSPEND)
+            if running.kill_at is not None and time.monotonic() >= running.kill_at:
+                running.signal(signal.SIGKILL)
+
+    def _mind_queue(self) -> None:
+        self._beat()
+        self._settle_ended()
+        version = self._backend.data_version()
+        if version != self._seen_version or time.monotonic() >= self._next_look:
+            self._seen_version = version
+            self._next_look = time.monotonic() + _LOOK_SECONDS
+            self._look()
+
+    def _look(self) -> None:
+        """Obey orders, take over what others lost, keep the queue in order, and claim."""
+        holds = [running.child.hold for running in self._running.values()]
+        for uid, order in self._backend.orders(self._name, holds).items():
+            self._stop(self._running[uid], order)
+        self._take_over()
+        self._backend.maintain()
+        if time.monotonic() >= self._next_sweep:
+            self._next_sweep = time.monotonic() + _SWEEP_SECONDS
+            workdirs.sweep(self._config.roots, self._config.state_dir, self._is_over)
+            self._backend.forget_dead_workers()
+        while not self._leaving and len(self._running) < self._config.slots:
+            job = self._backend.claim(self._name)
+            if job is None:
+                break
+            self._start(job)
+
+    # -- the worker's own life -----------------------------------------------------------------------------------------
+
+    def _beat(self) -> None:
+        if boottime() < self._next_beat:
+            return
+        began = boottime()
+        beat = models.Heartbeat(
+            worker=self._name,
+            time=timestamp(now()),
+            running={uid: running.child.hold.epoch for uid, running in self._running.items()},
+            free_scratch_bytes=shutil.disk_usage(self._config.roots.scratch).free,
+            free_output_bytes=shutil.disk_usage(self._config.roots.output).free,
+        )
+        try:
+            self._backend.heartbeat(beat)
+        except Fenced:
+            # We were silent for so long (stopped, suspended) that others have struck us off.
+            self._backend.register(self._registration, self._config.roots_text, self._config.lease_seconds)
+        self._renewed = began
+        self._next_beat = began + self._config.lease_seconds / _BEATS
+
+    def _guard_lease(self) -> None:
+        """Kill the jobs if the lease could not be renewed in time, before anybody may take them over."""
+        if boottime() - self._renewed > self._config.lease_seconds * (1 - STOP_AT_LEASE_PART) and self._running:
+            log.error("the lease could not be renewed; stopping all jobs")
+            self._kill_all()
+            self._renewed = boottime()
+
+    def _finished(self) -> bool:
+        if self._running:
+            self._busy_since = time.monotonic()
+            return False
+        if self._leaving:
+            return True
+        idle = self._config.idle_seconds
+        if idle is None or time.monotonic() - self._busy_since < idle:
+            return False
+        # Under the lock that a submitter takes to see whether a worker is there: either it still finds us, and we find
+        # its job, or it finds us gone.
+        try:
+            with starting_lock(self._config.state_dir):
+                if not self._backend.may_wait_for(self._name):
+                    self._backend.unregister(self._name)
+                    return True
+                self._busy_since = time.monotonic()
+                return False
+        except (JobError, Fenced) as error:
+            log.warning("%s", error)
+            return False
+
+    # -- jobs ----------------------------------------------------------------------------------------------------------
+
+    def _start(self, job: models.MigrationJob) -> None:
+        log.info("job %s: attempt %d", job.metadata.name, job.status.epoch)
+        # A connection to SQLite must not cross a fork.
+        self._backend.close()
+        child = job_process.start(job, self._config, self._pipeline, self._life)
+        self._running[child.hold.uid] = _Running(child)
+
+    def _stop(self, running: _Running, order: Order) -> None:
+        if running.order is not None:
+            return
+        running.order = order
+        log.info("job %s: %s", running.child.name, order.value)
+        at_once = order is Order.FENCED
+        running.kill_at = time.monotonic() + (0.0 if at_once else _GRACE_SECONDS)
+        running.signal(signal.SIGKILL if at_once else signal.SIGTERM)
+
+    def _kill_all(self) -> None:
+        for running in self._running.values():
+            running.signal(signal.SIGKILL)
+        for running in self._running.values():
+            running.ended(wait=True)
+            with contextlib.suppress(JobError, Fenced):
+                self._backend.release(running.child.hold, "the worker could not keep its hold on the job")
+            self._clear(running.child)
+        self._running.clear()
+
+    def _settle_ended(self) -> None:
+        for uid, running in list(self._running.items()):
+            if not running.ended():
+                continue
+            try:
+                self._settle(running, running.code or 0)
+            except Fenced:
+                log.info("job %s: it is no longer ours", running.child.name)
+            # Not before its end is written: a queue out of reach is tried again as long as the lease lasts.
+            del self._running[uid]
+            self._clear(running.child)
+
+    def _settle(self, running: _Running, code: int) -> None:
+        """Write the end of an attempt whose process could not, or was not to."""
+        hold = running.child.hold
+        if code in (0, EXIT_FENCED):
+            return
+        if running.order is Order.CANCEL:
+            self._backend.cancelled(hold)
+        elif running.order is Order.SUSPEND:
+            self._backend.release(hold, "the worker ends" if self._leaving else "suspended")
+        elif running.order is Order.DEADLINE:
+            self._backend.fail(
+                hold,
+                errors.environment(
+                    "DeadlineExceeded",
+                    "its deadline (activeDeadlineSeconds) passed while it ran",
+                    "Submit it again with more time.",
+                ),
+            )
+        elif code == EXIT_STOPPED:
+            self._backend.release(hold, "stopped")
+        elif running.order is None:
+            how = f"was killed by signal {-code}" if code < 0 else f"ended with status {code}"
+            self._backend.fail(
+                hold,
+                errors.transient(
+                    "JobProcessDied",
+                    f"the job's process {how}",
+                    "See the worker's log and the kernel's (out of memory?).",
+                ),
+            )
+
+    def _clear(self, child: job_process.Child) -> None:
+        with contextlib.suppress(JobError):
+            if self._backend.phase(child.hold.uid) is Phase.FAILED:
+                self.failed_jobs += 1
+            over = self._is_over(child.hold.uid)
+            try:
+                workdirs.clear(child.workdir, self._config.roots, self._config.state_dir, remove=over)
+            except OSError as error:
+                log.warning("job %s: cannot clear %s: %s", child.name, child.workdir, error)
+
+    def _is_over(self, uid: str) -> bool:
+        phase = self._backend.phase(uid)
+        return phase is None or phase in TERMINAL
+
+    def _take_over(self) -> None:
+        """Give jobs whose worker is gone back to the queue, once their old process is known to be dead."""
+        for lost in self._backend.lost():
+            # One that has not told its process yet has done nothing, and will be refused when it does.
+            dead = lost.process is None or lost.process.kill()
+            if lost.process is not None and lost.process.alive():
+                continue
+            log.warning("job %s: its worker %s is gone", lost.name, lost.worker)
+            self._backend.reclaim(lost, dead)

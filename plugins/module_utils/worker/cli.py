@@ -1,0 +1,389 @@
+# Copyright: (c) 2026, hyper2kvm contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""The command ``hyper2kvm-worker``: runs a worker, and lets people look at its queue and steer it."""
+
+from __future__ import annotations
+
+import argparse
+import collections.abc as c
+import contextlib
+import json
+import logging
+import os
+import pathlib
+import signal
+import sys
+import tempfile
+import time
+import typing as t
+
+from ..backends.base import Outcome
+from ..backends.local import LocalBackend
+from ..protocol import models, validation
+from ..protocol._pydantic import HAS_PYDANTIC
+from ..protocol.errors import JobError, invalid
+from ..protocol.lifecycle import TERMINAL, Phase
+from . import display
+from .config import LEASE_SECONDS, Config, default_state_dir, make_roots
+from .job_process import Pipeline
+
+OK, JOB_FAILED, BAD_INPUT = 0, 1, 2
+_FOLLOW_SECONDS = 0.3
+_REFRESH_SECONDS = 1.0
+_CONTAINER_INPUT, _CONTAINER_OUTPUT = "/data/input", "/data/output"
+
+_EPILOG = """\
+Folders are also taken from the environment (HYPER2KVM_INPUT_ROOT, HYPER2KVM_OUTPUT_ROOT, HYPER2KVM_STATE_DIR,
+HYPER2KVM_SCRATCH, HYPER2KVM_SECRETS_ROOT); /data/input and /data/output serve where they exist and none is named.
+Exit status: 0 well, 1 a job failed, 2 wrong input or nothing could be done.
+"""
+
+
+def main(argv: c.Sequence[str] | None = None, pipeline: Pipeline | None = None) -> int:
+    """Run one command and return its exit status. ``pipeline`` stands in for the engine where it is given."""
+    options = _parser().parse_args(argv)
+    if not HAS_PYDANTIC:
+        print(f"hyper2kvm-worker: {sys.executable} lacks pydantic; install pydantic 2 there", file=sys.stderr)
+        return BAD_INPUT
+    logging.basicConfig(
+        format="%(asctime)s %(levelname)s %(message)s", level=logging.INFO, stream=sys.stderr, force=True
+    )
+    try:
+        if options.command == "run":
+            return _run(options, pipeline)
+        if options.command == "capabilities":
+            return _capabilities(options)
+        backend = LocalBackend(_state_dir(options))
+        try:
+            return t.cast(int, options.run(backend, options))
+        finally:
+            backend.close()
+    except JobError as error:
+        print(f"hyper2kvm-worker: {display.plain(str(error))}", file=sys.stderr)
+        return BAD_INPUT
+    except KeyboardInterrupt:
+        return 128 + signal.SIGINT
+    except BrokenPipeError:
+        # The reader has seen enough (head, less); nothing must be written any more, not even at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return OK
+
+
+def _parser() -> argparse.ArgumentParser:
+    folders = argparse.ArgumentParser(add_help=False)
+    folders.add_argument("--output-root", metavar="DIR", help="where targets are written")
+    folders.add_argument("--state-dir", metavar="DIR", help="the queue's folder (default: OUTPUT_ROOT/.hyper2kvm)")
+    parser = argparse.ArgumentParser(
+        prog="hyper2kvm-worker",
+        description=__doc__,
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    def command(name: str, run: c.Callable[..., int] | None, text: str, *names: str) -> argparse.ArgumentParser:
+        one = commands.add_parser(name, parents=[folders], help=text, description=text)
+        one.set_defaults(run=run)
+        for option in names:
+            one.add_argument(option, metavar=option.upper())
+        return one
+
+    run = command("run", None, "work on the queue's jobs until told to stop")
+    run.add_argument("--input-root", metavar="DIR", help="where sources are read")
+    run.add_argument("--scratch", metavar="DIR", help="for overlays (default: STATE_DIR/scratch)")
+    run.add_argument("--secrets-root", metavar="DIR", help="where secrets are: DIR/NAME/KEY")
+    run.add_argument("--slots", type=_positive, default=2, metavar="N", help="jobs side by side (default: 2)")
+    run.add_argument("--label", action="append", default=[], metavar="KEY=VALUE", help="what jobs may require")
+    run.add_argument(
+        "--accept-operation",
+        action="append",
+        metavar="NAME",
+        choices=[one.value for one in models.Operation],
+        help="take only jobs of this operation (may be given again)",
+    )
+    run.add_argument("--accept-label", action="append", default=[], metavar="KEY=VALUE", help="take only such jobs")
+    run.add_argument("--idle-seconds", type=float, metavar="S", help="end after this time without a job")
+    run.add_argument(
+        "--lease-seconds",
+        type=float,
+        default=LEASE_SECONDS,
+        metavar="S",
+        help=f"how long it may be silent before another worker takes its jobs over (default: {LEASE_SECONDS:.0f})",
+    )
+    run.add_argument("--once", action="store_true", help="end when no job is left that could be run")
+
+    submit = command(
+        "submit",
+        _submit,
+        "hand in jobs",
+    )
+    submit.add_argument("file", nargs="+", metavar="FILE", help="job document, YAML or JSON; - for standard input")
+    submit.add_argument("--force", action="store_true", help="replace a job of that name with a different document")
+    submit.add_argument("--wait", action="store_true", help="wait for their end; status 1 if one does not succeed")
+    status = command("status", _status, "show jobs")
+    status.add_argument("job", nargs="?", metavar="JOB")
+    status.add_argument("--watch", action="store_true", help="go on showing, until all are over")
+    explain = command("explain", _explain, "say why a job is not running", "job")
+    cancel = command("cancel", _cancel, "stop a job for good", "job")
+    suspend = command("suspend", _suspend, "hold a job back; a running one is checkpointed", "job")
+    resume = command("resume", _resume, "let a suspended job go on", "job")
+    priority = command("priority", _priority, "change a waiting job's place", "job")
+    priority.add_argument("priority", type=int, metavar="NUMBER", help="higher goes first")
+    delete = command("delete", _delete, "remove the record of a job that is over", "job")
+    events = command("events", _events, "show what happened")
+    events.add_argument("--follow", action="store_true", help="go on showing")
+    events.add_argument("--job", metavar="JOB", help="of this job only")
+    events.add_argument(
+        "--since", type=int, default=0, metavar="SEQUENCE", help="only events after this one of each job"
+    )
+    workers = command("workers", _workers, "show the workers that are alive")
+    capabilities = command("capabilities", None, "try out what a worker can do here")
+    for one in (submit, status, explain, cancel, suspend, resume, priority, delete, events, workers, capabilities):
+        one.add_argument("--json", action="store_true", help="for programs: JSON, one document a line")
+    return parser
+
+
+def _positive(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError("must be 1 or more")
+    return number
+
+
+# -- folders -----------------------------------------------------------------------------------------------------------
+
+
+def _folder(options: argparse.Namespace, name: str, fallback: str | None = None) -> pathlib.Path | None:
+    given = getattr(options, name, None) or os.environ.get(f"HYPER2KVM_{name.upper()}")
+    if not given and fallback is not None and pathlib.Path(fallback).is_dir():
+        given = fallback
+    return pathlib.Path(given).absolute() if given else None
+
+
+def _output_root(options: argparse.Namespace) -> pathlib.Path:
+    output = _folder(options, "output_root", _CONTAINER_OUTPUT)
+    if output is None:
+        raise invalid("NoOutputRoot", "no output root was given", "Give --output-root or --state-dir.")
+    return output
+
+
+def _state_dir(options: argparse.Namespace) -> pathlib.Path:
+    return _folder(options, "state_dir") or default_state_dir(_output_root(options))
+
+
+# -- commands ----------------------------------------------------------------------------------------------------------
+
+
+def _run(options: argparse.Namespace, pipeline: Pipeline | None) -> int:
+    from .agent import Agent
+
+    if pipeline is None:
+        from .pipeline import run_job
+
+        pipeline = run_job
+
+    input_root = _folder(options, "input_root", _CONTAINER_INPUT)
+    if input_root is None:
+        raise invalid("NoInputRoot", "no input root was given", "Give --input-root.")
+    state_dir = _state_dir(options)
+    roots = make_roots(
+        input_root,
+        _output_root(options),
+        state_dir=state_dir,
+        scratch=_folder(options, "scratch"),
+        secrets=_folder(options, "secrets_root"),
+    )
+    accepts = models.Acceptance(labels=_labels(options.accept_label))
+    if options.accept_operation:
+        accepts.operations = [models.Operation(name) for name in options.accept_operation]
+    agent = Agent(
+        Config(
+            roots=roots,
+            state_dir=state_dir,
+            slots=options.slots,
+            idle_seconds=0.0 if options.once else options.idle_seconds,
+            labels=_labels(options.label),
+            accepts=accepts,
+            lease_seconds=options.lease_seconds,
+        ),
+        pipeline,
+    )
+    agent.run()
+    return JOB_FAILED if options.once and agent.failed_jobs else OK
+
+
+def _labels(pairs: c.Iterable[str]) -> dict[str, str]:
+    labels = {}
+    for pair in pairs:
+        key, equals, value = pair.partition("=")
+        if not key or not equals:
+            raise invalid("InvalidLabel", f"{pair} is no label", "Write it as KEY=VALUE.")
+        labels[key] = value
+    return labels
+
+
+def _capabilities(options: argparse.Namespace) -> int:
+    from .capabilities import probe
+
+    with contextlib.ExitStack() as stack:
+        folder = _folder(options, "state_dir") or _folder(options, "output_root", _CONTAINER_OUTPUT)
+        if folder is None:
+            folder = pathlib.Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        elif not folder.is_dir():
+            raise invalid("NoSuchFolder", f"{folder} is no folder", "Give one in which scratch files can be made.")
+        found = probe(folder)
+    if options.json:
+        _print_json({name: one.to_document() for name, one in found.items()})
+    else:
+        print(display.capabilities_table(found))
+    return OK
+
+
+def _submit(backend: LocalBackend, options: argparse.Namespace) -> int:
+    jobs = [validation.parse_job(_read(file)) for file in options.file]
+    for job in jobs:
+        done = backend.submit(job, force=options.force)
+        if options.json:
+            _print_json({"outcome": done.outcome.value, "job": done.job.to_document()})
+        else:
+            words = {Outcome.RETRIED: "submitted again", Outcome.CREATED: "submitted"}
+            print(f"{job.metadata.name}: {words.get(done.outcome, done.outcome.value)}")
+    if not options.wait:
+        return OK
+    return _watch(backend, [job.metadata.name for job in jobs], options.json)
+
+
+def _read(file: str) -> bytes:
+    try:
+        if file == "-":
+            return sys.stdin.buffer.read(validation.MAX_DOCUMENT_BYTES + 1)
+        with open(file, "rb") as stream:
+            return stream.read(validation.MAX_DOCUMENT_BYTES + 1)
+    except OSError as error:
+        raise invalid("UnreadableFile", f"cannot read {file}: {error.strerror}", "Check its path.") from error
+
+
+def _watch(backend: LocalBackend, names: c.Collection[str], as_json: bool) -> int:
+    """Print a line for each thing that changes in these jobs until they are over."""
+    failed = False
+    said: dict[str, str] = {}
+    for job in backend.watch(names):
+        name, phase = job.metadata.name, job.status.phase
+        failed = failed or phase in (Phase.FAILED, Phase.CANCELLED)
+        if as_json:
+            _print_json(job.to_document())
+            continue
+        parts = [phase.value, job.status.stage or "", display.situation(job)]
+        line = f"{name}: {' '.join(part for part in parts if part)}"
+        if said.get(name) != line:
+            said[name] = line
+            print(line, flush=True)
+    return JOB_FAILED if failed else OK
+
+
+def _status(backend: LocalBackend, options: argparse.Namespace) -> int:
+    if options.watch and options.json:
+        names = [options.job] if options.job else [job.metadata.name for job in backend.list()]
+        return _watch(backend, names, True)
+    while True:
+        jobs = [backend.get(options.job)] if options.job else backend.list()
+        if options.json:
+            for job in jobs:
+                _print_json(job.to_document())
+        else:
+            if options.watch and sys.stdout.isatty():
+                # Home, then clear what is below: no flicker.
+                print("\x1b[H\x1b[J", end="")
+            print(display.job_details(jobs[0]) if options.job else display.jobs_table(jobs), flush=True)
+        if not options.watch or all(job.status.phase in TERMINAL for job in jobs):
+            return OK
+        time.sleep(_REFRESH_SECONDS)
+
+
+def _explain(backend: LocalBackend, options: argparse.Namespace) -> int:
+    job, reasons = backend.get(options.job), backend.explain(options.job)
+    if options.json:
+        _print_json([reason.to_document() for reason in reasons])
+    else:
+        print(display.explanation(job, reasons))
+    return OK
+
+
+def _cancel(backend: LocalBackend, options: argparse.Namespace) -> int:
+    return _tell(backend.cancel(options.job), options, "is to be cancelled")
+
+
+def _suspend(backend: LocalBackend, options: argparse.Namespace) -> int:
+    return _tell(backend.suspend(options.job), options, "is suspended")
+
+
+def _resume(backend: LocalBackend, options: argparse.Namespace) -> int:
+    return _tell(backend.suspend(options.job, False), options, "is resumed")
+
+
+def _priority(backend: LocalBackend, options: argparse.Namespace) -> int:
+    if not -1000 <= options.priority <= 1000:
+        raise invalid("InvalidPriority", f"{options.priority} is no priority", "Give a number from -1000 to 1000.")
+    return _tell(backend.set_priority(options.job, options.priority), options, f"has priority {options.priority}")
+
+
+def _tell(job: models.MigrationJob, options: argparse.Namespace, what: str) -> int:
+    if options.json:
+        _print_json(job.to_document())
+    elif job.status.phase in TERMINAL:
+        print(f"{job.metadata.name} is {job.status.phase.value}")
+    else:
+        print(f"{job.metadata.name} {what}")
+    return OK
+
+
+def _delete(backend: LocalBackend, options: argparse.Namespace) -> int:
+    backend.delete(options.job)
+    if not options.json:
+        print(f"{options.job}: its record is removed")
+    return OK
+
+
+def _events(backend: LocalBackend, options: argparse.Namespace) -> int:
+    seen: dict[str, tuple[str, int]] = {}
+    while True:
+        names = [options.job] if options.job else [job.metadata.name for job in backend.list()]
+        news = []
+        for name in names:
+            uid, since = seen.get(name, ("", options.since))
+            events = backend.events(name, since)
+            if events and uid and events[0].jobuid != uid:
+                # A new job has taken the name; its events count from 1.
+                events = backend.events(name)
+            if events:
+                seen[name] = (events[-1].jobuid, events[-1].sequence)
+                news += events
+        for event in sorted(news, key=lambda event: event.time):
+            if options.json:
+                _print_json(event.to_document())
+            else:
+                print(display.event_line(event), flush=True)
+        if not options.follow:
+            return OK
+        time.sleep(_FOLLOW_SECONDS)
+
+
+def _workers(backend: LocalBackend, options: argparse.Namespace) -> int:
+    workers = backend.workers()
+    if options.json:
+        for worker in workers:
+            _print_json({**worker.registration.to_document(), "running": worker.running})
+        return OK
+    rows = [("NAME", "SLOTS", "RUNNING", "LACKS")]
+    for worker in workers:
+        registration = worker.registration
+        lacks = [name for name, one in registration.capabilities.items() if not one.available]
+        rows.append((registration.name, str(registration.slots), ", ".join(worker.running), ", ".join(lacks)))
+    print(display.table(rows))
+    return OK
+
+
+def _print_json(data: object) -> None:
+    print(json.dumps(data, ensure_ascii=False), flush=True)

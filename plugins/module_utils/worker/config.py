@@ -1,0 +1,88 @@
+# Copyright: (c) 2026, hyper2kvm contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""A worker's settings, as given on its command line or by the program that starts it."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import pathlib
+import re
+
+from ..protocol import errors, models
+from .context import Roots
+
+LEASE_SECONDS = 30.0
+_STATE = ".hyper2kvm"
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """Where a worker works, and what it takes on."""
+
+    roots: Roots
+    state_dir: pathlib.Path
+    slots: int = 2
+    idle_seconds: float | None = None
+    """End after this time without a job; None: never."""
+    labels: dict[str, str] = dataclasses.field(default_factory=dict)
+    accepts: models.Acceptance = dataclasses.field(default_factory=models.Acceptance)
+    lease_seconds: float = LEASE_SECONDS
+    """How long the worker may be silent before others may take its jobs over."""
+
+    @property
+    def roots_text(self) -> str:
+        """The roots in a form that can be compared with another worker's."""
+        texts = {field.name: str(getattr(self.roots, field.name) or "") for field in dataclasses.fields(self.roots)}
+        return json.dumps(texts, sort_keys=True)
+
+
+def default_state_dir(output: pathlib.Path) -> pathlib.Path:
+    """Return where the queue of an output root is, unless told otherwise."""
+    return output / _STATE
+
+
+def make_roots(
+    input_root: pathlib.Path,
+    output: pathlib.Path,
+    *,
+    state_dir: pathlib.Path,
+    scratch: pathlib.Path | None = None,
+    secrets: pathlib.Path | None = None,
+) -> Roots:
+    """Return the roots as resolved folders, making those that are ours to make (output and scratch).
+
+    Raises:
+        JobError: (environment) a folder is missing or cannot be made.
+    """
+    return Roots(
+        input=_existing(input_root, "input root", "--input-root"),
+        output=_made(output, "output root", "--output-root"),
+        scratch=_made(state_dir / "scratch" if scratch is None else scratch, "scratch folder", "--scratch"),
+        secrets=None if secrets is None else _existing(secrets, "secrets root", "--secrets-root"),
+    )
+
+
+def _existing(path: pathlib.Path, what: str, option: str) -> pathlib.Path:
+    if not path.is_dir():
+        raise errors.environment("RootMissing", f"the {what} {path} is no folder", f"Create it or correct {option}.")
+    return path.resolve()
+
+
+def _made(path: pathlib.Path, what: str, option: str) -> pathlib.Path:
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise errors.environment(
+            "RootUnusable", f"cannot make the {what} {path}: {error.strerror}", f"Correct {option}."
+        ) from error
+    return path.resolve()
+
+
+def worker_name(pid: int) -> str:
+    """Return a worker's name: its host's and its PID, as a name that every part of the protocol takes."""
+    host = re.sub(r"[^a-z0-9]+", "-", os.uname().nodename.lower()).strip("-")[:40] or "host"
+    return f"{host}-{pid}"

@@ -1,0 +1,163 @@
+# Copyright: (c) 2026, hyper2kvm contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""How the command line shows jobs to people: tables, lines and explanations, without what a terminal would obey."""
+
+from __future__ import annotations
+
+import collections.abc as c
+
+from ..protocol import models
+from ..protocol.lifecycle import Phase
+
+_UNITS = ("B", "KiB", "MiB", "GiB", "TiB", "PiB")
+
+
+def size(count: float) -> str:
+    """Return bytes for people: ``1.4 GiB``."""
+    for unit in _UNITS:
+        if count < 1024 or unit == _UNITS[-1]:
+            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
+        count /= 1024
+    raise AssertionError("the last unit takes everything")
+
+
+def duration(seconds: float) -> str:
+    """Return a time for people: ``5 s``, ``3 min 20 s``, ``2 h 5 min``."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60} s"
+    return f"{whole // 3600} h {whole % 3600 // 60} min"
+
+
+def plain(text: str) -> str:
+    """Return ``text`` on one line and without control characters: guests and users chose some of it."""
+    return "".join(letter if letter.isprintable() else " " for letter in text)
+
+
+def table(rows: c.Sequence[c.Sequence[str]]) -> str:
+    """Return rows, the first of them the heading, as columns."""
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    lines = ("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows)
+    return "\n".join(lines)
+
+
+def progress(told: models.Progress) -> str:
+    """Return ``42.0 % of 1.3 GiB, 120.5 MiB/s, 6 s left``, as far as it is known."""
+    parts = []
+    if told.bytes_total:
+        parts.append(f"{told.percent:.0f} % of {size(told.bytes_total)}")
+    elif told.percent:
+        parts.append(f"{told.percent:.0f} %")
+    if told.rate_per_second:
+        parts.append(f"{size(told.rate_per_second)}/s")
+    if told.eta_seconds is not None:
+        parts.append(f"{duration(told.eta_seconds)} left")
+    if told.message:
+        parts.append(plain(told.message))
+    return ", ".join(parts)
+
+
+def situation(job: models.MigrationJob) -> str:
+    """Return in a few words what a job does, waits for or died of."""
+    status = job.status
+    if status.phase is Phase.QUEUED:
+        return "; ".join(plain(wait.message) for wait in status.waiting[:2])
+    if status.phase is Phase.FAILED and status.last_error is not None:
+        return plain(f"{status.last_error.reason}: {status.last_error.message}")
+    if status.phase is Phase.COMPLETED:
+        verdict = (status.result or {}).get("verdict", "")
+        return str(verdict)
+    return progress(status.progress) if status.progress is not None else ""
+
+
+def jobs_table(jobs: c.Sequence[models.MigrationJob]) -> str:
+    """Return the table of ``status``."""
+    rows = [("NAME", "OPERATION", "PHASE", "STAGE", "WORKER", "SITUATION")]
+    for job in jobs:
+        status = job.status
+        worker = status.claim.worker if status.claim is not None else ""
+        rows.append(
+            (
+                job.metadata.name,
+                job.spec.operation.value,
+                status.phase.value,
+                status.stage or "",
+                worker,
+                situation(job),
+            )
+        )
+    return table(rows)
+
+
+def job_details(job: models.MigrationJob) -> str:
+    """Return everything about one job that a person may want to know at a glance."""
+    status = job.status
+    lines = [f"{job.metadata.name} ({job.spec.operation.value}): {status.phase.value}"]
+    if status.claim is not None:
+        lines.append(f"  worker: {status.claim.worker}, attempt {status.epoch}")
+    if status.stage is not None:
+        told = progress(status.progress) if status.progress is not None else ""
+        lines.append(f"  stage: {status.stage}" + (f" ({told})" if told else ""))
+    lines += [f"  waits: {plain(wait.message)}" for wait in status.waiting]
+    lines += [
+        f"  {stage.name}: {'skipped' if stage.skipped else duration(stage.seconds)}"
+        + (f", {plain(stage.detail)}" if stage.detail else "")
+        for stage in status.stages
+    ]
+    lines += [f"  artifact: {plain(one.path)} ({size(one.size_bytes)})" for one in status.artifacts]
+    if status.last_error is not None and status.phase is not Phase.COMPLETED:
+        error = status.last_error
+        where = f" in {error.stage}" if error.stage else ""
+        lines.append(f"  failed{where}: {error.reason}: {plain(error.message)}")
+        if error.suggestion:
+            lines.append(f"  what to do: {plain(error.suggestion)}")
+    return "\n".join(lines)
+
+
+def explanation(job: models.MigrationJob, reasons: c.Sequence[models.WaitReason]) -> str:
+    """Return why a job is not running."""
+    name = job.metadata.name
+    if job.status.phase is not Phase.QUEUED:
+        return f"{name} does not wait: it is {job.status.phase.value}"
+    if not reasons:
+        return f"{name}: nothing hinders it; a worker will take it at once"
+    lines = [f"{name} waits:"]
+    for reason in reasons:
+        who = ""
+        if reason.count:
+            more = ", …" if reason.count > len(reason.examples) else ""
+            who = f"{reason.count} worker{'s' if reason.count > 1 else ''} ({', '.join(reason.examples)}{more}) "
+        lines.append(f"  {reason.reason}: {who}{plain(reason.message)}")
+    return "\n".join(lines)
+
+
+def event_line(event: models.Event) -> str:
+    """Return one event as a line."""
+    kind = event.type.rpartition(".")[2]
+    data = event.data
+    if kind == "phase":
+        text = f"{data.get('from', '')} → {data['to']}".removeprefix(" → ") + f": {data.get('why', '')}".rstrip(": ")
+    elif kind == "progress":
+        text = f"{data['stage']}: {progress(models.Progress.model_validate(data))}"
+    elif kind == "stagestarted":
+        text = f"{data['stage']} begins"
+    elif kind == "stageended":
+        text = f"{data['name']} ended after {duration(data['seconds'])}" + (
+            f": {data['detail']}" if data.get("detail") else ""
+        )
+    elif kind == "warning":
+        text = f"warning: {data['message']}"
+    else:
+        text = ", ".join(f"{key}: {value}" for key, value in data.items())
+    return f"{event.time}  {event.subject}  {plain(text)}"
+
+
+def capabilities_table(found: c.Mapping[str, models.Capability]) -> str:
+    """Return what a worker can do as a table."""
+    rows = [("CAPABILITY", "", "DETAIL")]
+    rows += [(name, "yes" if one.available else "no", plain(one.detail)) for name, one in found.items()]
+    return table(rows)

@@ -1,0 +1,155 @@
+# Copyright: (c) 2026, hyper2kvm contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""The process of one job: a fork of the agent, alone in its PID and mount namespaces.
+
+A fork rather than a new program, because it starts in milliseconds, shares the agent's memory and is of the very code
+that the agent is of, even if the collection was upgraded meanwhile. When the process ends, however it ends, the kernel
+ends all its descendants and unmounts what they mounted.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import os
+import pathlib
+import signal
+import typing as t
+
+from ..backends.base import Hold
+from ..backends.host import ProcessId
+from ..backends.local import LocalBackend
+from ..protocol import models
+from ..protocol.errors import ErrorClass, JobError
+from . import kernel, workdirs
+from .config import Config
+from .context import Reporter, Roots, Stopped
+from .reporter import EXIT_FENCED, EXIT_STOPPED, EXIT_UNREPORTED, QueueReporter
+
+log = logging.getLogger(__name__)
+
+Pipeline = t.Callable[[models.MigrationJob, Roots, Reporter, pathlib.Path], models.JobResult]
+
+
+@dataclasses.dataclass
+class Child:
+    """A running job, as the agent sees it."""
+
+    name: str
+    hold: Hold
+    pid: int
+    """In the agent's PID namespace."""
+    workdir: pathlib.Path
+
+
+def start(job: models.MigrationJob, config: Config, pipeline: Pipeline, life: tuple[int, int]) -> Child:
+    """Start the process of a job that this worker has just claimed.
+
+    The caller has closed its connection to the queue. ``life`` is a pipe whose writing end only the agent keeps open.
+
+    Raises:
+        OSError: no process or namespace can be made.
+    """
+    uid = job.metadata.uid
+    assert uid is not None
+    hold = Hold(uid, job.status.epoch)
+    workdir = workdirs.path(config.roots.scratch, job.metadata.name, uid)
+    namespace = os.stat("/proc/self/ns/pid").st_ino
+    pid = kernel.fork_into_pid_namespace()
+    if pid == 0:
+        code = EXIT_UNREPORTED
+        try:
+            code = _child(job, hold, config, pipeline, workdir, life, namespace)
+        except BaseException:
+            log.exception("job %s: its process failed", job.metadata.name)
+        finally:
+            # Nothing that the agent set up is torn down in its copy.
+            logging.shutdown()
+            os._exit(code)
+    return Child(job.metadata.name, hold, pid, workdir)
+
+
+def _child(
+    job: models.MigrationJob,
+    hold: Hold,
+    config: Config,
+    pipeline: Pipeline,
+    workdir: pathlib.Path,
+    life: tuple[int, int],
+    namespace: int,
+) -> int:
+    name = job.metadata.name
+    _isolate(name, life)
+    backend = LocalBackend(config.state_dir)
+    reporter = QueueReporter(backend, LocalBackend(config.state_dir), hold, name, config.lease_seconds)
+    signal.signal(signal.SIGTERM, lambda *_: reporter.stop())
+    reporter.start()
+    # From here on a successor can make sure that this process is dead before it touches the job.
+    try:
+        reporter.insist(lambda: backend.started(hold, ProcessId.current(namespace)))
+    except Stopped:
+        return EXIT_FENCED
+    return _run(job, hold, config, pipeline, workdir, backend, reporter)
+
+
+def _isolate(name: str, life: tuple[int, int]) -> None:
+    kernel.die_with_parent()
+    # Had the agent died before the line above, nobody would hold the pipe's other end any more.
+    os.close(life[1])
+    os.set_blocking(life[0], False)
+    try:
+        if os.read(life[0], 1) == b"":
+            os._exit(EXIT_FENCED)
+    except BlockingIOError:
+        pass
+    os.close(life[0])
+    os.setsid()
+    kernel.own_mounts()
+    kernel.name_process(f"h2k:{name}")
+    signal.set_wakeup_fd(-1)
+    for number in (signal.SIGCHLD, signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, signal.SIG_DFL)
+    null = os.open(os.devnull, os.O_RDONLY)
+    os.dup2(null, 0)
+    os.close(null)
+
+
+def _run(
+    job: models.MigrationJob,
+    hold: Hold,
+    config: Config,
+    pipeline: Pipeline,
+    workdir: pathlib.Path,
+    backend: LocalBackend,
+    reporter: QueueReporter,
+) -> int:
+    name = job.metadata.name
+    error: JobError
+    try:
+        with workdirs.held(workdir, config.state_dir):
+            result = pipeline(job, config.roots, reporter, workdir)
+            reporter.insist(lambda: backend.complete(hold, result))
+        log.info("job %s: COMPLETED", name)
+        return 0
+    except Stopped:
+        return EXIT_STOPPED if reporter.cancelled() else EXIT_UNREPORTED
+    except JobError as caught:
+        error = caught
+    except Exception as caught:
+        log.exception("job %s: a mistake in the program", name)
+        error = JobError(
+            ErrorClass.INTERNAL,
+            "InternalError",
+            f"a mistake in the program: {type(caught).__name__}: {str(caught).splitlines()[0] if str(caught) else ''}",
+            "The worker's log has the details; please report it.",
+        )
+    if reporter.cancelled():
+        return EXIT_STOPPED
+    log.error("job %s: %s", name, error)
+    try:
+        reporter.insist(lambda: backend.fail(hold, error))
+    except (Stopped, JobError):
+        return EXIT_UNREPORTED
+    return 0

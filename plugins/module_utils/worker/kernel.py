@@ -1,0 +1,81 @@
+# Copyright: (c) 2026, hyper2kvm contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""The few system calls that Python has no name for: namespaces, mounts and the signal of a dying parent.
+
+Numbers from linux/sched.h, linux/mount.h and linux/prctl.h; they are the same on all architectures.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+
+_CLONE_NEWNS = 0x00020000
+_CLONE_NEWPID = 0x20000000
+_MS_REC = 0x4000
+_MS_PRIVATE = 1 << 18
+_MNT_DETACH = 2
+_PR_SET_PDEATHSIG = 1
+_PR_SET_NAME = 15
+
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+def _check(result: int, what: str) -> None:
+    if result != 0:
+        number = ctypes.get_errno()
+        raise OSError(number, f"{what}: {os.strerror(number)}")
+
+
+def die_with_parent() -> None:
+    """Have the kernel kill this process when the thread that made it ends."""
+    _check(_libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0), "prctl")
+
+
+def name_process(name: str) -> None:
+    """Give this process a name of up to 15 bytes for process lists."""
+    _check(_libc.prctl(_PR_SET_NAME, ctypes.c_char_p(name.encode()[:15]), 0, 0, 0), "prctl")
+
+
+def fork_into_pid_namespace() -> int:
+    """Fork; the child is the first process of a new PID namespace, so that its end ends all its descendants.
+
+    Returns:
+        As :func:`os.fork`; the child's PID is that in the parent's namespace.
+
+    Raises:
+        OSError: this process may not make namespaces.
+    """
+    mine = os.open("/proc/self/ns/pid", os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        _check(_libc.unshare(_CLONE_NEWPID), "unshare")
+        try:
+            return os.fork()
+        finally:
+            # In the parent: its later children belong to its own namespace again. In the child this is its own anyway.
+            if _libc.setns(mine, _CLONE_NEWPID) != 0 and os.getpid() != 1:
+                _check(-1, "setns")
+    finally:
+        os.close(mine)
+
+
+def own_mounts() -> None:
+    """Move this process to a mount namespace of its own, whose mounts nobody else sees and which dies with it.
+
+    Raises:
+        OSError: this process may not.
+    """
+    _check(_libc.unshare(_CLONE_NEWNS), "unshare")
+    _check(_libc.mount(b"none", b"/", None, _MS_REC | _MS_PRIVATE, None), "mount")
+
+
+def detach_mount(path: str) -> None:
+    """Take a mount away from the tree at once, whoever still uses it.
+
+    Raises:
+        OSError: it cannot be done.
+    """
+    _check(_libc.umount2(os.fsencode(path), _MNT_DETACH), f"umount {path}")
