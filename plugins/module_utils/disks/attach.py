@@ -1,3 +1,7 @@
+# Copyright: (c) 2026, hyper2kvm contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
 """Disk images as files and block devices of this host.
 
 Each disk becomes one flat file (a FUSE export of QEMU's storage daemon) or block device (kernel NBD); each partition

@@ -1,3 +1,7 @@
+# Copyright: (c) 2026, hyper2kvm contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
 """Loop devices that vanish with their owner.
 
 They are set up by the kernel's own calls (linux/loop.h): in one step with offset, size and flags (``LOOP_CONFIGURE``,

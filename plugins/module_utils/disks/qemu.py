@@ -1,6 +1,7 @@
 # Copyright: (c) 2026, hyper2kvm contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
+
 """QEMU's view of an image: which file, which format, and nothing that QEMU would have to guess."""
 
 from __future__ import annotations

@@ -1,3 +1,7 @@
+# Copyright: (c) 2026, hyper2kvm contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
 """QEMU's storage daemon: images of any format as flat files, through FUSE.
 
 The daemon is a child that speaks QMP over its standard input and output, so there is no socket to place or to wait
