@@ -73,6 +73,10 @@ class Source:
     identity: str
     """Digest over name, size, mtime and inode of every file of the source: equal as long as nothing changed."""
     warnings: tuple[str, ...] = ()
+    container: pathlib.Path | None = None
+    """The OVA or OVF descriptor, where the job gives a digest for it."""
+    container_digest: str | None = None
+    """``sha256:…`` of the container's bytes, from the job; still to be compared."""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -6,7 +6,6 @@
 
 from __future__ import annotations
 
-import os
 import pathlib
 import re
 import stat
@@ -18,7 +17,7 @@ _PROTOCOL = re.compile(r"^[^/]*:")
 
 
 def confine(root: pathlib.Path, name: str, what: str) -> pathlib.Path:
-    """Return the existing regular file or folder that ``name`` means below ``root``.
+    """Return the existing regular file or folder that ``name`` means below ``root``, free of symbolic links.
 
     Args:
         root: absolute.
@@ -26,46 +25,9 @@ def confine(root: pathlib.Path, name: str, what: str) -> pathlib.Path:
         what: where the name was found, for the error (``spec.source.path``).
 
     Raises:
-        JobError: class ``invalid``: it leaves the root (``..``, absolute elsewhere, a symbolic link anywhere on the
-            way), has a protocol prefix, does not exist, or is neither a regular file nor a folder.
+        JobError: class ``invalid``: it leaves the root (``..``, absolute elsewhere, through a symbolic link), has a
+            protocol prefix, does not exist, or is neither a regular file nor a folder.
     """
-    path = _below(root, name, what)
-    mode = 0
-    for step in _steps(root, path):
-        try:
-            mode = os.lstat(step).st_mode
-        except OSError as error:
-            raise invalid(
-                "NotFound", f"{what}: {name!r} cannot be opened: {error.strerror}.", f"Looked in {root}."
-            ) from (error)
-        if stat.S_ISLNK(mode):
-            raise _refused(what, name, f"{step.name!r} is a symbolic link")
-    if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
-        raise _refused(what, name, "it is neither a regular file nor a folder")
-    return path
-
-
-def confine_new(root: pathlib.Path, name: str, what: str) -> pathlib.Path:
-    """Return the path that ``name`` means below ``root``, whether or not it exists yet.
-
-    Raises:
-        JobError: class ``invalid``, as for :func:`confine`.
-    """
-    path = _below(root, name, what)
-    for step in _steps(root, path):
-        try:
-            mode = os.lstat(step).st_mode
-        except FileNotFoundError:
-            break
-        except OSError as error:
-            raise _refused(what, name, str(error.strerror)) from error
-        if stat.S_ISLNK(mode):
-            raise _refused(what, name, f"{step.name!r} is a symbolic link")
-    return path
-
-
-def _below(root: pathlib.Path, name: str, what: str) -> pathlib.Path:
-    """Return ``name`` as an absolute path below ``root``, judged by its text alone."""
     if not name or "\0" in name:
         raise _refused(what, name, "it is no path")
     if _PROTOCOL.match(name):
@@ -76,16 +38,28 @@ def _below(root: pathlib.Path, name: str, what: str) -> pathlib.Path:
     path = root / given
     if path != root and root not in path.parents:
         raise _refused(what, name, f"it is not below {root}")
-    return path
-
-
-def _steps(root: pathlib.Path, path: pathlib.Path) -> list[pathlib.Path]:
-    """Every path from below ``root`` down to ``path``."""
-    return [parent for parent in reversed((path, *path.parents)) if parent == path or root in parent.parents]
+    try:
+        real_root, real = root.resolve(strict=True), path.resolve(strict=True)
+        mode = real.stat().st_mode
+    except (OSError, RuntimeError) as error:  # RuntimeError: a loop of links, before Python 3.13
+        why = (error.strerror if isinstance(error, OSError) else None) or "a loop of symbolic links"
+        raise invalid(
+            "NotFound", f"{what}: {_shown(name)} cannot be opened: {why}.", f"It is looked for in {root}."
+        ) from error
+    if real != real_root and real_root not in real.parents:
+        raise _refused(what, name, f"a symbolic link leads out of {root}")
+    if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+        raise _refused(what, name, "it is neither a regular file nor a folder")
+    return real
 
 
 def _refused(what: str, name: str, why: str) -> JobError:
-    shown = name if len(name) <= 200 else name[:200] + "…"
     return invalid(
-        "PathRefused", f"{what}: {shown!r} is refused: {why}.", "Put the file below the root and name it plainly."
+        "PathRefused",
+        f"{what}: {_shown(name)} is refused: {why}.",
+        "Put the file itself below the root, under a plain name.",
     )
+
+
+def _shown(name: str) -> str:
+    return repr(name if len(name) <= 200 else name[:200] + "…")

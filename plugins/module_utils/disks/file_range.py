@@ -1,0 +1,94 @@
+# Copyright: (c) 2026, hyper2kvm contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""A part of a file, read at any offset by any thread."""
+
+from __future__ import annotations
+
+import os
+import pathlib
+import types
+
+from ..protocol.errors import JobError, invalid, transient
+
+
+class FileRange:
+    """The bytes ``offset`` to ``offset + length`` of a file, as if they were a file: an image within an OVA.
+
+    A context manager; offsets of its methods count from the range's begin.
+    """
+
+    def __init__(self, path: pathlib.Path, offset: int = 0, length: int | None = None) -> None:
+        """Open the range.
+
+        Raises:
+            JobError: class ``invalid``, it cannot be opened or the file is too short for it.
+        """
+        self.path = path
+        self._offset = offset
+        try:
+            self.descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+        except OSError as error:
+            raise invalid("NotFound", f"{path.name} cannot be opened: {error.strerror}.") from error
+        size = os.lseek(self.descriptor, 0, os.SEEK_END)
+        self.length = size - offset if length is None else length
+        """Bytes."""
+        if self.length < 0 or offset + self.length > size:
+            self.close()
+            raise truncated(path)
+
+    def read(self, offset: int, size: int) -> bytes:
+        """Return exactly ``size`` bytes.
+
+        Raises:
+            JobError: class ``invalid``, they are not all there; class ``transient``, a read failed.
+        """
+        if offset < 0 or offset + size > self.length:
+            raise truncated(self.path)
+        try:
+            data = os.pread(self.descriptor, size, self._offset + offset)
+            while len(data) < size:
+                piece = os.pread(self.descriptor, size - len(data), self._offset + offset + len(data))
+                if not piece:
+                    raise truncated(self.path)
+                data += piece
+        except OSError as error:
+            raise transient(
+                "ReadFailed", f"Reading {self.path.name} failed: {error.strerror}.", "Check the source's storage."
+            ) from error
+        return data
+
+    def next_data(self, offset: int) -> tuple[int, int] | None:
+        """Return begin and end of the first run of data at or after ``offset``; None: only a hole is left."""
+        if offset >= self.length:
+            return None
+        try:
+            begin = os.lseek(self.descriptor, self._offset + offset, os.SEEK_DATA) - self._offset
+            end = os.lseek(self.descriptor, self._offset + begin, os.SEEK_HOLE) - self._offset
+        except OSError:
+            # ENXIO: no data up to the end of the file. A filesystem without holes never fails here.
+            return None
+        return (begin, min(end, self.length)) if begin < self.length else None
+
+    def close(self) -> None:
+        """Close the file."""
+        os.close(self.descriptor)
+
+    def __enter__(self) -> FileRange:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: types.TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+def truncated(path: pathlib.Path) -> JobError:
+    """The error for an image that ends too early."""
+    return invalid(
+        "Truncated", f"{path.name} is truncated: its own tables name data beyond its end.", "Export or upload it again."
+    )

@@ -1,0 +1,224 @@
+# Copyright: (c) 2026, hyper2kvm contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""VMDK: descriptors and sparse extents.
+
+Facts from VMware's "Virtual Disk Format 5.0" (sections "The Text Descriptor", "Hosted Sparse Extents",
+"Stream-Optimized Compressed Sparse Extents"); all numbers are little-endian, all offsets count 512-byte sectors.
+"""
+
+from __future__ import annotations
+
+import array
+import dataclasses
+import re
+import struct
+import sys
+import typing as t
+
+from ..protocol.errors import JobError, invalid, unsupported
+from .file_range import FileRange, truncated
+
+SECTOR = 512
+MAGIC = b"KDMV"
+DESCRIPTOR_START = b"# Disk DescriptorFile"
+#: VMware's largest disk is 62 TiB.
+MAX_CAPACITY = 64 * 1024**4
+#: Marker in front of a compressed grain: LBA and size of the data that follow.
+GRAIN_MARKER = struct.Struct("<QI")
+
+_HEADER = struct.Struct("<4sIIQQQQIQQQBccccH")
+_FLAG_ZEROED_GRAINS = 1 << 2
+_FLAG_COMPRESSED = 1 << 16
+_GD_AT_END = 0xFFFFFFFFFFFFFFFF
+_DEFLATE = 1
+_MARKER_FOOTER = 3
+_MAX_TABLES = 4 * 1024**2
+_MAX_DESCRIPTOR = 1024**2
+_NO_PARENT = "ffffffff"
+_EXTENT = re.compile(r'^(?:RW|RDONLY|NOACCESS)\s+(\d+)\s+([A-Z0-9]+)(?:\s+"([^"]*)"(?:\s+(\d+))?)?\s*$')
+_SETTING = re.compile(r'^\s*([A-Za-z0-9_.]+)\s*=\s*"?([^"]*?)"?\s*$')
+
+
+@dataclasses.dataclass(frozen=True)
+class Extent:
+    """A line of a descriptor's extent section. Bytes."""
+
+    kind: str
+    """``FLAT``, ``SPARSE``, ``VMFS``, ``ZERO`` …"""
+    size: int
+    name: str
+    offset: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Descriptor:
+    """A text descriptor."""
+
+    create_type: str
+    extents: tuple[Extent, ...]
+    has_parent: bool
+
+
+def parse_descriptor(text: bytes, what: str) -> Descriptor:
+    """Parse a descriptor file, or the descriptor embedded in a sparse extent.
+
+    Raises:
+        JobError: class ``invalid``, it is none.
+    """
+    plain = text.split(b"\0", 1)[0]
+    if not plain.startswith(DESCRIPTOR_START):
+        raise _bad(what, "it has no disk descriptor")
+    settings: dict[str, str] = {}
+    extents = []
+    for line in plain.decode("utf-8", "replace").splitlines():
+        found = _EXTENT.match(line.strip())
+        if found:
+            size, kind, name, offset = found.groups()
+            if len(size) > 16 or len(offset or "") > 16:
+                raise _bad(what, "an extent is larger than any disk")
+            extents.append(Extent(kind, int(size) * SECTOR, name or "", int(offset or 0) * SECTOR))
+        elif not line.lstrip().startswith("#"):
+            setting = _SETTING.match(line)
+            if setting:
+                settings[setting.group(1).lower()] = setting.group(2)
+    return Descriptor(
+        create_type=settings.get("createtype", ""),
+        extents=tuple(extents),
+        has_parent=settings.get("parentcid", _NO_PARENT).lower() != _NO_PARENT or "parentfilenamehint" in settings,
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class _Header:
+    version: int
+    flags: int
+    capacity: int
+    grain_size: int
+    descriptor_offset: int
+    descriptor_size: int
+    gtes_per_gt: int
+    gd_offset: int
+    algorithm: int
+
+
+class SparseExtent:
+    """A hosted sparse extent (``monolithicSparse``, ``streamOptimized``): its directory and tables of grains."""
+
+    def __init__(self, file: FileRange) -> None:
+        """Read header, footer, descriptor and grain directory.
+
+        Raises:
+            JobError: class ``invalid``, they contradict the format, themselves or the file's size; class
+                ``unsupported``, a version or algorithm that does not exist in exports.
+        """
+        self._file = file
+        what = file.path.name
+        head = _read_header(file.read(0, SECTOR), what)
+        self.descriptor = _read_descriptor(file, head, what)
+        if head.capacity == 0:
+            # QEMU then takes the descriptor's extents, which are other files.
+            raise _bad(what, "its header names no capacity")
+        if head.gd_offset == _GD_AT_END:
+            head = self._read_footer()
+        self.virtual_size = head.capacity * SECTOR
+        self.grain_size = head.grain_size * SECTOR
+        self.compressed = bool(head.flags & _FLAG_COMPRESSED)
+        self._zeroed_grains = bool(head.flags & _FLAG_ZEROED_GRAINS)
+        _check_header(head, what)
+        self._grains = -(-head.capacity // head.grain_size)
+        self._gtes_per_gt = head.gtes_per_gt
+        tables = -(-self._grains // head.gtes_per_gt)
+        if tables > _MAX_TABLES:
+            raise _bad(what, f"a grain directory of {tables} entries is not possible")
+        self._directory = self._table(head.gd_offset, tables)
+
+    def tables(self) -> t.Iterator[tuple[int, array.array[int]]]:
+        """Yield the grain tables that exist: number of their first grain, and the grains' sectors (0: no data).
+
+        Raises:
+            JobError: class ``invalid``, a table or a grain lies beyond the end of the file.
+        """
+        sectors = -(-self._file.length // SECTOR)
+        for index, sector in enumerate(self._directory):
+            # 1 marks, as in grain tables, what reads as zeros.
+            if sector == 0 or (sector == 1 and self._zeroed_grains):
+                continue
+            first = index * self._gtes_per_gt
+            table = self._table(sector, min(self._gtes_per_gt, self._grains - first))
+            if self._zeroed_grains:
+                for i, entry in enumerate(table):
+                    if entry == 1:
+                        table[i] = 0
+            if max(table) >= sectors:
+                raise truncated(self._file.path)
+            yield first, table
+
+    def check(self) -> int:
+        """Go through all tables, and return how many grains hold data.
+
+        Raises:
+            JobError: as for :meth:`tables`.
+        """
+        return sum(len(table) - table.count(0) for _first, table in self.tables())
+
+    def _table(self, sector: int, entries: int) -> array.array[int]:
+        table = array.array("I", self._file.read(sector * SECTOR, entries * 4))
+        if sys.byteorder == "big":
+            table.byteswap()
+        return table
+
+    def _read_footer(self) -> _Header:
+        """The footer: marker, copy of the header with the real directory, end-of-stream marker; the last 3 sectors."""
+        what = self._file.path.name
+        end = -(-self._file.length // SECTOR) * SECTOR
+        begin = end - 3 * SECTOR
+        if begin < SECTOR:
+            raise truncated(self._file.path)
+        data = self._file.read(begin, self._file.length - begin).ljust(3 * SECTOR, b"\0")
+        # The marker's first field, the footer's size in sectors, is not looked at: writers disagree about it.
+        marker = struct.unpack_from("<QII", data)[1:]
+        end_of_stream = struct.unpack_from("<QII", data, 2 * SECTOR)
+        if marker != (0, _MARKER_FOOTER) or data[SECTOR : SECTOR + 4] != MAGIC or end_of_stream != (0, 0, 0):
+            raise invalid(
+                "Truncated",
+                f"{what} has no footer: it is truncated, or has something after its end.",
+                "Export or upload it again.",
+            )
+        head = _read_header(data[SECTOR : 2 * SECTOR], what)
+        if head.gd_offset == _GD_AT_END:
+            raise _bad(what, "its footer does not tell where the grain directory is")
+        return head
+
+
+def _read_header(data: bytes, what: str) -> _Header:
+    fields = _HEADER.unpack_from(data)
+    if fields[0] != MAGIC:
+        raise _bad(what, "it does not begin as a VMDK")
+    return _Header(fields[1], fields[2], fields[3], fields[4], fields[5], fields[6], fields[7], fields[9], fields[16])
+
+
+def _check_header(head: _Header, what: str) -> None:
+    if head.version not in (1, 2, 3):
+        raise unsupported("VmdkVersion", f"{what} is a VMDK of version {head.version}; 1 to 3 are known.")
+    if head.flags & _FLAG_COMPRESSED and head.algorithm != _DEFLATE:
+        raise unsupported("VmdkCompression", f"{what} uses compression {head.algorithm}; only deflate (1) is known.")
+    if not 0 < head.capacity * SECTOR <= MAX_CAPACITY:
+        raise _bad(what, f"a capacity of {head.capacity} sectors is not possible")
+    # The specification asks for a power of two above 8 sectors; nothing writes more than 1 MiB.
+    if not 8 <= head.grain_size <= 2048 or head.grain_size & (head.grain_size - 1):
+        raise _bad(what, f"a grain of {head.grain_size} sectors is not possible")
+    if not 1 <= head.gtes_per_gt <= 512:
+        raise _bad(what, f"a grain table of {head.gtes_per_gt} entries is not possible")
+
+
+def _read_descriptor(file: FileRange, head: _Header, what: str) -> Descriptor:
+    size = head.descriptor_size * SECTOR
+    if head.descriptor_offset == 0 or not 0 < size <= _MAX_DESCRIPTOR:
+        raise _bad(what, "it has no disk descriptor")
+    return parse_descriptor(file.read(head.descriptor_offset * SECTOR, size), what)
+
+
+def _bad(what: str, why: str) -> JobError:
+    return invalid("BadVmdk", f"{what} is not a VMDK that can be read: {why}.", "Export or upload it again.")
