@@ -43,10 +43,6 @@ class Skipped(str):
     """A stage's word that it had nothing to do, and why."""
 
 
-class Cancelled(Stopped):
-    """The job was asked to stop, and did. Not an error: whoever asked knows why."""
-
-
 @dataclasses.dataclass
 class OpenGuest:
     """The guest's filesystems, mounted from the overlays."""
@@ -230,9 +226,9 @@ class JobContext:
         )
 
     def check_cancelled(self) -> None:
-        """Raise :class:`Cancelled` where the job must stop."""
+        """Raise :class:`.context.Stopped` where the job must stop."""
         if self.reporter.cancelled():
-            raise Cancelled
+            raise Stopped
 
     def report(self, stage: str, done: int, total: int, message: str = "") -> None:
         """Tell progress of ``stage`` in bytes (or in any unit, where a stage moves none)."""

@@ -15,8 +15,8 @@ import typing as t
 
 from ..protocol import models
 from ..protocol.errors import ErrorClass, JobError, environment, transient
-from .context import Reporter, Roots
-from .job_context import Cancelled, JobContext, Skipped, now
+from .context import Reporter, Roots, Stopped
+from .job_context import JobContext, Skipped, now
 from .stages import boot, commit, copy, fix, inspect, plan, publish, rehearse, verify
 
 
@@ -75,7 +75,7 @@ def run_stages(
 
     Raises:
         JobError: a stage failed; ``details`` holds the result document as far as it got.
-        Cancelled: ``reporter.cancelled()`` became true.
+        Stopped: ``reporter.cancelled()`` became true.
     """
     stage = "inspect"
     context: JobContext | None = None
@@ -95,7 +95,7 @@ def run_stages(
             context.abandon_guest(error)
             error.details = context.result.to_document()
         if reporter.cancelled():
-            raise Cancelled from error
+            raise Stopped from error
         error.stage = error.stage or stage
         raise
     except BaseException as error:
