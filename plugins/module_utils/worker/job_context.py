@@ -177,6 +177,7 @@ class JobContext:
             request = FixRequest(
                 spec=self.spec.guest,
                 nics=self.machine().nics,
+                source_nics=self.source.hardware.nics,
                 firmware=self.firmware,
                 secrets_root=self.roots.secrets,
             )

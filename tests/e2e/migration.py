@@ -1,0 +1,105 @@
+# Copyright: (c) 2026, hyper2kvm contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""A conversion host as a test sees it: folders, the worker's command, and what it leaves behind."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import pathlib
+import shutil
+import subprocess
+import sys
+import typing as t
+
+REPOSITORY = pathlib.Path(__file__).parents[2]
+GUESTS = pathlib.Path(os.environ.get("HYPER2KVM_TEST_GUESTS", REPOSITORY / ".cache/guests"))
+
+
+class ConversionHost:
+    """An input and an output root of their own, and the command ``hyper2kvm-worker`` on them."""
+
+    def __init__(self, folder: pathlib.Path) -> None:
+        self.input = folder / "input"
+        self.output = folder / "output"
+        self.input.mkdir()
+        self.output.mkdir()
+
+    def command(self, *arguments: str | pathlib.Path, ok: bool = True) -> str:
+        """Run ``hyper2kvm-worker``; its standard output."""
+        done = subprocess.run(
+            [sys.executable, REPOSITORY / "scripts/hyper2kvm-worker", *arguments],
+            env={
+                **os.environ,
+                "HYPER2KVM_INPUT_ROOT": str(self.input),
+                "HYPER2KVM_OUTPUT_ROOT": str(self.output),
+            },
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert not ok or done.returncode == 0, f"{arguments}: {done.stdout}\n{done.stderr}"
+        return done.stdout
+
+    def add(self, source: pathlib.Path, name: str) -> pathlib.Path:
+        """Put ``source`` into the input root, if it can be without copying its bytes."""
+        place = self.input / name
+        try:
+            os.link(source, place)
+        except OSError:
+            shutil.copyfile(source, place)
+        return place
+
+    def run(self, *documents: dict[str, t.Any]) -> list[dict[str, t.Any]]:
+        """Submit jobs, run a worker until none is left, and return them as they ended."""
+        for document in documents:
+            path = self.output.parent / f"{document['metadata']['name']}.json"
+            path.write_text(json.dumps(document), encoding="utf-8")
+            self.command("submit", path)
+        self.command("run", "--once", ok=False)
+        return [self.job(document["metadata"]["name"]) for document in documents]
+
+    def job(self, name: str) -> dict[str, t.Any]:
+        """A job's document as the queue has it."""
+        return t.cast("dict[str, t.Any]", json.loads(self.command("status", name, "--json")))
+
+    def result(self, path: str) -> dict[str, t.Any]:
+        """A result document below the output root."""
+        return t.cast("dict[str, t.Any]", json.loads((self.output / path).read_text(encoding="utf-8")))
+
+    def files(self) -> set[str]:
+        """All files below the output root but the queue's."""
+        found = (p.relative_to(self.output) for p in self.output.rglob("*") if p.is_file())
+        return {str(path) for path in found if path.parts[0] != ".hyper2kvm"}
+
+
+def job(name: str, source: str, operation: str = "convert", **spec: t.Any) -> dict[str, t.Any]:
+    """A job document."""
+    return {
+        "apiVersion": "hyper2kvm.io/v1",
+        "kind": "MigrationJob",
+        "metadata": {"name": name},
+        "spec": {"operation": operation, "source": {"path": source}, **spec},
+    }
+
+
+def sha256(path: pathlib.Path) -> str:
+    """Digest of a file's bytes."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def leftovers() -> dict[str, int]:
+    """What a worker could leave on a host, counted."""
+    mounts = pathlib.Path("/proc/self/mountinfo").read_text(encoding="utf-8").count("\n")
+    loops = sum(1 for entry in pathlib.Path("/sys/block").glob("loop*/loop/backing_file"))
+    processes = 0
+    for entry in pathlib.Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            processes += b"qemu-" in entry.read_bytes()
+        except OSError:
+            continue
+    return {"mounts": mounts, "loops": loops, "qemu processes": processes}
