@@ -120,9 +120,7 @@ def test_an_existing_target_is_never_overwritten(host: ConversionHost) -> None:
 
 def test_a_source_that_is_being_written_is_refused(host: ConversionHost) -> None:
     source = host.input / "tiny.qcow2"
-    subprocess.run(
-        ["qemu-img", "convert", "-O", "qcow2", build("tiny", GUESTS) / "disk.raw", source], check=True
-    )
+    subprocess.run(["qemu-img", "convert", "-O", "qcow2", build("tiny", GUESTS) / "disk.raw", source], check=True)
     with source.open("r+b"):
         (done,) = host.run(job("tiny", "tiny.qcow2", verify={"boot": False}))
     assert done["status"]["lastError"]["reason"] == "SourceInUse"

@@ -9,6 +9,7 @@ from __future__ import annotations
 import pathlib
 
 from ...disks.copy import copy_disk
+from ...disks.source import check_container
 from ..job_context import JobContext
 
 
@@ -21,6 +22,9 @@ def run(context: JobContext) -> str:
     epoch = context.job.status.epoch
     context.partials = [str(layout.partial(i, epoch)) for i in range(len(context.source.images))]
     context.save()
+    check_container(
+        context.source, lambda done, size: context.report("copy", done, size, "digest"), context.reporter.cancelled
+    )
     total = sum(image.virtual_size for image in context.source.images)
     before = 0
     for index, image in enumerate(context.source.images):

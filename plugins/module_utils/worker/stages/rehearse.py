@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 
-from ...disks.source import check_manifest
+from ...disks.source import check_container, check_manifest
 from ...guests.boottest.accelerator import probe_accelerator
 from ...protocol import models
 from ..job_context import JobContext, Skipped
@@ -30,9 +30,10 @@ def run(context: JobContext) -> str:
     context.close_guest()
     if context.spec.operation is models.Operation.REHEARSE:
         context.result.rehearsal_key = context.rehearsal_key()
-        check_manifest(
-            context.source, lambda done, total: context.report("rehearse", done, total), context.reporter.cancelled
-        )
+        for check in (check_container, check_manifest):
+            check(
+                context.source, lambda done, total: context.report("rehearse", done, total), context.reporter.cancelled
+            )
     else:
         why = _needless(context)
         if why:
