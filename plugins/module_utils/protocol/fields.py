@@ -16,45 +16,63 @@ PROTOCOL_VERSION = "1.0"
 
 _HOST_LABEL = r"[a-zA-Z0-9]([-a-zA-Z0-9]{0,61}[a-zA-Z0-9])?"
 
-#: What each pattern asks for, in words for a person; it completes "must be …".
-PATTERNS: dict[str, str] = {}
+
+class TextType(t.NamedTuple):
+    """A kind of text that documents hold."""
+
+    name: str
+    meaning: str
+    """For a person; it completes "must be …"."""
 
 
-def _pattern(regex: str, meaning: str) -> str:
-    PATTERNS[regex] = meaning
+#: The kinds of text, by the pattern that they obey.
+TEXT_TYPES: dict[str, TextType] = {}
+
+
+def _text(name: str, regex: str, meaning: str) -> str:
+    TEXT_TYPES[regex] = TextType(name, meaning)
     return regex
 
 
 # RFC 1123 label, as Kubernetes takes for names.
-_NAME = _pattern(
+_NAME = _text(
+    "name",
     r"^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?$",
     "a DNS label: at most 63 of a-z, 0-9 and -, with a letter or digit at both ends",
 )
-_DIGEST = _pattern(r"^sha256:[0-9a-f]{64}$", "sha256: and 64 hexadecimal digits in lower case")
+_DIGEST = _text("digest", r"^sha256:[0-9a-f]{64}$", "sha256: and 64 hexadecimal digits in lower case")
 # The lowest bit of the first octet marks a group address (IEEE 802, section 8.2), which no card may have.
-_MAC = _pattern(
+_MAC = _text(
+    "MAC address",
     r"^[0-9a-fA-F][02468aceACE](:[0-9a-fA-F]{2}){5}$",
     "the MAC address of one card: six pairs of hexadecimal digits with colons between them, in quotes",
 )
-_PATH = _pattern(r"^[^\x00-\x1f\x7f]+$", "a path without control characters")
-_INSTANT = r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}(\.[0-9]{1,9})?(Z|\+00:00)"
-_KEY = _pattern(r"^[-._a-zA-Z0-9]{1,253}$", "a file name of letters, digits and -._")
-_FIXER = _pattern(r"^[a-z][a-z0-9]*(-[a-z0-9]+)*$", "a fixer's name: lower case words with - between them")
-_CAPABILITY = _pattern(
-    r"^[a-z][a-z0-9]*([-._][a-z0-9]+)*$", "a capability's name: lower case words with -, . or _ between them"
+_PATH = _text("path", r"^[^\x00-\x1f\x7f]+$", "a path without control characters")
+_INSTANT_TEXT = r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}(\.[0-9]{1,9})?(Z|\+00:00)"
+_INSTANT = _text("instant", f"^{_INSTANT_TEXT}$", "an RFC 3339 instant in UTC")
+_INSTANT_OR_EMPTY = _text("instant or empty", f"^({_INSTANT_TEXT})?$", "an RFC 3339 instant in UTC, or empty")
+_KEY = _text("secret key", r"^[-._a-zA-Z0-9]{1,253}$", "a file name of letters, digits and -._")
+_FIXER = _text("fixer name", r"^[a-z][a-z0-9]*(-[a-z0-9]+)*$", "a fixer's name: lower case words with - between them")
+_CAPABILITY = _text(
+    "capability",
+    r"^[a-z][a-z0-9]*([-._][a-z0-9]+)*$",
+    "a capability's name: lower case words with -, . or _ between them",
 )
-_HOSTNAME = _pattern(rf"^{_HOST_LABEL}(\.{_HOST_LABEL})*$", "a host name, with or without its domain")
-_TIMEZONE = _pattern(r"^[A-Za-z0-9_+-]+(/[A-Za-z0-9_+-]+)*$", "a time zone's name like Europe/Vienna")
-_USER = _pattern(r"^[a-z_][a-z0-9_-]{0,31}$", "a user's login name")
+_HOSTNAME = _text("host name", rf"^{_HOST_LABEL}(\.{_HOST_LABEL})*$", "a host name, with or without its domain")
+_TIMEZONE = _text("time zone", r"^[A-Za-z0-9_+-]+(/[A-Za-z0-9_+-]+)*$", "a time zone's name like Europe/Vienna")
+_USER = _text("user name", r"^[a-z_][a-z0-9_-]{0,31}$", "a user's login name")
 # Kubernetes' rules for labels, so that a document may go there unchanged.
-_LABEL_KEY = _pattern(
+_LABEL_KEY = _text(
+    "label key",
     r"^([a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?/)?[A-Za-z0-9]([-_.A-Za-z0-9]{0,61}[A-Za-z0-9])?$",
     "a label's key as in Kubernetes: at most 63 of letters, digits and -_., perhaps a DNS name and / before it",
 )
-_LABEL_VALUE = _pattern(
+_LABEL_VALUE = _text(
+    "label value",
     r"^([A-Za-z0-9]([-_.A-Za-z0-9]{0,61}[A-Za-z0-9])?)?$",
     "a label's value as in Kubernetes: at most 63 of letters, digits and -_.",
 )
+_EVENT_TYPE = _text("event type", r"^io\.hyper2kvm\.job\.[a-z]+$", "io.hyper2kvm.job. and a kind of event")
 
 
 def _mac(value: t.Any) -> t.Any:
@@ -65,10 +83,12 @@ def _mac(value: t.Any) -> t.Any:
 
 Name = t.Annotated[str, p.Field(pattern=_NAME)]
 Digest = t.Annotated[str, p.Field(pattern=_DIGEST)]
-Mac = t.Annotated[str, p.BeforeValidator(_mac), p.Field(pattern=_MAC)]
+# The order matters: the other way round, the pattern would not reach the JSON Schema.
+Mac = t.Annotated[str, p.Field(pattern=_MAC), p.BeforeValidator(_mac)]
 PathText = t.Annotated[str, p.Field(pattern=_PATH, max_length=4096)]
-Instant = t.Annotated[str, p.Field(pattern=_pattern(f"^{_INSTANT}$", "an RFC 3339 instant in UTC"))]
-InstantOrEmpty = t.Annotated[str, p.Field(pattern=_pattern(f"^({_INSTANT})?$", "an RFC 3339 instant in UTC, or empty"))]
+Instant = t.Annotated[str, p.Field(pattern=_INSTANT)]
+InstantOrEmpty = t.Annotated[str, p.Field(pattern=_INSTANT_OR_EMPTY)]
+EventType = t.Annotated[str, p.Field(pattern=_EVENT_TYPE)]
 SecretKey = t.Annotated[str, p.Field(pattern=_KEY)]
 FixerName = t.Annotated[str, p.Field(pattern=_FIXER, max_length=63)]
 CapabilityName = t.Annotated[str, p.Field(pattern=_CAPABILITY, max_length=63)]

@@ -89,7 +89,7 @@ HELD: frozenset[Phase] = frozenset({Phase.ASSIGNED, Phase.RUNNING, Phase.PROGRES
 PROGRESS_STALE_SECONDS = 60.0
 
 
-class IllegalTransition(ValueError):  # noqa: N818 (it names the fact, as errors of this protocol do)
+class IllegalTransition(ValueError):
     """A step that the table does not have, or that this actor may not take."""
 
 

@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import enum
 import typing as t
 
 from . import _pydantic as p
@@ -17,6 +18,7 @@ from .fields import (
     Count,
     Digest,
     Document,
+    EventType,
     Instant,
     Labels,
     Name,
@@ -274,6 +276,23 @@ class Heartbeat(Report):
     """Free space for targets, in bytes."""
 
 
+class EventKind(str, enum.Enum):
+    """What an event tells: the last word of its type. A reader skips kinds that it does not know."""
+
+    PHASE = "phase"
+    """The phase changed: ``from`` (not at the job's creation), ``to``, ``why``; ``worker`` on ASSIGNED; ``error``."""
+    SPEC = "spec"
+    """Somebody changed what may be changed: ``priority``, ``suspend`` or ``cancel``."""
+    STAGE_STARTED = "stagestarted"
+    """A stage began: ``stage``."""
+    PROGRESS = "progress"
+    """The fields of ``status.progress``; at most one each 10 s."""
+    STAGE_ENDED = "stageended"
+    """A stage ended, durably: the fields of its entry in ``status.stages``."""
+    WARNING = "warning"
+    """Something that a person should know, though the job goes on: ``stage``, ``message``."""
+
+
 class Event(Report):
     """One CloudEvents 1.0 event of a job (JSON event format)."""
 
@@ -283,7 +302,7 @@ class Event(Report):
     """Unique for its ``source``: ``<job uid>-<sequence>``."""
     source: t.Annotated[str, p.Field(min_length=1)]
     """Who tells it, as a URI reference: the backend."""
-    type: t.Annotated[str, p.Field(pattern=r"^io\.hyper2kvm\.job\.[a-z]+$")]
+    type: EventType
     """What happened: ``io.hyper2kvm.job.`` and one of the kinds that the specification lists."""
     subject: Name
     """The job's name."""

@@ -59,15 +59,20 @@ class SourceType(str, enum.Enum):
     OVF = "ovf"
     """A folder, or the descriptor in it, with its disks beside it."""
     VMDK = "vmdk"
+    """A VMDK file: streamOptimized, monolithicSparse, or a descriptor with flat extents."""
     QCOW2 = "qcow2"
+    """A qcow2 file."""
     RAW = "raw"
+    """The bytes of the disk."""
 
 
 class TargetFormat(str, enum.Enum):
     """The format of a target's disks."""
 
     QCOW2 = "qcow2"
+    """qcow2, version 3."""
     RAW = "raw"
+    """The bytes of the disk."""
 
 
 class Allocation(str, enum.Enum):
@@ -83,8 +88,11 @@ class Compression(str, enum.Enum):
     """Compression of a qcow2 target's clusters."""
 
     NONE = "none"
+    """Clusters as they are."""
     ZLIB = "zlib"
+    """Compressed clusters that every QEMU reads."""
     ZSTD = "zstd"
+    """Compressed clusters that QEMU reads from 5.1 on."""
 
 
 class Definition(str, enum.Enum):
@@ -102,7 +110,9 @@ class RehearsePolicy(str, enum.Enum):
     AUTO = "auto"
     """Not where the copy is expected to take less time, or where nothing changed since it was rehearsed."""
     ALWAYS = "always"
+    """Each time."""
     NEVER = "never"
+    """Not at all; the finished target is booted all the same."""
 
 
 class SecretRef(Document):
@@ -197,14 +207,12 @@ class NetworkSpec(Document):
     mac_map: list[MacMapping] = p.Field(default_factory=list)
     """Other addresses for cards that the source names; a card that it does not have is an error. Not with ``macs``."""
     macs: list[Mac] = p.Field(default_factory=list)
-    """Addresses of the target's cards in the source's order, for sources that tell none; they are the cards then."""
+    """Addresses of the target's cards in the source's order; of a source that tells of no card, these are the cards."""
 
     @p.model_validator(mode="after")
     def _consistent(self) -> NetworkSpec:
         if self.mac_map and self.macs:
-            raise ValueError(
-                "macMap is for sources that tell their cards, macs for those that do not; give one of them"
-            )
+            raise ValueError("macMap names cards by their address, macs by their order; give one of them")
         refuse_duplicates((entry.source for entry in self.mac_map), "two entries of macMap for the card")
         refuse_duplicates((entry.target for entry in self.mac_map), "two cards of macMap with the address")
         refuse_duplicates(self.macs, "two cards of macs with the address")

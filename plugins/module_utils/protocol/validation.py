@@ -271,7 +271,7 @@ def _message(owner: type[p.BaseModel], detail: t.Any) -> str:
     if kind == "value_error":
         return str(context.get("error", detail["msg"]))
     if kind == "string_pattern_mismatch":
-        return f"must be {fields.PATTERNS.get(context['pattern'], 'text like ' + context['pattern'])}{value}"
+        return f"must be {fields.TEXT_TYPES[context['pattern']].meaning}{value}"
     if kind in ("enum", "literal_error"):
         return f"must be {context['expected']}{value}"
     if kind in _TYPE_WORDS:
