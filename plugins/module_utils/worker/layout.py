@@ -71,12 +71,16 @@ def layout_of(job: models.MigrationJob, output_root: pathlib.Path) -> TargetLayo
         JobError: class ``invalid``, the target's path leaves the output root.
     """
     target = job.spec.target
-    folder = _folder_below(output_root, target.path or job.metadata.name)
+    folder = folder_below(output_root, target.path or job.metadata.name)
     return TargetLayout(folder, target.name or slug(folder.name), target.format, job.spec.operation)
 
 
-def _folder_below(root: pathlib.Path, name: str) -> pathlib.Path:
-    """Return the folder ``name`` below ``root``, which may not exist yet; links on the way may not leave the root."""
+def folder_below(root: pathlib.Path, name: str) -> pathlib.Path:
+    """Return the folder ``name`` below ``root``, which may not exist yet; links on the way may not leave the root.
+
+    Raises:
+        JobError: class ``invalid``, it leaves the root, is the root, or begins with a dot.
+    """
     wanted = pathlib.PurePosixPath(name)
     inside = root.resolve() / wanted
     # The resolved path catches links; the named one keeps the state folder and the root itself from being a target.

@@ -1,0 +1,263 @@
+# Copyright: (c) 2026, hyper2kvm contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+from __future__ import annotations
+
+
+class ModuleDocFragment:
+    """The job document as options in snake_case."""
+
+    DOCUMENTATION = r"""
+options:
+  definition:
+    description:
+      - The whole job document, as in C(schemas/migrationjob.json) (camelCase).
+      - Mutually exclusive with the options that spell the document out.
+    type: dict
+  spec:
+    description:
+      - A part of the document's C(spec), in camelCase or snake_case, merged over the other options.
+      - For what has no option of its own, and for a dictionary that comes from elsewhere.
+    type: dict
+  name:
+    description:
+      - Name of the job; lower case letters, digits and hyphens, at most 63 (an RFC 1123 label).
+      - Required unless O(definition) names it.
+    type: str
+  labels:
+    description: Labels of the job. Workers may be limited to jobs that carry some.
+    type: dict
+  annotations:
+    description: Annotations of the job; nothing here reads them.
+    type: dict
+  operation:
+    description:
+      - What the job does.
+      - V(convert) fixes the guest, copies its disks to the target and boots the result.
+      - V(rehearse) fixes the guest on an overlay and boots that; it copies nothing.
+      - V(plan) tells every file of the guest that would change; V(inspect) what is inside the guest.
+      - V(fix) repairs a guest and keeps its image's format.
+      - V(boot-test) boots the source as it is.
+    type: str
+    choices: [convert, rehearse, plan, inspect, fix, boot-test]
+    default: convert
+  source:
+    description: What is moved. Either O(source.path) or O(source.disks).
+    type: dict
+    suboptions:
+      type:
+        description: Kind of the source. V(auto) looks at name and content, but never takes raw for something else.
+        type: str
+        choices: [auto, ova, ovf, vmdk, qcow2, raw]
+        default: auto
+      path:
+        description: File or folder, relative to O(input_root).
+        type: str
+      disks:
+        description: All disks of the VM, the boot disk first.
+        type: list
+        elements: dict
+        suboptions:
+          path:
+            description: The image, relative to O(input_root).
+            type: str
+            required: true
+          format:
+            description: "Format of the image. Default: O(source.type)."
+            type: str
+            choices: [vmdk, qcow2, raw]
+          digest:
+            description: Expected digest of the file's bytes, C(sha256:) and 64 hexadecimal digits.
+            type: str
+      digest:
+        description: Expected digest of the bytes of the file at O(source.path), C(sha256:) and 64 hexadecimal digits.
+        type: str
+  target:
+    description: What is written, and where.
+    type: dict
+    suboptions:
+      format:
+        description: Format of the target's disks.
+        type: str
+        choices: [qcow2, raw]
+        default: qcow2
+      path:
+        description:
+          - Folder for the artifacts, relative to O(output_root).
+          - "Default: the job's name."
+        type: str
+      name:
+        description:
+          - Name of the VM and of its files.
+          - "Default: the last part of O(target.path)."
+        type: str
+      allocation:
+        description: Whether the target's blocks are reserved before they are written.
+        type: str
+        choices: [sparse, preallocated]
+        default: sparse
+      compression:
+        description: Compression of a qcow2 target's clusters.
+        type: str
+        choices: [none, zlib, zstd]
+        default: none
+      definitions:
+        description: Definitions of the VM that are written beside its disks.
+        type: list
+        elements: str
+        choices: [libvirt, kubevirt]
+        default: [libvirt, kubevirt]
+      force:
+        description: Replace an existing target. Without it an existing target is never overwritten or removed.
+        type: bool
+        default: false
+  guest:
+    description: What is changed inside the guest.
+    type: dict
+    suboptions:
+      enabled:
+        description: Whether anything is changed at all.
+        type: bool
+        default: true
+      fixers:
+        description: Which fixers run. Default are all that find something to do.
+        type: dict
+        suboptions:
+          only:
+            description: These alone.
+            type: list
+            elements: str
+            default: []
+          skip:
+            description: All but these.
+            type: list
+            elements: str
+            default: []
+      network:
+        description: What happens to the guest's network cards.
+        type: dict
+        suboptions:
+          pin_names:
+            description: Bind the interface names that the guest's configuration uses to the target's MAC addresses.
+            type: bool
+            default: true
+          mac_map:
+            description: Gives cards of the source other MAC addresses.
+            type: list
+            elements: dict
+            default: []
+            suboptions:
+              source:
+                description: MAC address of the card in the source.
+                type: str
+                required: true
+              target:
+                description: MAC address that it gets.
+                type: str
+                required: true
+          macs:
+            description: MAC addresses of the target's cards in the source's order, for a source that tells none.
+            type: list
+            elements: str
+            default: []
+      ssh_keys:
+        description: SSH keys to add to users' C(~/.ssh/authorized_keys).
+        type: list
+        elements: dict
+        default: []
+        suboptions:
+          user:
+            description: Whom the keys let in.
+            type: str
+            default: root
+          keys:
+            description: Public keys, each as one line.
+            type: list
+            elements: str
+            default: []
+          keys_from:
+            description: A file of further public keys, one a line, below O(secrets_root).
+            type: dict
+            suboptions:
+              name:
+                description: Folder of the secret.
+                type: str
+                required: true
+              key:
+                description: File in that folder.
+                type: str
+                required: true
+      hostname:
+        description: New host name.
+        type: str
+      timezone:
+        description: New time zone, such as V(Europe/Berlin).
+        type: str
+      reset_machine_id:
+        description: Let the guest make a new machine ID at its next boot.
+        type: bool
+        default: false
+      reset_ssh_host_keys:
+        description: Let the guest make new SSH host keys at its next boot.
+        type: bool
+        default: false
+  verify:
+    description: How the result is proven.
+    type: dict
+    suboptions:
+      boot:
+        description: Boot the finished target. With V(false) the result says "not verified".
+        type: bool
+        default: true
+      rehearse:
+        description:
+          - When the fixed guest is booted before anything is copied.
+          - V(auto) leaves it out where the copy is expected to take less time than the boot test.
+        type: str
+        choices: [auto, always, never]
+        default: auto
+      timeout_seconds:
+        description: Time limit of one boot test, in seconds.
+        type: int
+        default: 600
+      marker:
+        description:
+          - A text that the guest's console must show.
+          - "Default: the guest reports that it has booted, or shows a login prompt."
+        type: str
+  requirements:
+    description: What the job demands of a worker.
+    type: dict
+    suboptions:
+      capabilities:
+        description: Capabilities that the worker must have found in itself.
+        type: list
+        elements: str
+        default: []
+      labels:
+        description: Labels that the worker must carry.
+        type: dict
+        default: {}
+  limits:
+    description: What the job may use of a worker.
+    type: dict
+    suboptions:
+      bandwidth_bytes_per_second:
+        description: Upper bound of the copy's read rate.
+        type: int
+  priority:
+    description: Jobs of higher priority go first; -1000 to 1000.
+    type: int
+    default: 0
+  backoff_limit:
+    description: How often a failed attempt is made again, where that can help.
+    type: int
+    default: 2
+  active_deadline_seconds:
+    description: Seconds from its creation after which the job fails wherever it is.
+    type: int
+  ttl_seconds_after_finished:
+    description: Seconds after its end when the job's record is removed. The target and its result stay.
+    type: int
+"""

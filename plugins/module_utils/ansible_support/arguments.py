@@ -1,0 +1,139 @@
+# Copyright: (c) 2026, hyper2kvm contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""The argument specs that modules share; plugins/doc_fragments documents them, and sanity tests compare the two."""
+
+from __future__ import annotations
+
+import typing as t
+
+ROOTS: dict[str, t.Any] = {
+    "input_root": {"type": "path", "default": "/var/lib/hyper2kvm/input"},
+    "output_root": {"type": "path", "default": "/var/lib/hyper2kvm/output"},
+    "state_dir": {"type": "path"},
+    "scratch_dir": {"type": "path"},
+    "secrets_root": {"type": "path", "default": "/var/lib/hyper2kvm/secrets", "no_log": False},
+}
+
+QUEUE: dict[str, t.Any] = {
+    "backend": {"type": "str", "choices": ["local"], "default": "local"},
+}
+
+_STRINGS: dict[str, t.Any] = {"type": "list", "elements": "str", "default": []}
+
+_SOURCE: dict[str, t.Any] = {
+    "type": {"type": "str", "choices": ["auto", "ova", "ovf", "vmdk", "qcow2", "raw"], "default": "auto"},
+    "path": {"type": "str"},
+    "disks": {
+        "type": "list",
+        "elements": "dict",
+        "options": {
+            "path": {"type": "str", "required": True},
+            "format": {"type": "str", "choices": ["vmdk", "qcow2", "raw"]},
+            "digest": {"type": "str"},
+        },
+    },
+    "digest": {"type": "str"},
+}
+
+_TARGET: dict[str, t.Any] = {
+    "format": {"type": "str", "choices": ["qcow2", "raw"], "default": "qcow2"},
+    "path": {"type": "str"},
+    "name": {"type": "str"},
+    "allocation": {"type": "str", "choices": ["sparse", "preallocated"], "default": "sparse"},
+    "compression": {"type": "str", "choices": ["none", "zlib", "zstd"], "default": "none"},
+    "definitions": {
+        "type": "list",
+        "elements": "str",
+        "choices": ["libvirt", "kubevirt"],
+        "default": ["libvirt", "kubevirt"],
+    },
+    "force": {"type": "bool", "default": False},
+}
+
+GUEST: dict[str, t.Any] = {
+    "enabled": {"type": "bool", "default": True},
+    "fixers": {"type": "dict", "options": {"only": _STRINGS, "skip": _STRINGS}},
+    "network": {
+        "type": "dict",
+        "options": {
+            "pin_names": {"type": "bool", "default": True},
+            "mac_map": {
+                "type": "list",
+                "elements": "dict",
+                "default": [],
+                "options": {"source": {"type": "str", "required": True}, "target": {"type": "str", "required": True}},
+            },
+            "macs": _STRINGS,
+        },
+    },
+    "ssh_keys": {
+        "type": "list",
+        "elements": "dict",
+        "default": [],
+        "no_log": False,
+        "options": {
+            "user": {"type": "str", "default": "root"},
+            "keys": {**_STRINGS, "no_log": False},
+            "keys_from": {
+                "type": "dict",
+                "no_log": False,
+                "options": {
+                    "name": {"type": "str", "required": True},
+                    "key": {"type": "str", "required": True, "no_log": False},
+                },
+            },
+        },
+    },
+    "hostname": {"type": "str"},
+    "timezone": {"type": "str"},
+    "reset_machine_id": {"type": "bool", "default": False},
+    "reset_ssh_host_keys": {"type": "bool", "default": False},
+}
+
+VERIFY: dict[str, t.Any] = {
+    "boot": {"type": "bool", "default": True},
+    "rehearse": {"type": "str", "choices": ["auto", "always", "never"], "default": "auto"},
+    "timeout_seconds": {"type": "int", "default": 600},
+    "marker": {"type": "str"},
+}
+
+#: Options that spell a job's spec out, by their names in the document (in snake_case).
+SPEC: dict[str, t.Any] = {
+    "operation": {
+        "type": "str",
+        "choices": ["convert", "rehearse", "plan", "inspect", "fix", "boot-test"],
+        "default": "convert",
+    },
+    "source": {"type": "dict", "options": _SOURCE},
+    "target": {"type": "dict", "options": _TARGET},
+    "guest": {"type": "dict", "options": GUEST},
+    "verify": {"type": "dict", "options": VERIFY},
+    "requirements": {
+        "type": "dict",
+        "options": {"capabilities": _STRINGS, "labels": {"type": "dict", "default": {}}},
+    },
+    "limits": {"type": "dict", "options": {"bandwidth_bytes_per_second": {"type": "int"}}},
+    "priority": {"type": "int", "default": 0},
+    "backoff_limit": {"type": "int", "default": 2},
+    "active_deadline_seconds": {"type": "int"},
+    "ttl_seconds_after_finished": {"type": "int"},
+}
+
+#: Options that spell a job's metadata out.
+METADATA: dict[str, t.Any] = {
+    "name": {"type": "str"},
+    "labels": {"type": "dict"},
+    "annotations": {"type": "dict"},
+}
+
+JOB: dict[str, t.Any] = {
+    "definition": {"type": "dict"},
+    "spec": {"type": "dict"},
+    **METADATA,
+    **SPEC,
+}
+
+#: A whole document and the options that spell one out exclude each other. ``name`` may accompany a document.
+JOB_EXCLUSIONS: list[tuple[str, str]] = [("definition", option) for option in ("spec", "labels", "annotations", *SPEC)]

@@ -1,0 +1,269 @@
+# Copyright: (c) 2026, hyper2kvm contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""What the modules about jobs do: a job's states, and how jobs and workers are told."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import pathlib
+import typing as t
+
+from ..backends.base import Backend, NotFound
+from ..backends.local import LocalBackend
+from ..protocol import models
+from ..protocol.errors import ErrorClass, JobError, invalid
+from ..protocol.lifecycle import TERMINAL
+from ..worker.config import Config, make_roots
+from ..worker.local import ensure_worker
+from . import documents, options, rollback
+from .presence import Presence, ensure_present, find
+
+Result = dict[str, t.Any]
+
+#: How long a job may take to stop, in seconds, when it has to be gone. Its processes end within 5.
+_STOP_PATIENCE = 60.0
+
+
+@contextlib.contextmanager
+def open_backend(params: options.Options, *, make: bool) -> t.Iterator[Backend | None]:
+    """Give the queue that the options name; None where there is none yet and ``make`` is false.
+
+    Raises:
+        JobError: class ``environment``, the queue cannot be used.
+    """
+    folder = options.state_dir(params)
+    if not make and not (folder / "queue.db").exists():
+        yield None
+        return
+    with contextlib.closing(LocalBackend(folder)) as backend:
+        yield backend
+
+
+class JobModule:
+    """One run of the module ``migration_job``: a method for each state, which returns the module's result."""
+
+    def __init__(self, params: options.Options, *, check_mode: bool) -> None:
+        """Take the module's options. In check mode no method changes anything."""
+        self._params = params
+        self._check = check_mode
+
+    def present(self) -> Result:
+        """See to it that the job has been done or is on its way; wait for its end where the options say so."""
+        if not options.describes_job(self._params):
+            return self._adopted()
+        job = options.job(self._params)
+        roots = options.roots(self._params)
+        with self._queue() as backend:
+            presence = ensure_present(backend, job, roots, dry_run=self._check)
+            if self._check:
+                return self._preview(presence, job)
+            assert backend is not None
+            if presence.job.status.phase not in TERMINAL:
+                self._ensure_worker()
+            ended = self._waited(backend, presence.job)
+        return {
+            "changed": presence.changed,
+            "job": ended.to_document(),
+            "diff": (
+                [_document_diff(presence.before, ended), *documents.guest_diffs(ended.to_document())]
+                if presence.changed
+                else []
+            ),
+        }
+
+    def absent(self) -> Result:
+        """Cancel the job, wait for its end, remove its record, and its target where the options say so."""
+        name = options.job_name(self._params)
+        with self._queue() as backend:
+            job = find(backend, name)
+            target = self._target(name, job) if self._params["remove_target"] else None
+            if job is not None and backend is not None and not self._check:
+                self._stop(backend, job)
+            # The target first: where it may not be removed, the record stays to tell of it.
+            removed = [] if target is None else target.remove(dry_run=self._check)
+            if job is not None and backend is not None and not self._check:
+                backend.delete(name)
+        result: Result = {"changed": job is not None or bool(removed), "diff": []}
+        if job is not None:
+            result["diff"].append({"before_header": name, "after_header": name, "before": _said(job), "after": ""})
+        if target is not None:
+            result["removed"] = removed
+            result["diff"] += [{"prepared": f"remove {path}\n"} for path in removed]
+        return result
+
+    def suspended(self) -> Result:
+        """Hold the job back."""
+        return self._mutated(lambda backend, name: backend.suspend(name), {"suspend": True})
+
+    def cancelled(self) -> Result:
+        """Stop the job for good."""
+        return self._mutated(lambda backend, name: backend.cancel(name), {"cancel": True})
+
+    # -- steps ---------------------------------------------------------------------------------------------------------
+
+    def _queue(self) -> t.ContextManager[Backend | None]:
+        wanted = self._params["state"] == "present" and options.describes_job(self._params)
+        return open_backend(self._params, make=wanted and not self._check)
+
+    def _existing(self, backend: Backend | None, name: str) -> tuple[Backend, models.MigrationJob]:
+        if backend is None:
+            raise NotFound(name)
+        return backend, backend.get(name)
+
+    def _adopted(self) -> Result:
+        with self._queue() as found:
+            backend, job = self._existing(found, options.job_name(self._params))
+            if not self._check:
+                if job.status.phase not in TERMINAL:
+                    self._ensure_worker()
+                job = self._waited(backend, job)
+            return {"changed": False, "job": job.to_document()}
+
+    def _mutated(self, change: t.Callable[[Backend, str], models.MigrationJob], wanted: dict[str, bool]) -> Result:
+        with self._queue() as found:
+            backend, before = self._existing(found, options.job_name(self._params))
+            fields = {field: getattr(before.spec, field) for field in wanted}
+            over = before.status.phase in TERMINAL
+            if fields == wanted or over:
+                return {"changed": False, "job": before.to_document()}
+            after = before if self._check else change(backend, before.metadata.name)
+            if self._params["wait"] and "cancel" in wanted and not self._check:
+                after = wait_for(backend, after, self._params["wait_timeout"])
+        name = before.metadata.name
+        diff = {"before_header": name, "after_header": name, "before": fields, "after": wanted}
+        return {"changed": True, "job": after.to_document(), "diff": [diff]}
+
+    def _ensure_worker(self) -> None:
+        # Only on the host where Ansible runs does the collection lie there for a worker; elsewhere one is a service.
+        if not self._params["_installation"]:
+            return
+        roots, state = options.roots(self._params), options.state_dir(self._params)
+        roots = make_roots(roots.input, roots.output, state_dir=state, scratch=roots.scratch, secrets=roots.secrets)
+        slots = {} if self._params["slots"] is None else {"slots": self._params["slots"]}
+        ensure_worker(Config(roots, state, **slots), self._params["_installation"])
+
+    def _waited(self, backend: Backend, job: models.MigrationJob) -> models.MigrationJob:
+        if self._params["wait"]:
+            job = wait_for(backend, job, self._params["wait_timeout"])
+            error = documents.failure(job.to_document())
+            if error is not None:
+                raise _error(error)
+        return job
+
+    def _stop(self, backend: Backend, job: models.MigrationJob) -> None:
+        if job.status.phase in TERMINAL:
+            return
+        backend.cancel(job.metadata.name)
+        wait_for(backend, job, _STOP_PATIENCE)
+
+    def _target(self, name: str, job: models.MigrationJob | None) -> rollback.PublishedTarget:
+        target = self._params["target"] or {}
+        folder = target.get("path") or (job.spec.target.path if job is not None else None) or name
+        return rollback.PublishedTarget(pathlib.Path(self._params["output_root"]), folder)
+
+    def _preview(self, presence: Presence, job: models.MigrationJob) -> Result:
+        if not presence.changed:
+            return {"changed": False, "job": presence.job.to_document(), "diff": []}
+        shown = presence.job
+        if job.spec.operation in (models.Operation.CONVERT, models.Operation.FIX):
+            # Imported here because a run that is no check does without all of the engine's code.
+            from ..worker.engine import plan_only
+
+            plan = plan_only(job, options.roots(self._params))
+            status = shown.status.model_copy(update={"result": plan.to_document()})
+            shown = shown.model_copy(update={"status": status})
+        diff = [_document_diff(presence.before, presence.job), *documents.guest_diffs(shown.to_document())]
+        return {"changed": True, "job": shown.to_document(), "diff": diff}
+
+
+def wait_for(backend: Backend, job: models.MigrationJob, timeout: float) -> models.MigrationJob:
+    """Return the job when it is over.
+
+    Raises:
+        JobError: class ``transient``, it is not over after ``timeout`` seconds; class ``invalid``, it was removed.
+    """
+    name = job.metadata.name
+    for seen in backend.watch([name], timeout):
+        job = seen
+    if job.status.phase not in TERMINAL:
+        raise _error(documents.still_going(job.to_document(), timeout))
+    return job
+
+
+def job_info(params: options.Options) -> Result:
+    """Return the result of the module ``migration_job_info``."""
+    name = params["name"]
+    if name is None and (params["events"] or params["wait_timeout"]):
+        raise invalid("MissingName", "events and wait_timeout are about one job.", "Give its name.")
+    with open_backend(params, make=False) as backend:
+        if backend is None:
+            return {"changed": False, "jobs": []}
+        if name is None:
+            return {"changed": False, "jobs": [job.to_document() for job in backend.list(_labels(params))]}
+        job = find(backend, name)
+        if job is not None and params["wait_timeout"] and job.status.phase not in TERMINAL:
+            job = _changed_or_timed_out(backend, job, params["wait_timeout"], params["_seen"])
+        jobs = [] if job is None else [job]
+        others = set(params["_others"]) - {name}
+        if others:
+            jobs += [other for other in backend.list() if other.metadata.name in others]
+        result: Result = {"changed": False, "jobs": [job.to_document() for job in jobs]}
+        if params["events"]:
+            events = backend.events(name) if job is not None else []
+            result["events"] = [event.to_document() for event in events]
+        return result
+
+
+def _changed_or_timed_out(
+    backend: Backend, job: models.MigrationJob, timeout: float, seen: str | None
+) -> models.MigrationJob:
+    for now in backend.watch([job.metadata.name], timeout):
+        job = now
+        if seen is not None and documents.where(job.to_document()) != seen:
+            break
+    return job
+
+
+def _error(data: t.Mapping[str, t.Any]) -> JobError:
+    return JobError(
+        ErrorClass(data["class"]), data["reason"], data["message"], data.get("suggestion", ""), data.get("stage", "")
+    )
+
+
+def _labels(params: options.Options) -> dict[str, str]:
+    labels = {}
+    for selector in params["label_selectors"]:
+        key, equals, value = selector.partition("=")
+        if not (key and equals):
+            raise invalid("InvalidSelector", f"label_selectors: {selector!r} is not key=value.", "Write key=value.")
+        labels[key.strip()] = value.strip()
+    return labels
+
+
+def worker_info(params: options.Options) -> Result:
+    """Return the result of the module ``worker_info``."""
+    with open_backend(params, make=False) as backend:
+        states = [] if backend is None else backend.workers()
+    workers = [{**dataclasses.asdict(state), "registration": state.registration.to_document()} for state in states]
+    return {"changed": False, "workers": workers}
+
+
+def _said(job: models.MigrationJob) -> Result:
+    """Return what a person said of a job: its document without defaults, identity and status."""
+    document = job.model_dump(mode="json", by_alias=True, exclude_defaults=True, include={"metadata", "spec"})
+    for given in ("uid", "creationTimestamp"):
+        document["metadata"].pop(given, None)
+    return document
+
+
+def _document_diff(before: models.MigrationJob | None, after: models.MigrationJob) -> Result:
+    name = after.metadata.name
+    return {
+        "before_header": name,
+        "after_header": name,
+        "before": "" if before is None else _said(before),
+        "after": _said(after),
+    }

@@ -1,0 +1,68 @@
+# Copyright: (c) 2026, hyper2kvm contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""How every module runs: with the libraries that it needs, and with errors that a person can act on."""
+
+from __future__ import annotations
+
+import collections.abc as c
+import os
+import sys
+import traceback
+import typing as t
+
+from ansible.module_utils.basic import AnsibleModule, missing_required_lib
+from ansible.module_utils.common.respawn import has_respawned, respawn_module
+
+from ..protocol import _pydantic
+from ..protocol.errors import ErrorClass, JobError
+
+#: Where the collection's libraries live on a conversion host whose own Python has none.
+VENV_PYTHON = "/opt/hyper2kvm/venv/bin/python"
+
+
+def run(module: AnsibleModule, body: c.Callable[[], dict[str, t.Any]]) -> t.NoReturn:
+    """Exit ``module`` with what ``body`` returns, or fail it with the error that ``body`` raises.
+
+    Where pydantic is missing, the module runs again with :data:`VENV_PYTHON`.
+    """
+    _require_pydantic(module)
+    try:
+        result = body()
+    except JobError as error:
+        fail(module, error)
+    except Exception as error:
+        failure = JobError(
+            ErrorClass.INTERNAL,
+            "InternalError",
+            f"{type(error).__name__}: {error}",
+            "This is a mistake in the collection; report it with the output of -vvv.",
+        )
+        fail(module, failure, exception=traceback.format_exc())
+    module.exit_json(**result)
+
+
+def fail(module: AnsibleModule, error: JobError, **result: t.Any) -> t.NoReturn:
+    """Fail ``module`` with the sentence for a person and the same as data."""
+    module.fail_json(msg=str(error), error=error_data(error), **result)
+
+
+def error_data(error: JobError) -> dict[str, t.Any]:
+    """Return the keys ``class``, ``stage``, ``reason``, ``message``, ``suggestion`` and ``retryable``."""
+    return {
+        "class": error.error_class.value,
+        "stage": error.stage,
+        "reason": error.reason,
+        "message": error.message,
+        "suggestion": error.suggestion,
+        "retryable": error.retryable,
+    }
+
+
+def _require_pydantic(module: AnsibleModule) -> None:
+    if _pydantic.HAS_PYDANTIC:
+        return
+    if os.path.exists(VENV_PYTHON) and not has_respawned() and sys.executable != VENV_PYTHON:
+        respawn_module(VENV_PYTHON)
+    module.fail_json(msg=missing_required_lib("pydantic >= 2.7"), exception=_pydantic.PYDANTIC_IMPORT_ERROR)

@@ -1,0 +1,194 @@
+#!/usr/bin/python
+# Copyright: (c) 2026, hyper2kvm contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: migration_job
+short_description: Move a virtual machine to KVM
+version_added: 1.0.0
+author:
+  - hyper2kvm contributors (@hyper2kvm)
+description:
+  - Hands a job to the queue of the host that the module runs on, changes it, stops it or removes it.
+  - A job whose target is there, made from the same source with the same document, is not done again.
+  - With its action plugin the task shows the job's progress while it waits.
+  - An empty string counts as an option that is not given, so that blank answers of a survey do no harm.
+extends_documentation_fragment:
+  - hyper2kvm.core.attributes
+  - hyper2kvm.core.roots
+  - hyper2kvm.core.roots.queue
+  - hyper2kvm.core.job
+attributes:
+  check_mode:
+    support: full
+    details:
+      - For the operations V(convert) and V(fix) the guest is inspected, and every change of it planned, on an overlay
+        in a temporary folder. This takes root.
+  diff_mode:
+    support: full
+    details: RV(ignore:diff) is a list; in check mode it has an entry for each file of the guest that would change.
+options:
+  state:
+    description:
+      - V(present) sees to it that the job has been done or is on its way. A job that failed or was cancelled is tried
+        again, a suspended one goes on. With O(name) alone the job must exist, and nothing but its waiting is done.
+      - V(absent) cancels the job, waits for its end and removes its record. Its target stays, unless O(remove_target).
+      - V(suspended) holds the job back; a running one is checkpointed and goes back to the queue.
+      - V(cancelled) stops the job for good and keeps its record.
+    type: str
+    choices: [present, absent, suspended, cancelled]
+    default: present
+  remove_target:
+    description:
+      - With O(state=absent), remove what the job has published as well.
+      - A target that is in use, or that was changed since it was published, is left alone and is an error.
+    type: bool
+    default: false
+  wait:
+    description: Wait for the end of the job.
+    type: bool
+    default: true
+  wait_timeout:
+    description:
+      - Seconds to wait. The job goes on when they have passed; the task fails.
+    type: int
+    default: 86400
+  slots:
+    description:
+      - How many jobs a worker carries out at once, where this task has to start one, which is on the host that Ansible
+        itself runs on. Elsewhere a worker runs as a service.
+    type: int
+  progress_interval:
+    description: Seconds between two lines on the progress of the batch, where there is no terminal.
+    type: int
+    default: 30
+seealso:
+  - module: hyper2kvm.core.migration_job_info
+  - module: hyper2kvm.core.job_validate
+"""
+
+EXAMPLES = r"""
+- name: Move a VM to KVM
+  hyper2kvm.core.migration_job:
+    name: web01
+    source:
+      path: web01.ova
+    target:
+      format: qcow2
+  delegate_to: conversion01
+
+- name: Move a VM as a job document describes it, and do not wait
+  hyper2kvm.core.migration_job:
+    definition: "{{ lookup('ansible.builtin.file', 'db01.json') | from_json }}"
+    wait: false
+
+- name: Wait for a job that was handed in before
+  hyper2kvm.core.migration_job:
+    name: db01
+    wait_timeout: 7200
+
+- name: Hold a job back
+  hyper2kvm.core.migration_job:
+    name: db01
+    state: suspended
+
+- name: Take a migration back
+  hyper2kvm.core.migration_job:
+    name: db01
+    state: absent
+    remove_target: true
+"""
+
+RETURN = r"""
+job:
+  description:
+    - The job document with its status. C(status.result) holds everything that the job found and did.
+    - In check mode C(status.result) is the plan.
+    - Of a job that failed only what says why; M(hyper2kvm.core.migration_job_info) returns all of it.
+  returned: unless the job is gone
+  type: dict
+  sample:
+    apiVersion: hyper2kvm.io/v1
+    kind: MigrationJob
+    metadata: {name: web01, uid: 5f0c}
+    spec: {operation: convert, source: {path: web01.ova}}
+    status: {phase: COMPLETED}
+removed:
+  description: The files that were removed, relative to O(output_root).
+  returned: when O(remove_target=true)
+  type: list
+  elements: str
+  sample: [web01/web01.qcow2, web01/result.json]
+error:
+  description: What failed, as data.
+  returned: failure
+  type: dict
+  contains:
+    class:
+      description: V(invalid), V(unsupported), V(environment), V(transient) or V(internal).
+      type: str
+      sample: unsupported
+    stage:
+      description: The stage that failed.
+      type: str
+      sample: rehearse
+    reason:
+      description: One word for programs.
+      type: str
+      sample: NoRootDevice
+    message:
+      description: What failed and where.
+      type: str
+    suggestion:
+      description: What to do next.
+      type: str
+    retryable:
+      description: Whether the same attempt, made again unchanged, may succeed.
+      type: bool
+"""
+
+import typing as t
+
+from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.hyper2kvm.core.plugins.module_utils.ansible_support import arguments
+from ansible_collections.hyper2kvm.core.plugins.module_utils.ansible_support.jobs import JobModule
+from ansible_collections.hyper2kvm.core.plugins.module_utils.ansible_support.module import run
+
+
+def main() -> None:
+    module = AnsibleModule(
+        argument_spec={
+            **arguments.ROOTS,
+            **arguments.QUEUE,
+            **arguments.JOB,
+            "state": {"type": "str", "choices": ["present", "absent", "suspended", "cancelled"], "default": "present"},
+            "remove_target": {"type": "bool", "default": False},
+            "wait": {"type": "bool", "default": True},
+            "wait_timeout": {"type": "int", "default": 86400},
+            "progress_interval": {"type": "int", "default": 30},
+            "slots": {"type": "int"},
+            # The action plugin says where the installed collection is, for a worker that outlives the module.
+            "_installation": {"type": "path"},
+        },
+        mutually_exclusive=arguments.JOB_EXCLUSIONS,
+        required_one_of=[("name", "definition")],
+        supports_check_mode=True,
+    )
+
+    def body() -> dict[str, t.Any]:
+        job = JobModule(module.params, check_mode=module.check_mode)
+        return {
+            "present": job.present,
+            "absent": job.absent,
+            "suspended": job.suspended,
+            "cancelled": job.cancelled,
+        }[module.params["state"]]()
+
+    run(module, body)
+
+
+if __name__ == "__main__":
+    main()

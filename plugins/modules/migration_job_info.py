@@ -1,0 +1,103 @@
+#!/usr/bin/python
+# Copyright: (c) 2026, hyper2kvm contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: migration_job_info
+short_description: Tell how migration jobs are going
+version_added: 1.0.0
+author:
+  - hyper2kvm contributors (@hyper2kvm)
+description:
+  - Returns jobs from the queue of the host that the module runs on.
+  - A job that waits says in C(status.waiting) why it is not running.
+extends_documentation_fragment:
+  - hyper2kvm.core.attributes
+  - hyper2kvm.core.attributes.info
+  - hyper2kvm.core.roots
+  - hyper2kvm.core.roots.queue
+options:
+  name:
+    description:
+      - The one job to return, with its result. It need not exist.
+      - "Default: all jobs, without their results."
+    type: str
+  label_selectors:
+    description: Return only jobs that carry all these labels, each as C(key=value).
+    type: list
+    elements: str
+    default: []
+  events:
+    description: Return the events of the job O(name) too.
+    type: bool
+    default: false
+  wait_timeout:
+    description: Seconds to wait for the end of the job O(name) before it is returned as it is.
+    type: int
+    default: 0
+seealso:
+  - module: hyper2kvm.core.migration_job
+"""
+
+EXAMPLES = r"""
+- name: See all jobs
+  hyper2kvm.core.migration_job_info:
+  register: all_jobs
+
+- name: See why a job waits
+  hyper2kvm.core.migration_job_info:
+    name: web01-convert
+  register: web01
+
+- name: Show it
+  ansible.builtin.debug:
+    var: web01.jobs[0].status.waiting
+"""
+
+RETURN = r"""
+jobs:
+  description: The job documents with their status, the oldest first.
+  returned: success
+  type: list
+  elements: dict
+  sample:
+    - metadata: {name: web01-convert}
+      spec: {operation: convert, source: {path: web01.ova}}
+      status: {phase: PROGRESSING, stage: copy}
+events:
+  description: The job's events (CloudEvents 1.0), the oldest first.
+  returned: when O(events=true)
+  type: list
+  elements: dict
+"""
+
+from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.hyper2kvm.core.plugins.module_utils.ansible_support import arguments
+from ansible_collections.hyper2kvm.core.plugins.module_utils.ansible_support.jobs import job_info
+from ansible_collections.hyper2kvm.core.plugins.module_utils.ansible_support.module import run
+
+
+def main() -> None:
+    module = AnsibleModule(
+        argument_spec={
+            **arguments.ROOTS,
+            **arguments.QUEUE,
+            "name": {"type": "str"},
+            "label_selectors": {"type": "list", "elements": "str", "default": []},
+            "events": {"type": "bool", "default": False},
+            "wait_timeout": {"type": "int", "default": 0},
+            # For the action plugin of migration_job: return as soon as the job is not in this stage any more, and
+            # return these jobs as well.
+            "_seen": {"type": "str"},
+            "_others": {"type": "list", "elements": "str", "default": []},
+        },
+        supports_check_mode=True,
+    )
+    run(module, lambda: job_info(module.params))
+
+
+if __name__ == "__main__":
+    main()

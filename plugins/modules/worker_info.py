@@ -1,0 +1,72 @@
+#!/usr/bin/python
+# Copyright: (c) 2026, hyper2kvm contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: worker_info
+short_description: Tell which workers are there and what they can do
+version_added: 1.0.0
+author:
+  - hyper2kvm contributors (@hyper2kvm)
+description:
+  - Returns the workers that are alive on the queue of the host that the module runs on.
+  - A capability is something that the worker tried when it started.
+extends_documentation_fragment:
+  - hyper2kvm.core.attributes
+  - hyper2kvm.core.attributes.info
+  - hyper2kvm.core.roots
+  - hyper2kvm.core.roots.queue
+seealso:
+  - module: hyper2kvm.core.migration_job_info
+"""
+
+EXAMPLES = r"""
+- name: See the workers
+  hyper2kvm.core.worker_info:
+  register: found
+
+- name: Make sure that somebody can boot a guest
+  ansible.builtin.assert:
+    that: found.workers | selectattr('registration.capabilities.boot-test.available') | length > 0
+"""
+
+RETURN = r"""
+workers:
+  description: The workers that are alive.
+  returned: success
+  type: list
+  elements: dict
+  contains:
+    registration:
+      description: What the worker said of itself when it started, as in the Worker Job Protocol.
+      type: dict
+    running:
+      description: The phases of the jobs that it holds, by the jobs' names.
+      type: dict
+    seconds_since_heartbeat:
+      description: Age of its last sign of life.
+      type: float
+    free_scratch_bytes:
+      description: Room for overlays.
+      type: int
+    free_output_bytes:
+      description: Room for targets.
+      type: int
+"""
+
+from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.hyper2kvm.core.plugins.module_utils.ansible_support import arguments
+from ansible_collections.hyper2kvm.core.plugins.module_utils.ansible_support.jobs import worker_info
+from ansible_collections.hyper2kvm.core.plugins.module_utils.ansible_support.module import run
+
+
+def main() -> None:
+    module = AnsibleModule(argument_spec={**arguments.ROOTS, **arguments.QUEUE}, supports_check_mode=True)
+    run(module, lambda: worker_info(module.params))
+
+
+if __name__ == "__main__":
+    main()
