@@ -43,6 +43,8 @@ class Bootloader:
     kind: BootloaderKind = ""
     configs: tuple[str, ...] = ()
     """Its configuration files, as they are read at boot."""
+    esp: str = ""
+    """Where the EFI system partition is in the guest's tree; empty: there is none."""
     fallback_loader: bool | None = None
     """UEFI: whether ``\\EFI\\BOOT`` holds a loader; None: not a UEFI guest, or its ESP cannot be read."""
 
@@ -108,7 +110,8 @@ class GuestFacts:
     timezone: str = ""
     machine_id: bool = False
     """Whether it has an identity of its own in /etc/machine-id."""
-    firmware: Firmware = "bios"
+    firmware: Firmware | None = None
+    """How its disks boot; None: they boot both ways."""
     init: t.Literal["systemd", "sysvinit", "busybox", "openrc", ""] = ""
     systemd_version: int | None = None
     root: Filesystem | None = None

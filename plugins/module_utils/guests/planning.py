@@ -1,0 +1,102 @@
+# Copyright: (c) 2026, hyper2kvm contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""Working out every change of a guest, as data, before anything is changed."""
+
+from __future__ import annotations
+
+import dataclasses
+import typing as t
+
+from ..protocol.errors import invalid, unsupported
+from . import paths
+from .edits import Edits
+from .facts import GuestFacts
+from .fixers.base import Fixer, FixRequest
+from .fixers.registry import fixers
+from .tree import GuestTree
+
+# Room that stays free: a filesystem that is filled to the last block does not boot well.
+_RESERVE_BYTES = 1024**2
+_RESERVE_INODES = 16
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """What will be changed."""
+
+    edits: Edits
+
+    @property
+    def warnings(self) -> list[str]:
+        """What a person should know of the plan."""
+        return list(self.edits.warnings)
+
+
+def plan_fixes(guest: GuestFacts, tree: GuestTree, request: FixRequest) -> Plan:
+    """Let every fixer plan, those that the job chose, and check that the guest has room for it.
+
+    Args:
+        guest: the portrait.
+        tree: the guest's files; they are not changed.
+        request: what the job wants.
+
+    Raises:
+        JobError: a fixer of that name does not exist (unsupported), the guest cannot be made to boot, or a filesystem
+            of the guest is too full (unsupported, ``GuestFilesystemFull``).
+    """
+    edits = Edits(tree)
+    if request.spec.enabled:
+        for fixer in _chosen(fixers(guest), request):
+            with edits.by(fixer.name):
+                fixer.plan(guest, edits, request)
+        _check_room(edits)
+    return Plan(edits)
+
+
+def _chosen(known: t.Sequence[Fixer], request: FixRequest) -> list[Fixer]:
+    selection = request.spec.fixers
+    names = [fixer.name for fixer in known]
+    for name in (*selection.only, *selection.skip):
+        if name not in names:
+            raise unsupported(
+                "UnknownFixer",
+                f"There is no fixer {paths.printable(name)!r} for this guest.",
+                f"Take one of {', '.join(names)}.",
+            )
+    if set(selection.only) & set(selection.skip):
+        raise invalid(
+            "FixerOnlyAndSkip", "A fixer is in fixers.only and in fixers.skip.", "Take it out of one of them."
+        )
+    return [f for f in known if (not selection.only or f.name in selection.only) and f.name not in selection.skip]
+
+
+def _check_room(edits: Edits) -> None:
+    """Refuse a plan that a filesystem has no blocks or inodes for.
+
+    A file is written anew before its old self goes, so old sizes are not taken off.
+    """
+    wanted: dict[int, tuple[int, int]] = {}
+    free: dict[int, tuple[int, int, str]] = {}
+    for path, size in edits.needed().items():
+        folder = path
+        while not edits.tree.is_dir(folder):
+            folder = paths.split(folder)[0]
+        room = edits.tree.free_space(folder)
+        if room is None:
+            continue
+        bytes_free, inodes_free, device = room
+        free[device] = (bytes_free, inodes_free, min(folder, free.get(device, (0, 0, folder))[2], key=len))
+        sizes, count = wanted.get(device, (0, 0))
+        # Blocks of 4 KiB.
+        wanted[device] = (sizes + -(-size // 4096) * 4096, count + 1)
+    for device, (size, count) in wanted.items():
+        bytes_free, inodes_free, where = free[device]
+        if size + _RESERVE_BYTES > bytes_free or (inodes_free >= 0 and count + _RESERVE_INODES > inodes_free):
+            raise unsupported(
+                "GuestFilesystemFull",
+                f"The guest's filesystem with {paths.printable(where)} has {bytes_free} bytes and {inodes_free} inodes "
+                f"free; the changes take {size} bytes and {count} inodes.",
+                "Make room there in the guest (old kernels in /boot, logs), then export it again.",
+            )
