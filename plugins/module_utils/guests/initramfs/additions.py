@@ -6,7 +6,6 @@
 
 from __future__ import annotations
 
-import io
 import posixpath
 import stat
 
@@ -97,7 +96,7 @@ class Additions:
             return None
         data = cpio.write_archive(self._entries)
         after = self._before.copy()
-        for entry in cpio.read_entries(_Memory(data), lambda name, size: True):
+        for entry in cpio.read_entries(cpio.MemoryStream(data), lambda name, size: True):
             if entry.name != cpio.TRAILER:
                 after.unpack(entry)
         assert after.lost == self._before.lost, after.lost
@@ -107,9 +106,3 @@ class Additions:
             assert path in self._written or (now.mode, now.size, now.data) == (node.mode, node.size, node.data), path
         assert after.nodes.keys() - self._before.nodes.keys() <= self._written
         return data
-
-
-class _Memory(io.BytesIO):
-    def skip(self, size: int) -> int:
-        """Drop ``size`` bytes; return how many there were."""
-        return len(self.read(size))

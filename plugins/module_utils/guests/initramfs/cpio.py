@@ -12,6 +12,7 @@ of 4; then the data, padded to 4. "TRAILER!!!" ends an archive; zeros may follow
 from __future__ import annotations
 
 import dataclasses
+import io
 import stat
 import typing as t
 
@@ -33,6 +34,14 @@ class Stream(t.Protocol):
 
     def skip(self, size: int) -> int:
         """Drop ``size`` bytes; return how many there were."""
+
+
+class MemoryStream(io.BytesIO):
+    """Bytes in memory as a :class:`Stream`."""
+
+    def skip(self, size: int) -> int:
+        """Drop ``size`` bytes; return how many there were."""
+        return len(self.read(size))
 
 
 @dataclasses.dataclass(frozen=True)

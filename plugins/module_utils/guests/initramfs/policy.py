@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import posixpath
 import re
+import typing as t
 
 from ..edits import Edits
-from . import virtio
 
 _TOOLS = "/etc/initramfs-tools"
 _MODULES = f"{_TOOLS}/modules"
@@ -18,15 +18,15 @@ _DROP_IN = "/etc/dracut.conf.d/hyper2kvm.conf"
 _WHY = "the next initramfs that the guest builds gets virtio drivers too"
 
 
-def keep_drivers(edits: Edits, tool: str) -> None:
+def keep_drivers(edits: Edits, tool: str, drivers: t.Sequence[str]) -> None:
     """Plan what makes ``tool`` (``initramfs-tools`` or ``dracut``) include the drivers, where its policy may not."""
     if tool == "initramfs-tools":
-        _initramfs_tools(edits)
+        _initramfs_tools(edits, drivers)
     elif tool == "dracut":
-        _dracut(edits)
+        _dracut(edits, drivers)
 
 
-def _initramfs_tools(edits: Edits) -> None:
+def _initramfs_tools(edits: Edits, drivers: t.Sequence[str]) -> None:
     """``MODULES=most`` brings every disk driver; ``list`` what is listed, ``dep`` what the machine of that day has."""
     files = [f"{_TOOLS}/initramfs.conf", *edits.files(f"{_TOOLS}/conf.d/*", "/usr/share/initramfs-tools/conf.d/*")]
     policies = [
@@ -37,14 +37,14 @@ def _initramfs_tools(edits: Edits) -> None:
         return
     text = edits.text(_MODULES)
     listed = {line.split("#")[0].strip().replace("-", "_") for line in text.splitlines()}
-    missing = [name for name in virtio.DISK_DRIVERS if name not in listed]
+    missing = [name for name in drivers if name not in listed]
     if missing:
         begin = text if not text or text.endswith("\n") else text + "\n"
         lines = "".join(f"{name}\n" for name in missing)
         edits.write(_MODULES, begin + lines, why=f"{_WHY}; the guest's policy MODULES={policy} would leave them out")
 
 
-def _dracut(edits: Edits) -> None:
+def _dracut(edits: Edits, drivers: t.Sequence[str]) -> None:
     """dracut leaves out what its host does not have, and whatever ``omit_drivers`` matches, added or not."""
     listed: set[str] = set()
     for path in edits.files("/etc/dracut.conf", "/etc/dracut.conf.d/*.conf"):
@@ -53,7 +53,7 @@ def _dracut(edits: Edits) -> None:
         edits.write(path, kept, why="virtio drivers must not be left out of an initramfs")
         for line in re.findall(r"^\s*(?:add|force)_drivers\+?=(.*)$", kept, re.MULTILINE):
             listed.update(re.findall(r"[\w-]+", line))
-    missing = [name for name in virtio.DISK_DRIVERS if name not in listed]
+    missing = [name for name in drivers if name not in listed]
     if missing and edits.is_dir(posixpath.dirname(_DROP_IN)):
         edits.write(_DROP_IN, f'add_drivers+=" {" ".join(missing)} "\n', why=_WHY)
 

@@ -72,6 +72,8 @@ def parse(fd: int, keep: t.Callable[[str, int], bool]) -> Initramfs:
             segments.append(Segment(position, plain.tell(), Compression.NONE))
         elif compression := codec.detect(start):
             with codec.open_stream(fd, position, compression) as stream:
+                if not consumer.archive(stream):
+                    raise invalid("InitramfsDamaged", f"The {compression.value} data at byte {position} are empty.")
                 while consumer.archive(stream):
                     pass
                 segments.append(Segment(position, stream.end(), compression))

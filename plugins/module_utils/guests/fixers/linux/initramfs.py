@@ -37,7 +37,7 @@ class InitramfsFixer:
             JobError: the default kernel's initramfs is damaged, loads drivers from a list that cannot be edited, or its
                 kernel has no virtio drivers at all.
         """
-        patched = False
+        drivers: dict[str, None] = {}
         somebody_chooses = any(kernel.default for kernel in guest.kernels)
         seen: set[str] = set()
         for kernel in guest.kernels:
@@ -46,17 +46,17 @@ class InitramfsFixer:
                 continue
             seen.add(path)
             try:
-                patched |= _patch(kernel, path, guest, edits)
+                drivers.update(dict.fromkeys(_patch(kernel, path, guest, edits)))
             except JobError as error:
                 if kernel.default or not somebody_chooses:
                     raise
                 edits.warn(f"Kernel {kernel.version} will not boot on KVM. {error}")
-        if patched:
-            policy.keep_drivers(edits, guest.initramfs_tool)
+        if drivers:
+            policy.keep_drivers(edits, guest.initramfs_tool, list(drivers))
 
 
-def _patch(kernel: Kernel, path: str, guest: GuestFacts, edits: Edits) -> bool:
-    """Plan one initramfs; whether it lacked drivers."""
+def _patch(kernel: Kernel, path: str, guest: GuestFacts, edits: Edits) -> tuple[str, ...]:
+    """Plan one initramfs; return the drivers that it lacked."""
     found = survey(edits, kernel.version, path, kernel.modules)
     root = found.initramfs.root
     _check(found, kernel, edits)
@@ -79,7 +79,7 @@ def _patch(kernel: Kernel, path: str, guest: GuestFacts, edits: Edits) -> bool:
     archive = additions.archive()
     if archive is not None:
         _write(path, found, archive, "; ".join(reasons), edits)
-    return bool(found.presence.missing)
+    return found.presence.missing
 
 
 def _check(found: Survey, kernel: Kernel, edits: Edits) -> None:

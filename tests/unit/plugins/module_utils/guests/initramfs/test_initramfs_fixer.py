@@ -1,0 +1,337 @@
+# Copyright: (c) 2026, hyper2kvm contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""The fixer on guests made of a few files: what is planned, and what is left alone."""
+
+from __future__ import annotations
+
+import gzip
+import lzma
+import os
+import pathlib
+import subprocess
+import time
+
+import pytest
+from ansible_collections.hyper2kvm.core.plugins.module_utils.disks.model import Filesystem, Partition
+from ansible_collections.hyper2kvm.core.plugins.module_utils.guests.edits import Edits
+from ansible_collections.hyper2kvm.core.plugins.module_utils.guests.facts import GuestFacts, Kernel, Mount
+from ansible_collections.hyper2kvm.core.plugins.module_utils.guests.fixers.base import FixRequest
+from ansible_collections.hyper2kvm.core.plugins.module_utils.guests.fixers.linux.initramfs import InitramfsFixer
+from ansible_collections.hyper2kvm.core.plugins.module_utils.guests.initramfs import cpio, segments
+from ansible_collections.hyper2kvm.core.plugins.module_utils.guests.initramfs.rootfs import RootFs
+from ansible_collections.hyper2kvm.core.plugins.module_utils.guests.tree import GuestTree
+from ansible_collections.hyper2kvm.core.plugins.module_utils.protocol import models
+from ansible_collections.hyper2kvm.core.plugins.module_utils.protocol.errors import JobError
+
+OLD, NEW = "5.9.0-1-amd64", "6.1.0-56-amd64"
+DRIVERS = {
+    "virtio_ring": "drivers/virtio/virtio_ring",
+    "virtio_pci": "drivers/virtio/virtio_pci",
+    "virtio_blk": "drivers/block/virtio_blk",
+    "virtio_scsi": "drivers/scsi/virtio_scsi",
+    "virtio_net": "drivers/net/virtio_net",
+    "vmw_pvscsi": "drivers/scsi/vmw_pvscsi",
+    "sd_mod": "drivers/scsi/sd_mod",
+}
+ROOT_UUID, SWAP_UUID = "11111111-2222-3333-4444-555555555555", "66666666-7777-8888-9999-000000000000"
+
+
+class Guest:
+    """A guest below a folder, with as many kernels as wanted."""
+
+    def __init__(self, root: pathlib.Path) -> None:
+        self.root = root
+        root_fs = Filesystem(Partition("disk0", 1, 0, 0), "ext4", ROOT_UUID)
+        swap = Filesystem(Partition("disk0", 2, 0, 0), "swap", SWAP_UUID)
+        self.facts = GuestFacts(filesystems=(root_fs, swap), initramfs_tool="initramfs-tools")
+        self.facts.mounts = (Mount("/dev/disk/by-path/pci-0-scsi-0-part1", "/", "ext4", "", root_fs),)
+
+    def write(self, path: str, data: str | bytes) -> None:
+        file = self.root / path
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(data.encode() if isinstance(data, str) else data)
+
+    def kernel(
+        self,
+        version: str,
+        initramfs: list[cpio.Entry],
+        *,
+        suffix: str = ".ko",
+        modules: tuple[str, ...] = tuple(DRIVERS),
+        builtin: tuple[str, ...] = (),
+        default: bool = True,
+    ) -> None:
+        """Add a kernel with modules, and a gzip initramfs of these entries."""
+        folder = f"lib/modules/{version}"
+        paths = {name: f"kernel/{DRIVERS[name]}{suffix}" for name in modules}
+        for name, path in paths.items():
+            data = f"module {name}".encode()
+            self.write(f"{folder}/{path}", lzma.compress(data) if suffix == ".ko.xz" else data)
+        needs = {path: "" if name == "virtio_ring" else paths.get("virtio_ring", "") for name, path in paths.items()}
+        self.write(f"{folder}/modules.dep", "".join(f"{path}: {needed}\n" for path, needed in needs.items()))
+        self.write(f"{folder}/modules.alias", "".join(f"alias bus:{name}* {name}\n" for name in modules))
+        self.write(f"{folder}/modules.builtin", "".join(f"kernel/{DRIVERS[name]}.ko\n" for name in builtin))
+        self.write(f"boot/initrd.img-{version}", gzip.compress(cpio.write_archive(initramfs)))
+        fact = Kernel(version, f"/boot/vmlinuz-{version}", f"/boot/initrd.img-{version}", f"/{folder}", default)
+        self.facts.kernels += (fact,)
+
+    def plan(self, planned_before: dict[str, str] | None = None) -> Edits:
+        edits = Edits(GuestTree(self.root))
+        for path, text in (planned_before or {}).items():
+            edits.write(path, text, why="another fixer's")
+        with edits.by("initramfs"):
+            InitramfsFixer().plan(self.facts, edits, FixRequest(models.GuestSpec()))
+        return edits
+
+    def unpacked(self, edits: Edits, version: str) -> RootFs:
+        return segments.parse_bytes(edits.read_bytes(f"/boot/initrd.img-{version}", 1 << 30)).root
+
+
+@pytest.fixture
+def guest(tmp_path: pathlib.Path) -> Guest:
+    return Guest(tmp_path / "guest")
+
+
+def initramfs(
+    version: str,
+    *extra: cpio.Entry,
+    modules: tuple[str, ...] = ("vmw_pvscsi", "sd_mod"),
+    suffix: str = ".ko",
+    udev: bool = True,
+) -> list[cpio.Entry]:
+    """What a usrmerged initramfs-tools makes."""
+    top = f"usr/lib/modules/{version}"
+    folders = [
+        "usr",
+        "usr/lib",
+        "conf",
+        "conf/conf.d",
+        "etc",
+        "scripts",
+        "usr/lib/modules",
+        top,
+        f"{top}/kernel",
+        f"{top}/kernel/drivers",
+        *(f"{top}/kernel/drivers/{name}" for name in ("scsi", "net", "block", "virtio")),
+    ]
+    paths = [f"kernel/{DRIVERS[name]}{suffix}" for name in modules]
+    entries = [cpio.directory(name) for name in folders]
+    entries += [cpio.symlink("lib", "usr/lib"), cpio.file("init", b"#!/bin/sh\n"), cpio.file("scripts/functions", b"")]
+    entries += [cpio.file(f"{top}/{path}", b"old") for path in paths]
+    entries.append(cpio.file(f"{top}/modules.dep", "".join(f"{path}:\n" for path in paths).encode()))
+    entries.append(cpio.file(f"{top}/modules.alias", b"alias old vmw_pvscsi\n"))
+    if udev:
+        entries += [cpio.file("usr/lib/systemd-udevd", b"x"), cpio.directory("etc/udev")]
+    return [*entries, *extra]
+
+
+def test_every_kernel_gets_what_it_lacks(guest: Guest) -> None:
+    guest.kernel(OLD, initramfs(OLD), default=False)
+    guest.kernel(NEW, initramfs(NEW))
+    edits = guest.plan()
+    assert [(change.kind, change.path) for change in edits.changes] == [
+        ("append", f"/boot/initrd.img-{OLD}"),
+        ("append", f"/boot/initrd.img-{NEW}"),
+    ]
+    for version in (OLD, NEW):
+        root = guest.unpacked(edits, version)
+        folder = f"usr/lib/modules/{version}"
+        assert root.read(f"{folder}/kernel/drivers/block/virtio_blk.ko") == b"module virtio_blk"
+        dep = (root.read(f"{folder}/modules.dep") or b"").decode().splitlines()
+        assert "kernel/drivers/scsi/vmw_pvscsi.ko:" in dep
+        assert "kernel/drivers/block/virtio_blk.ko: kernel/drivers/virtio/virtio_ring.ko" in dep
+        alias = (root.read(f"{folder}/modules.alias") or b"").decode()
+        assert "alias old vmw_pvscsi\n" in alias and "alias bus:virtio_pci* virtio_pci\n" in alias
+        assert root.nodes["lib"].data == b"usr/lib"
+        assert not any("virtio_net" in path for path in root.nodes), "no network drivers were in it before"
+
+
+def test_second_run_changes_nothing(guest: Guest) -> None:
+    guest.write("etc/initramfs-tools/modules", "vmw_pvscsi")
+    guest.write("etc/initramfs-tools/conf.d/driver-policy", "MODULES=list\n")
+    guest.kernel(NEW, initramfs(NEW, cpio.file("conf/conf.d/resume", b"RESUME=/dev/sda2\n")))
+    edits = guest.plan()
+    assert edits.read_text("/etc/initramfs-tools/modules").splitlines() == [
+        "vmw_pvscsi",
+        "virtio_pci",
+        "virtio_blk",
+        "virtio_scsi",
+    ]
+    edits.apply(GuestTree(guest.root, writable=True))
+    assert guest.plan().changes == []
+
+
+def test_network_driver_follows_others_and_names_go_with_it(guest: Guest) -> None:
+    entries = initramfs(NEW, cpio.file(f"usr/lib/modules/{NEW}/kernel/drivers/net/vmxnet3.ko", b"old"))
+    guest.kernel(NEW, entries)
+    link = "/etc/systemd/network/10-hyper2kvm-ens192.link"
+    edits = guest.plan({link: "[Link]\nName=ens192\n"})
+    root = guest.unpacked(edits, NEW)
+    assert root.read(f"lib/modules/{NEW}/kernel/drivers/net/virtio_net.ko") == b"module virtio_net"
+    assert root.read(link) == b"[Link]\nName=ens192\n"
+
+
+@pytest.mark.parametrize("inside", [".ko.xz", ".ko"])
+def test_modules_stay_compressed_where_the_initramfs_has_such(guest: Guest, inside: str) -> None:
+    guest.kernel(NEW, initramfs(NEW, suffix=inside), suffix=".ko.xz")
+    root = guest.unpacked(guest.plan(), NEW)
+    data = root.read(f"lib/modules/{NEW}/kernel/drivers/block/virtio_blk{inside}")
+    assert data is not None
+    assert (lzma.decompress(data) if inside == ".ko.xz" else data) == b"module virtio_blk"
+    dep = (root.read(f"lib/modules/{NEW}/modules.dep") or b"").decode()
+    assert f"kernel/drivers/block/virtio_blk{inside}: kernel/drivers/virtio/virtio_ring{inside}\n" in dep
+
+
+@pytest.mark.parametrize("where", ["inside", "builtin", "config"])
+def test_drivers_that_are_there_are_recognised(guest: Guest, where: str) -> None:
+    names = ("virtio_pci", "virtio_blk")
+    if where == "inside":
+        guest.kernel(NEW, initramfs(NEW, modules=names))
+    elif where == "builtin":
+        guest.kernel(NEW, initramfs(NEW), modules=(), builtin=names)
+    else:
+        guest.kernel(NEW, initramfs(NEW), modules=())
+        guest.write(f"boot/config-{NEW}", "CONFIG_VIRTIO_PCI=y\nCONFIG_VIRTIO_BLK=y\n")
+    guest.facts.initramfs_tool = "dracut"
+    guest.write("etc/dracut.conf.d/x.conf", "")
+    edits = guest.plan()
+    assert edits.changes == [] and edits.warnings == []
+
+
+def test_kernel_without_virtio_is_refused_only_where_it_is_the_default(guest: Guest) -> None:
+    guest.kernel(OLD, initramfs(OLD), modules=("vmw_pvscsi",), default=False)
+    guest.kernel(NEW, initramfs(NEW))
+    edits = guest.plan()
+    assert [change.path for change in edits.changes] == [f"/boot/initrd.img-{NEW}"]
+    assert OLD in edits.warnings[0] and "no virtio_pci" in edits.warnings[0]
+    guest.kernel("6.5", initramfs("6.5"), modules=("vmw_pvscsi",))
+    with pytest.raises(JobError) as failure:
+        guest.plan()
+    assert failure.value.reason == "KernelWithoutVirtio"
+
+
+def test_kernel_that_nothing_describes_is_left_to_the_boot_test(guest: Guest) -> None:
+    guest.kernel(NEW, initramfs(NEW), modules=())
+    edits = guest.plan()
+    assert edits.changes == [] and "boot test" in edits.warnings[0]
+
+
+def test_loader_with_a_list_gets_the_names(guest: Guest) -> None:
+    guest.kernel(NEW, initramfs(NEW, cpio.file("conf/modules", b"vmw_pvscsi"), udev=False))
+    root = guest.unpacked(guest.plan(), NEW)
+    assert root.read("conf/modules") == b"vmw_pvscsi\nvirtio_pci\nvirtio_blk\nvirtio_scsi\n"
+
+
+def test_loader_of_its_own_is_refused(guest: Guest) -> None:
+    guest.kernel(NEW, [cpio.directory("bin"), cpio.file("bin/nash", b""), cpio.file("init", b"insmod /lib/sd.ko")])
+    with pytest.raises(JobError) as failure:
+        guest.plan()
+    assert failure.value.reason == "InitramfsLoaderUnknown"
+
+
+def test_damaged_initramfs_is_named(guest: Guest) -> None:
+    guest.kernel(NEW, initramfs(NEW))
+    guest.write(f"boot/initrd.img-{NEW}", b"\x1f\x8b" + bytes(range(200)))
+    with pytest.raises(JobError, match=f"/boot/initrd.img-{NEW}"):
+        guest.plan()
+
+
+def test_copies_follow_and_old_device_names_go(guest: Guest) -> None:
+    old = "/dev/disk/by-path/pci-0-scsi-0-part1"
+    hooks = "var/lib/dracut/hooks/initqueue/finished"
+    wants = "etc/systemd/system/initrd.target.wants"
+    folders = [
+        "var",
+        "var/lib",
+        "var/lib/dracut",
+        "var/lib/dracut/hooks",
+        "var/lib/dracut/hooks/initqueue",
+        hooks,
+        "etc/cmdline.d",
+        "etc/systemd",
+        "etc/systemd/system",
+        wants,
+        "cryptroot",
+    ]
+    guest.write("etc/lvm.conf", "filter = old")
+    guest.kernel(
+        NEW,
+        initramfs(
+            NEW,
+            *(cpio.directory(name) for name in folders),
+            cpio.file("etc/lvm.conf", b"filter = old"),
+            cpio.file("etc/cmdline.d/95resume.conf", b"resume=/dev/sda2\n"),
+            cpio.file("etc/cmdline.d/95root-dev.conf", f"root={old}\n".encode()),
+            cpio.file("cryptroot/crypttab", b"# was /dev/sda9\ncrypt /dev/sda9 none luks\n"),
+            cpio.file(f"{hooks}/devexists-a.sh", f'[ -e "{old}" ]\n'.encode()),
+            cpio.file(f"{hooks}/devexists-b.sh", b'[ -e "/dev/disk/by-id/wwn-0x6000c29" ]\n'),
+            cpio.file(f"{hooks}/devexists-c.sh", b'[ -e "/dev/disk/by-uuid/1234" ]\n'),
+            cpio.symlink(f"{wants}/dev-disk-by\\x2did-wwn\\x2d0x6000c29.device", "../x.device"),
+            cpio.symlink(f"{wants}/dev-disk-by\\x2duuid-1234.device", "../x.device"),
+        ),
+    )
+    edits = guest.plan({"/etc/lvm.conf": "filter = new"})
+    root = guest.unpacked(edits, NEW)
+    assert root.read("etc/lvm.conf") == b"filter = new"
+    assert root.read("etc/cmdline.d/95resume.conf") == f"resume=UUID={SWAP_UUID}\n".encode()
+    assert root.read("etc/cmdline.d/95root-dev.conf") == f"root=UUID={ROOT_UUID}\n".encode()
+    assert root.read("cryptroot/crypttab") == b"# was /dev/sda9\ncrypt /dev/sda9 none luks\n"
+    assert root.read(f"{hooks}/devexists-a.sh") == f'[ -e "/dev/disk/by-uuid/{ROOT_UUID}" ]\n'.encode()
+    assert root.read(f"{hooks}/devexists-b.sh") == b"true\n"
+    assert root.read(f"{hooks}/devexists-c.sh") == b'[ -e "/dev/disk/by-uuid/1234" ]\n'
+    assert root.nodes[f"{wants}/dev-disk-by\\x2did-wwn\\x2d0x6000c29.device"].data == b"/dev/null"
+    assert root.nodes[f"{wants}/dev-disk-by\\x2duuid-1234.device"].data == b"../x.device"
+    assert any("/dev/sda9" in warning for warning in edits.warnings)
+
+
+def test_initramfs_that_several_kernels_share_is_patched_once(guest: Guest) -> None:
+    guest.kernel(NEW, initramfs(NEW))
+    os.symlink(f"initrd.img-{NEW}", guest.root / "boot/initrd.img")
+    guest.facts.kernels += (Kernel(NEW, "/boot/vmlinuz", "/boot/initrd.img", f"/lib/modules/{NEW}", True),)
+    assert len(guest.plan().changes) == 1
+
+
+def test_lz4_with_padding_is_written_anew(guest: Guest) -> None:
+    guest.kernel(NEW, initramfs(NEW))
+    archive = cpio.write_archive(initramfs(NEW))
+    lz4 = subprocess.run(["lz4", "-lc"], input=archive, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, check=True)
+    guest.write(f"boot/initrd.img-{NEW}", lz4.stdout + bytes(3))
+    edits = guest.plan()
+    (change,) = edits.changes
+    assert change.kind == "write" and "packed anew" in change.why
+    root = guest.unpacked(edits, NEW)
+    assert root.read(f"lib/modules/{NEW}/kernel/drivers/block/virtio_blk.ko") == b"module virtio_blk"
+
+
+@pytest.mark.parametrize("policy", ["most", "dep", "list"])
+def test_initramfs_tools_is_told_where_its_policy_would_drop_drivers(guest: Guest, policy: str) -> None:
+    guest.write("etc/initramfs-tools/initramfs.conf", f"# MODULES=x\nMODULES={policy}\n")
+    guest.kernel(NEW, initramfs(NEW))
+    text = guest.plan().text("/etc/initramfs-tools/modules")
+    assert text == ("" if policy == "most" else "virtio_pci\nvirtio_blk\nvirtio_scsi\n")
+
+
+def test_dracut_is_told_and_no_longer_omits(guest: Guest) -> None:
+    guest.facts.initramfs_tool = "dracut"
+    guest.write("etc/dracut.conf.d/vmware.conf", 'omit_drivers+=" floppy virtio_blk virtio_pci "\nhostonly=yes\n')
+    guest.kernel(NEW, initramfs(NEW))
+    edits = guest.plan()
+    assert edits.text("/etc/dracut.conf.d/vmware.conf") == 'omit_drivers+=" floppy "\nhostonly=yes\n'
+    assert edits.text("/etc/dracut.conf.d/hyper2kvm.conf") == 'add_drivers+=" virtio_pci virtio_blk virtio_scsi "\n'
+    edits.apply(GuestTree(guest.root, writable=True))
+    assert guest.plan().changes == []
+
+
+def test_big_initramfs_is_read_without_being_kept(guest: Guest) -> None:
+    """150 MB in 3,000 files; the bound is wide, because machines that run tests differ."""
+    noise = os.urandom(50_000)
+    extra = [cpio.file(f"usr/lib/{number}", noise) for number in range(3_000)]
+    guest.kernel(NEW, initramfs(NEW))
+    packed = subprocess.run(["zstd", "-q1c"], input=cpio.write_archive(initramfs(NEW, *extra)), stdout=-1, check=True)
+    guest.write(f"boot/initrd.img-{NEW}", packed.stdout)
+    began = time.monotonic()
+    edits = guest.plan()
+    assert time.monotonic() - began < 3
+    assert len(edits.changes) == 1
