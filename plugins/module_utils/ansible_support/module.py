@@ -40,12 +40,12 @@ def run(module: AnsibleModule, body: c.Callable[[], dict[str, t.Any]]) -> None:
             "This is a mistake in the collection; report it with the output of -vvv.",
         )
         return fail(module, failure, exception=traceback.format_exc())
-    return module.exit_json(**result)
+    module.exit_json(**result)
 
 
 def fail(module: AnsibleModule, error: JobError, **result: t.Any) -> None:
     """Fail ``module`` with the sentence for a person and the same as data."""
-    return module.fail_json(msg=str(error), error=error_data(error), **result)
+    module.fail_json(msg=str(error), error=error_data(error), **result)
 
 
 def error_data(error: JobError) -> dict[str, t.Any]:
