@@ -25,7 +25,8 @@ from tests.guests import trees
 from tests.guests.host import REPOSITORY, run_privately
 from tests.guests.specs import SPECS, GuestSpec
 
-DEFAULT_CACHE = REPOSITORY / ".cache" / "guests"
+#: Where guests are kept unless the caller says otherwise.
+DEFAULT_CACHE = pathlib.Path(os.environ.get("HYPER2KVM_TEST_GUESTS", REPOSITORY / ".cache" / "guests"))
 
 #: How long nobody asked for a guest of former code before the next build of its name removes it.
 _REST_SECONDS = 3600

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import collections.abc as c
 import pathlib
+import uuid
 
 from tests.guests import grub
 from tests.guests.chroot import Chroot, entered
@@ -35,7 +36,7 @@ def fill(spec: GuestSpec, tarball: pathlib.Path, disk: pathlib.Path, slices: c.S
             _write_mounts(guest, slices)
             _write_network(guest, spec)
             make_initramfs(guest, spec, VMWARE_MODULES + _FILESYSTEM_MODULES[spec.filesystem])
-            _write_grub_defaults(guest)
+            _write_grub_defaults(guest, spec)
             if spec.firmware == "uefi":
                 grub.install_uefi(guest, disk, slices)
             else:
@@ -79,7 +80,7 @@ def _write_identity(guest: Chroot, spec: GuestSpec) -> None:
         f"127.0.0.1\tlocalhost\n{spec.address.split('/')[0]}\t{spec.hostname}.example.com\t{spec.hostname}\n\n"
         "::1\tlocalhost ip6-localhost ip6-loopback\nff02::1\tip6-allnodes\nff02::2\tip6-allrouters\n",
     )
-    guest.write("/etc/machine-id", spec.identifier("machine").replace("-", "") + "\n", 0o444)
+    guest.write("/etc/machine-id", uuid.uuid4().hex + "\n", 0o444)
     guest.write("/etc/timezone", "Etc/UTC\n")
     guest.run(["sh", "-c", f"echo root:{ROOT_PASSWORD} | chpasswd"])
     guest.run(["systemctl", "enable", "open-vm-tools.service", "ssh.service", "getty@tty1.service"])
@@ -146,14 +147,15 @@ iface ens192 inet static
     )
 
 
-def _write_grub_defaults(guest: Chroot) -> None:
+def _write_grub_defaults(guest: Chroot, spec: GuestSpec) -> None:
     """Debian's own file, with device names instead of UUIDs and a text console, as many servers have it."""
     path = guest.root / "etc/default/grub"
+    payload = "\nGRUB_GFXPAYLOAD_LINUX=text" if spec.firmware == "bios" else ""  # UEFI has no text mode
     text = path.read_text(encoding="utf-8")
     for old, new in {
         "GRUB_TIMEOUT=5": "GRUB_TIMEOUT=1",
         'GRUB_CMDLINE_LINUX_DEFAULT="quiet"': 'GRUB_CMDLINE_LINUX_DEFAULT="quiet nomodeset"',
-        "#GRUB_TERMINAL=console": "GRUB_TERMINAL=console\nGRUB_GFXPAYLOAD_LINUX=text",
+        "#GRUB_TERMINAL=console": f"GRUB_TERMINAL=console{payload}",
         "#GRUB_DISABLE_LINUX_UUID=true": "GRUB_DISABLE_LINUX_UUID=true",
     }.items():
         if old not in text:

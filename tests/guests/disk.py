@@ -11,6 +11,7 @@ import contextlib
 import dataclasses
 import os
 import pathlib
+import uuid
 
 from tests.guests.host import run
 from tests.guests.specs import MIB, GuestSpec
@@ -47,7 +48,11 @@ class Slice:
 
 
 def layout(spec: GuestSpec) -> tuple[Slice, ...]:
-    """The partitions of a guest, one after another from 1 MiB on; the root filesystem takes what the others leave."""
+    """The partitions of a guest, one after another from 1 MiB on; the root filesystem takes what the others leave.
+
+    Their identifiers are new in every call: the kernel does not mount two filesystems of one UUID side by side, and
+    a guest may be in use while its successor is built.
+    """
     wanted: list[tuple[str, str, int]] = []
     if spec.firmware == "uefi":
         wanted.append(("vfat", "/boot/efi", 128))
@@ -58,27 +63,24 @@ def layout(spec: GuestSpec) -> tuple[Slice, ...]:
     if spec.swap_mib:
         wanted.append(("swap", "none", spec.swap_mib))
     slices = []
+    disk_id = uuid.uuid4().hex[:8]
     start = 1
-    disk_id = spec.identifier("disk")
     for number, (filesystem, mountpoint, size) in enumerate(wanted, 1):
-        uuid = spec.identifier(mountpoint)
-        partuuid = spec.identifier(f"partition{number}") if spec.firmware == "uefi" else f"{disk_id[:8]}-{number:02d}"
-        shown = f"{uuid[:4]}-{uuid[4:8]}".upper() if filesystem == "vfat" else uuid
+        identifier = str(uuid.uuid4())
+        partuuid = str(uuid.uuid4()) if spec.firmware == "uefi" else f"{disk_id}-{number:02d}"
+        shown = f"{identifier[:4]}-{identifier[4:8]}".upper() if filesystem == "vfat" else identifier
         slices.append(Slice(number, start * MIB, size * MIB, filesystem, mountpoint, shown, partuuid))
         start += size
     return tuple(slices)
 
 
-def write_table(disk: pathlib.Path, spec: GuestSpec, slices: c.Iterable[Slice]) -> None:
+def write_table(disk: pathlib.Path, spec: GuestSpec, slices: c.Sequence[Slice]) -> None:
     """Make the file with its partition table (MBR for BIOS, GPT for UEFI)."""
     with disk.open("xb") as file:
         file.truncate(spec.disk_mib * MIB)
     types = _TYPES[spec.firmware]
-    disk_id = spec.identifier("disk")
-    lines = [
-        f"label: {'gpt' if spec.firmware == 'uefi' else 'dos'}",
-        f"label-id: {disk_id if spec.firmware == 'uefi' else '0x' + disk_id[:8]}",
-    ]
+    mbr = ["label: dos", f"label-id: 0x{slices[0].partuuid[:8]}"]
+    lines = ["label: gpt"] if spec.firmware == "uefi" else mbr
     for part in slices:
         kind = types[{"vfat": "esp", "swap": "swap"}.get(part.filesystem, "linux")]
         own = f", uuid={part.partuuid}" if spec.firmware == "uefi" else ", bootable" if part.number == 1 else ""
@@ -140,25 +142,27 @@ def mounted(disk: pathlib.Path, slices: c.Iterable[Slice], root: pathlib.Path) -
     the filesystems are trimmed, so that deleted blocks are holes of the disk's file again.
     """
     mounts: list[pathlib.Path] = []
-    root.mkdir(exist_ok=True)
+    root.mkdir()
     mountable = [part for part in slices if part.filesystem not in ("vfat", "swap")]
     for part in sorted(mountable, key=lambda part: part.mountpoint):
         where = root / part.mountpoint.lstrip("/")
-        where.mkdir(parents=True, exist_ok=True)
+        where.mkdir(exist_ok=True)
         source = f"loop,offset={part.start},sizelimit={part.size}"
-        run(["mount", "-t", part.filesystem, "-o", source, disk, where])
-        mounts.append(where)
-        if part.filesystem == "btrfs":
-            loop = run(["findmnt", "-n", "-o", "SOURCE", where]).strip()
-            run(["btrfs", "subvolume", "create", where / "@"])
-            run(["btrfs", "subvolume", "create", where / "@home"])
-            run(["mount", "-t", "btrfs", "-o", "subvol=@", loop, where])
+        if part.filesystem != "btrfs":
+            run(["mount", "-t", part.filesystem, "-o", source, disk, where])
             mounts.append(where)
-            (where / "home").mkdir()
-            run(["mount", "-t", "btrfs", "-o", "subvol=@home", loop, where / "home"])
-            mounts.append(where / "home")
+            continue
+        run(["mount", "-t", "btrfs", "-o", source, disk, where])
+        run(["btrfs", "subvolume", "create", where / "@"])
+        run(["btrfs", "subvolume", "create", where / "@home"])
+        (where / "@/home").mkdir()
+        run(["umount", where])
+        run(["mount", "-t", "btrfs", "-o", f"{source},subvol=@", disk, where])
+        loop = run(["findmnt", "-n", "-v", "-o", "SOURCE", where]).strip()
+        run(["mount", "-t", "btrfs", "-o", "subvol=@home", loop, where / "home"])
+        mounts += [where, where / "home"]
     yield root
-    for where in dict.fromkeys(mounts):
+    for where in mounts:
         run(["fstrim", where])
     for where in reversed(mounts):
         run(["umount", where])

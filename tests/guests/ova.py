@@ -14,6 +14,27 @@ from tests.guests.specs import MIB, GuestSpec
 
 _FORMAT = "http://www.vmware.com/interfaces/specifications/vmdk.html#streamOptimized"
 
+_CONTROLLERS = {
+    "pvscsi": """<Item>
+        <rasd:Address>0</rasd:Address>
+        <rasd:Description>SCSI Controller</rasd:Description>
+        <rasd:ElementName>SCSI Controller 0</rasd:ElementName>
+        <rasd:InstanceID>3</rasd:InstanceID>
+        <rasd:ResourceSubType>VirtualSCSI</rasd:ResourceSubType>
+        <rasd:ResourceType>6</rasd:ResourceType>
+        <vmw:Config ovf:required="false" vmw:key="slotInfo.pciSlotNumber" vmw:value="160"/>
+      </Item>""",
+    "sata": """<Item>
+        <rasd:Address>0</rasd:Address>
+        <rasd:Description>SATA Controller</rasd:Description>
+        <rasd:ElementName>SATA Controller 0</rasd:ElementName>
+        <rasd:InstanceID>3</rasd:InstanceID>
+        <rasd:ResourceSubType>vmware.sata.ahci</rasd:ResourceSubType>
+        <rasd:ResourceType>20</rasd:ResourceType>
+        <vmw:Config ovf:required="false" vmw:key="slotInfo.pciSlotNumber" vmw:value="33"/>
+      </Item>""",
+}
+
 
 def write_ova(spec: GuestSpec, vmdk: pathlib.Path, populated: int, ova: pathlib.Path) -> None:
     """Write OVF and manifest beside the VMDK (which gets ovftool's name for it) and all of them into the OVA.
@@ -109,15 +130,7 @@ ovf:fileRef="file1" ovf:format="{_FORMAT}" ovf:populatedSize="{populated}"/>
         <rasd:ResourceType>4</rasd:ResourceType>
         <rasd:VirtualQuantity>{spec.memory_mib}</rasd:VirtualQuantity>
       </Item>
-      <Item>
-        <rasd:Address>0</rasd:Address>
-        <rasd:Description>SCSI Controller</rasd:Description>
-        <rasd:ElementName>SCSI Controller 0</rasd:ElementName>
-        <rasd:InstanceID>3</rasd:InstanceID>
-        <rasd:ResourceSubType>VirtualSCSI</rasd:ResourceSubType>
-        <rasd:ResourceType>6</rasd:ResourceType>
-        <vmw:Config ovf:required="false" vmw:key="slotInfo.pciSlotNumber" vmw:value="160"/>
-      </Item>
+      {_CONTROLLERS[spec.controller]}
       <Item>
         <rasd:AddressOnParent>0</rasd:AddressOnParent>
         <rasd:ElementName>Hard Disk 1</rasd:ElementName>

@@ -34,7 +34,7 @@ def produce(spec: GuestSpec, tree: pathlib.Path, folder: pathlib.Path) -> None:
         esp = next(part for part in slices if part.filesystem == "vfat")
         (folder / "nvram.fd").write_bytes(grub.nvram_variables(_EMPTY_VARIABLES.read_bytes(), esp))
     vmdk = folder / "disk.vmdk"
-    populated = write_stream_optimized(disk, vmdk, spec.identifier("vmdk"))
+    populated = write_stream_optimized(disk, vmdk)
     write_ova(spec, vmdk, populated, folder / f"{spec.name}.ova")
     facts = {
         "spec": dataclasses.asdict(spec),

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import dataclasses
 import typing as t
-import uuid
 
 MIB = 1024**2
 
@@ -34,6 +33,9 @@ class GuestSpec:
     disk_mib: int
     release: str = "bookworm"
     firmware: Firmware = "bios"
+    controller: t.Literal["pvscsi", "sata"] = "pvscsi"
+    """What the disk hangs on in VMware: the paravirtual SCSI adapter, or the AHCI one. (UEFI guests have the latter,
+    for Debian's OVMF has no driver for the former, and the source's boot could not be shown.)"""
     filesystem: t.Literal["ext4", "xfs", "btrfs"] = "ext4"
     boot_partition: bool = False
     """An ext4 /boot of its own."""
@@ -58,10 +60,6 @@ class GuestSpec:
     def network(self) -> str:
         """The guest's network with its prefix length (always /24 here)."""
         return self.address.split("/")[0].rsplit(".", 1)[0] + ".0/24"
-
-    def identifier(self, what: str) -> str:
-        """A UUID for ``what``, unique among the guests and the same in every build."""
-        return str(uuid.uuid5(uuid.NAMESPACE_URL, f"https://github.com/hyper2kvm/core/guests/{self.name}/{what}"))
 
 
 def _tiny(name: str, number: int, kind: t.Literal["tiny", "blank", "nokernel"] = "tiny") -> GuestSpec:
@@ -95,6 +93,7 @@ _TABLE = (
         mac="00:50:56:ab:10:31",
         disk_mib=8192,
         firmware="uefi",
+        controller="sata",
         filesystem="xfs",
         network_tool="systemd-networkd",
         initramfs_policy="dep",

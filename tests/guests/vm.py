@@ -25,6 +25,8 @@ import tempfile
 import time
 import typing as t
 
+from ansible_collections.hyper2kvm.core.plugins.module_utils.guests.boottest.accelerator import probe_accelerator
+
 from tests.guests.specs import MIB, GuestSpec
 
 _CODE = pathlib.Path("/usr/share/OVMF/OVMF_CODE_4M.fd")
@@ -159,18 +161,18 @@ def started(
     disk: pathlib.Path,
     *,
     disk_format: t.Literal["raw", "qcow2", "vmdk"] = "raw",
-    bus: t.Literal["pvscsi", "virtio"] = "pvscsi",
+    hardware: t.Literal["vmware", "virtio"] = "vmware",
     variables: pathlib.Path | None = None,
 ) -> c.Iterator[Machine]:
     """Start a guest from a disk that is not written to: what the guest writes is thrown away.
 
-    :param bus: ``pvscsi``: the hardware that VMware gave it (paravirtual SCSI, VMXNET3 in slot 192); ``virtio``: KVM's.
+    :param hardware: ``vmware``: what VMware gave it (its disk controller, VMXNET3 in slot 192); ``virtio``: KVM's.
     :param variables: the UEFI firmware's variables (``nvram.fd``); None: a machine that has never run an installer.
     """
     with tempfile.TemporaryDirectory(prefix="guest-") as folder, contextlib.ExitStack() as stack:
         ours, theirs = socket.socketpair()
         stack.enter_context(ours)
-        command = [*_machine(spec), *_hardware(spec, disk, disk_format, bus)]
+        command = [*_machine(spec), *_hardware(spec, disk, disk_format, hardware)]
         command += ["-chardev", f"socket,id=monitor,fd={theirs.fileno()}", "-mon", "chardev=monitor,mode=control"]
         if spec.firmware == "uefi":
             writable = pathlib.Path(folder) / "nvram.fd"
@@ -197,7 +199,7 @@ def boot(
     until: str = r"login:",
     *,
     disk_format: t.Literal["raw", "qcow2", "vmdk"] = "raw",
-    bus: t.Literal["pvscsi", "virtio"] = "pvscsi",
+    hardware: t.Literal["vmware", "virtio"] = "vmware",
     variables: pathlib.Path | None = None,
     timeout: float = 240,
 ) -> str:
@@ -205,12 +207,13 @@ def boot(
 
     :raises NotSeenError: it was not there within ``timeout`` seconds.
     """
-    with started(spec, disk, disk_format=disk_format, bus=bus, variables=variables) as machine:
+    with started(spec, disk, disk_format=disk_format, hardware=hardware, variables=variables) as machine:
         return machine.wait_for(until, timeout)
 
 
 def _machine(spec: GuestSpec) -> list[str]:
     size = spec.memory_mib
+    accelerator = probe_accelerator()
     return [
         "qemu-system-x86_64",
         "-nodefaults",
@@ -219,7 +222,10 @@ def _machine(spec: GuestSpec) -> list[str]:
         "none",
         "-vga",
         "std",
-        *_accelerator(),
+        "-accel",
+        accelerator.name,
+        "-cpu",
+        accelerator.cpu,
         "-machine",
         "q35,memory-backend=ram",
         "-object",
@@ -235,7 +241,7 @@ def _machine(spec: GuestSpec) -> list[str]:
     ]
 
 
-def _hardware(spec: GuestSpec, disk: pathlib.Path, disk_format: str, bus: str) -> list[str]:
+def _hardware(spec: GuestSpec, disk: pathlib.Path, disk_format: str, hardware: str) -> list[str]:
     image = f"id=disk0,if=none,format={disk_format},snapshot=on,file={str(disk).replace(',', ',,')}"
     host = spec.gateway
     address = spec.address.split("/")[0]
@@ -245,14 +251,12 @@ def _hardware(spec: GuestSpec, disk: pathlib.Path, disk_format: str, bus: str) -
     command = ["-drive", image, "-netdev", network]
     for slot in (160, 192):
         command += ["-device", port.format(slot)]
-    if bus == "pvscsi":
-        command += ["-device", "pvscsi,id=scsi0,bus=port160", "-device", "scsi-hd,bus=scsi0.0,drive=disk0,bootindex=1"]
-        command += ["-device", f"vmxnet3,bus=port192,netdev=lan,mac={mac}"]
+    if hardware == "virtio":
+        command += ["-device", "virtio-blk-pci,bus=port160,drive=disk0"]
+    elif spec.controller == "pvscsi":
+        command += ["-device", "pvscsi,id=scsi0,bus=port160", "-device", "scsi-hd,bus=scsi0.0,drive=disk0"]
     else:
-        command += ["-device", "virtio-blk-pci,bus=port160,drive=disk0,bootindex=1"]
-        command += ["-device", f"virtio-net-pci,bus=port192,netdev=lan,mac={mac}"]
+        command += ["-device", "ide-hd,bus=ide.0,drive=disk0"]  # q35 has an AHCI controller
+    card = "virtio-net-pci" if hardware == "virtio" else "vmxnet3"
+    command += ["-device", f"{card},bus=port192,netdev=lan,mac={mac},romfile="]
     return command
-
-
-def _accelerator() -> list[str]:
-    return ["-accel", "tcg", "-cpu", "max"]

@@ -17,6 +17,7 @@ import os
 import pathlib
 import struct
 import typing as t
+import uuid
 import zlib
 
 from tests.guests.disk import data_blocks
@@ -32,14 +33,14 @@ _FLAGS = 0x00030001  # newline test, compressed grains, markers
 _MARKER_TABLE, _MARKER_DIRECTORY, _MARKER_FOOTER = 1, 2, 3
 
 
-def write_stream_optimized(raw: pathlib.Path, vmdk: pathlib.Path, identifier: str) -> int:
+def write_stream_optimized(raw: pathlib.Path, vmdk: pathlib.Path) -> int:
     """Write the raw image (a multiple of 64 KiB) as ``vmdk``; returns the bytes of its grains that hold data."""
     capacity = raw.stat().st_size // _SECTOR
     tables = -(-capacity // (_GRAIN_SECTORS * _TABLE_ENTRIES))
     populated = 0
     with raw.open("rb") as source, vmdk.open("xb") as out:
         out.write(_header(capacity, _DIRECTORY_AT_END))
-        out.write(_descriptor(capacity, identifier).ljust(_DESCRIPTOR_SECTORS * _SECTOR, b"\0"))
+        out.write(_descriptor(capacity).ljust(_DESCRIPTOR_SECTORS * _SECTOR, b"\0"))
         out.seek(_OVERHEAD_SECTORS * _SECTOR)
         directory = [0] * tables
         table = [0] * _TABLE_ENTRIES
@@ -86,8 +87,8 @@ def _header(capacity: int, directory: int) -> bytes:
     return fields.ljust(_SECTOR, b"\0")
 
 
-def _descriptor(capacity: int, identifier: str) -> bytes:
-    digits = identifier.replace("-", "")
+def _descriptor(capacity: int) -> bytes:
+    digits = uuid.uuid4().hex
     pairs = [digits[start : start + 2] for start in range(0, 32, 2)]
     cylinders = capacity // (255 * 63)
     return f"""# Disk DescriptorFile

@@ -90,8 +90,6 @@ def start_links(tree: Reading, kind: ToolKind) -> list[str]:
         elif name.endswith((".wants", ".requires")) and not tree.is_symlink(path):
             links += [f"{path}/{u}" for u in tree.names(path) if u in kind.units and not is_masked(tree, u)]
     for path in tree.glob("/etc/rc*.d/S*"):
-        script = path.rpartition("/")[2][3:]
-        # systemd starts a script only where there is no unit of its name.
-        if script in kind.scripts and not unit_file(tree, f"{script}.service"):
+        if path.rpartition("/")[2][3:] in kind.scripts:
             links.append(path)
     return links
