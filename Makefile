@@ -42,7 +42,7 @@ lint: setup ## Formatting, types, documentation, import arrows
 	ruff check --quiet plugins tests bench
 	mypy -p ansible_collections.hyper2kvm.core.plugins.module_utils
 	mypy plugins/modules plugins/action plugins/callback
-	lint-imports --no-cache
+	PYTHONPATH=.collections lint-imports --no-cache
 	yamllint .
 	ansible-lint
 	antsibull-changelog lint

@@ -44,7 +44,7 @@ class ActionModule(ActionBase):  # type: ignore[misc]
         variables = task_vars or {}
         args = without_blanks(self._task.args)
         if self._connection.transport in ("local", "ansible.builtin.local"):
-            args["_installation"] = str(installation())
+            args.setdefault("installation", str(installation()))
         if args.get("state", "present") != "present":
             return self._execute(_MODULE, args, variables)
 
@@ -73,8 +73,8 @@ class ActionModule(ActionBase):  # type: ignore[misc]
                 look = {
                     "name": name,
                     "wait_timeout": max(1, round(min(left, progress.patience()))),
-                    "_seen": where(job),
-                    "_others": progress.others(),
+                    "wait_while": where(job),
+                    "names": progress.others(),
                 }
                 answer = self._execute(_INFO, {**shared, **look}, variables)
                 if answer.get("failed") or answer.get("unreachable"):

@@ -52,7 +52,7 @@ options:
         choices: [auto, ova, ovf, vmdk, qcow2, raw]
         default: auto
       path:
-        description: File or folder, relative to O(input_root).
+        description: File or folder, relative to C(input_root).
         type: str
       disks:
         description: All disks of the VM, the boot disk first.
@@ -60,7 +60,7 @@ options:
         elements: dict
         suboptions:
           path:
-            description: The image, relative to O(input_root).
+            description: The image, relative to C(input_root).
             type: str
             required: true
           format:
@@ -84,7 +84,7 @@ options:
         default: qcow2
       path:
         description:
-          - Folder for the artifacts, relative to O(output_root).
+          - Folder for the artifacts, relative to C(output_root).
           - "Default: the job's name."
         type: str
       name:
@@ -177,7 +177,7 @@ options:
             elements: str
             default: []
           keys_from:
-            description: A file of further public keys, one a line, below O(secrets_root).
+            description: A file of further public keys, one a line, below C(secrets_root).
             type: dict
             suboptions:
               name:

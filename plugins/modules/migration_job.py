@@ -61,6 +61,11 @@ options:
       - How many jobs a worker carries out at once, where this task has to start one, which is on the host that Ansible
         itself runs on. Elsewhere a worker runs as a service.
     type: int
+  installation:
+    description:
+      - Folder of this collection on the host that the module runs on; a worker is started from there where none is alive.
+      - The action plugin gives it where that is the host that Ansible itself runs on.
+    type: path
   progress_interval:
     description: Seconds between two lines on the progress of the batch, where there is no terminal.
     type: int
@@ -170,8 +175,7 @@ def main() -> None:
             "wait_timeout": {"type": "int", "default": 86400},
             "progress_interval": {"type": "int", "default": 30},
             "slots": {"type": "int"},
-            # The action plugin says where the installed collection is, for a worker that outlives the module.
-            "_installation": {"type": "path"},
+            "installation": {"type": "path"},
         },
         mutually_exclusive=arguments.JOB_EXCLUSIONS,
         required_one_of=[("name", "definition")],

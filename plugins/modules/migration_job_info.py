@@ -25,6 +25,11 @@ options:
       - The one job to return, with its result. It need not exist.
       - "Default: all jobs, without their results."
     type: str
+  names:
+    description: With O(name), return these jobs after it, without their results.
+    type: list
+    elements: str
+    default: []
   label_selectors:
     description: Return only jobs that carry all these labels, each as C(key=value).
     type: list
@@ -38,6 +43,11 @@ options:
     description: Seconds to wait for the end of the job O(name) before it is returned as it is.
     type: int
     default: 0
+  wait_while:
+    description:
+      - With O(wait_timeout), wait only as long as the job is in this phase and stage, with a slash between them, and
+        not until its end.
+    type: str
 seealso:
   - module: hyper2kvm.core.migration_job
 """
@@ -52,7 +62,13 @@ EXAMPLES = r"""
     name: web01-convert
   register: web01
 
-- name: Show it
+- name: Wait until the copy has ended
+  hyper2kvm.core.migration_job_info:
+    name: web01-convert
+    wait_timeout: 3600
+    wait_while: PROGRESSING/copy
+
+- name: Show why it waits
   ansible.builtin.debug:
     var: web01.jobs[0].status.waiting
 """
@@ -89,10 +105,8 @@ def main() -> None:
             "label_selectors": {"type": "list", "elements": "str", "default": []},
             "events": {"type": "bool", "default": False},
             "wait_timeout": {"type": "int", "default": 0},
-            # For the action plugin of migration_job: return as soon as the job is not in this stage any more, and
-            # return these jobs as well.
-            "_seen": {"type": "str"},
-            "_others": {"type": "list", "elements": "str", "default": []},
+            "wait_while": {"type": "str"},
+            "names": {"type": "list", "elements": "str", "default": []},
         },
         supports_check_mode=True,
     )

@@ -12,7 +12,6 @@ import shutil
 import subprocess
 
 import pytest
-
 from ansible_collections.hyper2kvm.core.plugins.module_utils.disks.journal import needs_replay
 
 

@@ -137,3 +137,15 @@ JOB: dict[str, t.Any] = {
 
 #: A whole document and the options that spell one out exclude each other. ``name`` may accompany a document.
 JOB_EXCLUSIONS: list[tuple[str, str]] = [("definition", option) for option in ("spec", "labels", "annotations", *SPEC)]
+
+#: A VM's disks, for modules that work without a job.
+REQUIRED_SOURCE: dict[str, t.Any] = {"type": "dict", "required": True, "options": _SOURCE}
+
+#: What modules have in common that leave something attached.
+ATTACHMENT: dict[str, t.Any] = {
+    "name": {"type": "str", "required": True},
+    "source": {"type": "dict", "options": _SOURCE},
+    "writable": {"type": "bool", "default": False},
+    "owner": {"type": "str", "default": "ansible"},
+    "ttl": {"type": "int", "default": 3600},
+}

@@ -82,21 +82,20 @@ def still_going(job: Job, timeout: float) -> dict[str, t.Any]:
 
 def guest_diffs(job: Job) -> list[dict[str, t.Any]]:
     """Return an entry of Ansible's ``diff`` for each change of the guest that the job's result tells."""
-    return [
-        {"before_header": change["path"], "after_header": change["path"], "prepared": _prepared(change)}
-        for change in result(job).get("changes") or []
-    ]
+    return [guest_diff(change) for change in result(job).get("changes") or []]
+
+
+def guest_diff(change: c.Mapping[str, t.Any]) -> dict[str, t.Any]:
+    """Return the entry of Ansible's ``diff`` for one change of the guest."""
+    diff = change.get("diff") or ""
+    text = f"{change['kind']} {change['path']}: {change['why']} ({change['fixer']})\n{diff}".rstrip("\n") + "\n"
+    return {"before_header": change["path"], "after_header": change["path"], "prepared": text}
 
 
 def _reason(reason: c.Mapping[str, t.Any]) -> str:
     names = ", ".join(reason.get("examples") or [])
     more = ", …" if names and reason.get("count", 0) > len(reason["examples"]) else ""
     return f"{names}{more} {reason['message']}".strip()
-
-
-def _prepared(change: c.Mapping[str, t.Any]) -> str:
-    diff = change.get("diff") or ""
-    return f"{change['kind']} {change['path']}: {change['why']} ({change['fixer']})\n{diff}".rstrip("\n") + "\n"
 
 
 def _error(

@@ -138,12 +138,12 @@ class JobModule:
 
     def _ensure_worker(self) -> None:
         # Only on the host where Ansible runs does the collection lie there for a worker; elsewhere one is a service.
-        if not self._params["_installation"]:
+        if not self._params["installation"]:
             return
         roots, state = options.roots(self._params), options.state_dir(self._params)
         roots = make_roots(roots.input, roots.output, state_dir=state, scratch=roots.scratch, secrets=roots.secrets)
         slots = {} if self._params["slots"] is None else {"slots": self._params["slots"]}
-        ensure_worker(Config(roots, state, **slots), self._params["_installation"])
+        ensure_worker(Config(roots, state, **slots), self._params["installation"])
 
     def _waited(self, backend: Backend, job: models.MigrationJob) -> models.MigrationJob:
         if self._params["wait"]:
@@ -205,9 +205,9 @@ def job_info(params: options.Options) -> Result:
             return {"changed": False, "jobs": [job.to_document() for job in backend.list(_labels(params))]}
         job = find(backend, name)
         if job is not None and params["wait_timeout"] and job.status.phase not in TERMINAL:
-            job = _changed_or_timed_out(backend, job, params["wait_timeout"], params["_seen"])
+            job = _changed_or_timed_out(backend, job, params["wait_timeout"], params["wait_while"])
         jobs = [] if job is None else [job]
-        others = set(params["_others"]) - {name}
+        others = set(params["names"]) - {name}
         if others:
             jobs += [other for other in backend.list() if other.metadata.name in others]
         result: Result = {"changed": False, "jobs": [job.to_document() for job in jobs]}

@@ -22,7 +22,7 @@ from ..protocol.errors import ErrorClass, JobError
 VENV_PYTHON = "/opt/hyper2kvm/venv/bin/python"
 
 
-def run(module: AnsibleModule, body: c.Callable[[], dict[str, t.Any]]) -> t.NoReturn:
+def run(module: AnsibleModule, body: c.Callable[[], dict[str, t.Any]]) -> None:
     """Exit ``module`` with what ``body`` returns, or fail it with the error that ``body`` raises.
 
     Where pydantic is missing, the module runs again with :data:`VENV_PYTHON`.
@@ -31,7 +31,7 @@ def run(module: AnsibleModule, body: c.Callable[[], dict[str, t.Any]]) -> t.NoRe
     try:
         result = body()
     except JobError as error:
-        fail(module, error)
+        return fail(module, error)
     except Exception as error:
         failure = JobError(
             ErrorClass.INTERNAL,
@@ -39,11 +39,11 @@ def run(module: AnsibleModule, body: c.Callable[[], dict[str, t.Any]]) -> t.NoRe
             f"{type(error).__name__}: {error}",
             "This is a mistake in the collection; report it with the output of -vvv.",
         )
-        fail(module, failure, exception=traceback.format_exc())
+        return fail(module, failure, exception=traceback.format_exc())
     module.exit_json(**result)
 
 
-def fail(module: AnsibleModule, error: JobError, **result: t.Any) -> t.NoReturn:
+def fail(module: AnsibleModule, error: JobError, **result: t.Any) -> None:
     """Fail ``module`` with the sentence for a person and the same as data."""
     module.fail_json(msg=str(error), error=error_data(error), **result)
 

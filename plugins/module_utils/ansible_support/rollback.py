@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import pathlib
+import tempfile
 
 from ..disks.digest import digest_disk
 from ..disks.paths import confine
@@ -71,7 +72,14 @@ class PublishedTarget:
             writer = writer_of(path)
             if writer is not None:
                 raise invalid("TargetInUse", f"{path} is in use: {writer}.", "Shut the VM down, then roll it back.")
-            actual = digest_disk(path, artifact.format or "raw", lambda done, total: None, lambda: False)
+            with tempfile.TemporaryDirectory(prefix="hyper2kvm-") as workdir:
+                actual = digest_disk(
+                    path,
+                    artifact.format or "raw",
+                    progress=lambda done, total: None,
+                    cancelled=lambda: False,
+                    workdir=pathlib.Path(workdir),
+                )
         elif artifact.digest is not None:
             actual = _file_digest(path)
         else:

@@ -11,11 +11,13 @@ import re
 import typing as t
 
 from ..disks.model import Filesystem, Firmware
+from ..protocol.errors import ErrorClass, JobError
 from . import efi, paths
 from .bootloader import default_kernel, find_bootloader
 from .devices import Devices, is_unstable
 from .facts import GuestFacts, InitramfsTool, Kernel, Mount, Risk
 from .fstab import parse
+from .initramfs.survey import driver_places
 from .kernels import find_kernels
 from .netconfig import read_interfaces, shell_values
 from .reading import Reading
@@ -66,7 +68,8 @@ def inspect(guest: MountedGuest, filesystems: t.Sequence[Filesystem]) -> GuestFa
     facts.systemd_version = _systemd_version(tree)
     facts.mounts = _mounts(tree, Devices(tuple(filesystems)), guest.root)
     facts.bootloader = find_bootloader(tree)
-    facts.kernels = find_kernels(tree, default_kernel(tree, facts.bootloader))
+    kernels = find_kernels(tree, default_kernel(tree, facts.bootloader))
+    facts.kernels = tuple(_with_drivers(tree, kernel) for kernel in kernels)
     facts.initramfs_tool = next((n for n, found in _INITRAMFS_TOOLS if any(tree.exists(p) for p in found)), "")
     if guest.esp:
         fallback = efi.loaders(tree, efi.find(tree, guest.esp, "EFI", "BOOT"))
@@ -220,9 +223,26 @@ def _risks(tree: Reading, facts: GuestFacts) -> t.Iterator[Risk]:
             )
 
 
+def _with_drivers(tree: Reading, kernel: Kernel) -> Kernel:
+    """Tell where the virtio drivers are; nowhere for an initramfs that cannot be read."""
+    try:
+        places = driver_places(tree, kernel.version, kernel.initramfs, kernel.modules)
+    except JobError as error:
+        if error.error_class is ErrorClass.ENVIRONMENT:
+            raise
+        return kernel
+    return dataclasses.replace(kernel, drivers=places)
+
+
 def _kernel_risks(kernel: Kernel) -> t.Iterator[Risk]:
     if not kernel.modules:
         yield Risk("NoModules", f"The kernel {kernel.version} has no folder of modules.")
+    if not kernel.drivers:
+        yield Risk(
+            "InitramfsDamaged",
+            f"The initramfs {kernel.initramfs} of kernel {kernel.version} cannot be read.",
+            "Rebuild it in the guest with the guest's own tool.",
+        )
 
 
 def _elsewhere(mount: Mount) -> bool:

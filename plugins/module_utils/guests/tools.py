@@ -90,6 +90,8 @@ def start_links(tree: Reading, kind: ToolKind) -> list[str]:
         elif name.endswith((".wants", ".requires")) and not tree.is_symlink(path):
             links += [f"{path}/{u}" for u in tree.names(path) if u in kind.units and not is_masked(tree, u)]
     for path in tree.glob("/etc/rc*.d/S*"):
-        if path.rpartition("/")[2][3:] in kind.scripts:
+        script = path.rpartition("/")[2][3:]
+        # systemd starts a script only where there is no unit of its name.
+        if script in kind.scripts and not unit_file(tree, f"{script}.service"):
             links.append(path)
     return links

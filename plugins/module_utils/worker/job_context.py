@@ -160,8 +160,8 @@ class JobContext:
             partition = filesystem.partition
             if needs_replay(attachment.disks[partition.disk].partition_device(partition), filesystem.type):
                 self.warn(
-                    f"The {filesystem.type} filesystem on {partition.disk} partition {partition.number} was in use when "
-                    "the disk was exported: this is a crash-consistent copy, as after a power cut."
+                    f"The {filesystem.type} filesystem on {partition.disk} partition {partition.number} was in use "
+                    "when the disk was exported: this is a crash-consistent copy, as after a power cut."
                 )
 
     def warn(self, message: str) -> None:

@@ -102,7 +102,7 @@ def slug(text: str) -> str:
 
 
 def allocated_bytes(source: Source) -> int:
-    """Roughly how much a copy of ``source`` has to read: the bytes its files take on disk, never more than their size."""
+    """Roughly how much a copy of ``source`` has to read: what its files take on disk, never more than their size."""
     total = 0
     for path in {path for image in source.images for path in (image.path, *image.extents)}:
         stat = path.stat()

@@ -71,26 +71,18 @@ def _kvm_group() -> int | None:
     return found.st_gid if found.st_mode & shared == shared and found.st_gid != 0 else None
 
 
-def confined(command: t.Sequence[str], max_file_bytes: int) -> list[str]:
-    """Return ``command`` prefixed so that it runs unprivileged, without core dumps, and dies with the calling thread.
+def bounded(command: t.Sequence[str], max_file_bytes: int) -> list[str]:
+    """Return ``command`` prefixed so that it dies with the calling thread and its files stay bounded."""
+    return ["prlimit", f"--fsize={max_file_bytes}", "--core=0", "setpriv", "--pdeathsig=KILL", "--", *command]
 
-    ``max_file_bytes`` bounds each file that the program writes. A caller that is not root stays who it is.
-    """
-    identity: list[str] = []
+
+def confined(command: t.Sequence[str], max_file_bytes: int) -> list[str]:
+    """Return ``command`` as :func:`bounded` does, and without privileges. A caller that is not root stays who it is."""
+    identity = ["setpriv", "--no-new-privs"]
     if os.geteuid() == 0:
         uid, gid = _unprivileged_user()
         kvm = _kvm_group()
-        groups = ["--clear-groups"] if kvm is None else [f"--groups={kvm}"]
-        identity = [f"--reuid={uid}", f"--regid={gid}", *groups, "--bounding-set=-all", "--inh-caps=-all"]
-    return [
-        "prlimit",
-        f"--fsize={max_file_bytes}",
-        "--core=0",
-        "--",
-        "setpriv",
-        "--pdeathsig=KILL",
-        "--no-new-privs",
-        *identity,
-        "--",
-        *command,
-    ]
+        groups = "--clear-groups" if kvm is None else f"--groups={kvm}"
+        identity += [f"--reuid={uid}", f"--regid={gid}", groups, "--bounding-set=-all", "--inh-caps=-all"]
+    # Changing the user clears the parent death signal, so it is set again with the change; setpriv does it last.
+    return bounded([*identity, "--pdeathsig=KILL", "--", *command], max_file_bytes)

@@ -8,10 +8,40 @@ from __future__ import annotations
 
 from ..facts import GuestFacts
 from .base import Fixer
+from .linux.crypttab import CrypttabFixer
+from .linux.fstab import FstabFixer
+from .linux.grub import GrubFixer
+from .linux.hostname import HostnameFixer
+from .linux.initramfs import InitramfsFixer
+from .linux.interface_names import InterfaceNamesFixer
+from .linux.machine_id import MachineIdFixer
+from .linux.resume import ResumeFixer
+from .linux.serial_console import SerialConsoleFixer
+from .linux.ssh_host_keys import SshHostKeysFixer
+from .linux.ssh_keys import SshKeysFixer
+from .linux.timezone import TimezoneFixer
+from .linux.uefi_fallback import UefiFallbackFixer
+from .linux.vmware_tools import VmwareToolsFixer
 
-_LINUX: tuple[Fixer, ...] = ()
+_LINUX: tuple[Fixer, ...] = (
+    FstabFixer(),
+    CrypttabFixer(),
+    ResumeFixer(),
+    GrubFixer(),
+    SerialConsoleFixer(),
+    InterfaceNamesFixer(),
+    VmwareToolsFixer(),
+    UefiFallbackFixer(),
+    HostnameFixer(),
+    TimezoneFixer(),
+    SshKeysFixer(),
+    MachineIdFixer(),
+    SshHostKeysFixer(),
+    # Last: the initramfs holds copies of what the others change.
+    InitramfsFixer(),
+)
 
 
 def fixers(guest: GuestFacts) -> list[Fixer]:
-    """Return those that know guests of this kind."""
+    """Return those that know guests of this kind, in order."""
     return list(_LINUX)

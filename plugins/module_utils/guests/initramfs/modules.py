@@ -79,7 +79,8 @@ class Kernel:
 
     def _relative(self, path: str) -> str | None:
         """The path relative to the folder (old depmods wrote absolute ones); None where it leaves the folder."""
-        path = path.removeprefix(self._folder).lstrip("/")
+        if path.startswith("/"):
+            path = path.rpartition(f"/{posixpath.basename(self._folder)}/")[2]
         return path if module_name(path) and ".." not in path.split("/") else None
 
     def _lines(self, name: str) -> list[str]:

@@ -72,11 +72,11 @@ class Renamed:
     files: list[str] = dataclasses.field(default_factory=list)
     """Names inside of what was rewritten."""
     unknown: list[str] = dataclasses.field(default_factory=list)
-    """Devices that configuration names and nobody knows a UUID of; left as they are."""
+    """Devices that configuration names that stand for nothing known; left as they are."""
 
 
-def rename_devices(additions: Additions, root: RootFs, uuid_of: t.Callable[[str], str | None]) -> Renamed:
-    """Replace device names that the new machine will not have by the UUID of the filesystem that they meant.
+def rename_devices(additions: Additions, root: RootFs, stable: t.Callable[[str], str | None]) -> Renamed:
+    """Replace device names that the new machine will not have by ``stable(name)``, such as ``UUID=…``.
 
     Waiting for a device whose filesystem is not known is given up: on the new machine it would never end.
     """
@@ -92,11 +92,11 @@ def rename_devices(additions: Additions, root: RootFs, uuid_of: t.Callable[[str]
             continue
         old = node.data.decode("utf-8", "surrogateescape")
         if _WAIT.fullmatch(path):
-            new = _rename(old, uuid_of, "/dev/disk/by-uuid/", [])
+            new = _rename(old, lambda device: _link(stable(device)), [])
             if _DEVICE.search(new):
                 new = "true\n"
         elif _CONFIGURATION.fullmatch(path):
-            new = _rename(old, uuid_of, "UUID=", renamed.unknown)
+            new = _rename(old, stable, renamed.unknown)
         else:
             continue
         if new != old:
@@ -105,16 +105,21 @@ def rename_devices(additions: Additions, root: RootFs, uuid_of: t.Callable[[str]
     return renamed
 
 
-def _rename(text: str, uuid_of: t.Callable[[str], str | None], prefix: str, unknown: list[str]) -> str:
+def _rename(text: str, stable: t.Callable[[str], str | None], unknown: list[str]) -> str:
     def replace(match: re.Match[str]) -> str:
-        uuid = uuid_of(match[0])
-        if uuid is None:
+        name = stable(match[0])
+        if name is None:
             unknown.append(match[0])
-            return match[0]
-        return prefix + uuid
+        return name or match[0]
 
     lines = text.split("\n")
     return "\n".join(line if line.lstrip().startswith("#") else _DEVICE.sub(replace, line) for line in lines)
+
+
+def _link(name: str | None) -> str | None:
+    """``UUID=…`` as the link that udev makes."""
+    kind, _, value = (name or "").partition("=")
+    return f"/dev/disk/by-{kind.lower()}/{value}" if value else None
 
 
 def _unescape(unit: str) -> str:

@@ -13,6 +13,7 @@ import re
 import typing as t
 
 from ...protocol.errors import JobError
+from ..facts import DriverPlace
 from ..paths import printable
 from . import segments, virtio
 from .codec import Compression
@@ -72,8 +73,7 @@ def survey(files: GuestFiles, version: str, initramfs: str, modules: str) -> Sur
         JobError: (invalid) the initramfs is damaged; (environment) the host lacks a program to unpack it.
     """
     options = _options(files, version, modules)
-    builtin = {driver for option, driver in _DRIVER_OPTIONS.items() if options.get(option) == "y"}
-    kernel = Kernel(files, modules, builtin)
+    kernel = _kernel(files, modules, options)
     fd = files.open_fd(initramfs)
     try:
         parsed = segments.parse(fd, _keep)
@@ -90,6 +90,33 @@ def survey(files: GuestFiles, version: str, initramfs: str, modules: str) -> Sur
         bool(kernel.paths or kernel.builtin or options),
         frozenset(packing for option, packing in _DECOMPRESSORS.items() if options.get(option) == "y"),
     )
+
+
+def driver_places(files: GuestFiles, version: str, initramfs: str, modules: str) -> dict[str, DriverPlace]:
+    """Return where the drivers of virtio disks and network cards are; for a kernel that boots without an initramfs too.
+
+    Takes and raises what :func:`survey` does; ``initramfs`` may be empty.
+    """
+    if initramfs:
+        found = survey(files, version, initramfs, modules)
+        kernel, inside = found.kernel, set(found.presence.modules)
+        builtin = found.presence.builtin
+    else:
+        kernel, inside = _kernel(files, modules, _options(files, version, modules)), set()
+        builtin = kernel.builtin
+    places: dict[str, DriverPlace] = {}
+    for name in (*virtio.DISK_DRIVERS, *virtio.NETWORK_DRIVERS):
+        if name in builtin:
+            places[name] = "builtin"
+        elif name in inside:
+            places[name] = "initramfs"
+        else:
+            places[name] = "module" if name in kernel.paths else "missing"
+    return places
+
+
+def _kernel(files: GuestFiles, modules: str, options: t.Mapping[str, str]) -> Kernel:
+    return Kernel(files, modules, {name for option, name in _DRIVER_OPTIONS.items() if options.get(option) == "y"})
 
 
 def _keep(name: str, size: int) -> bool:

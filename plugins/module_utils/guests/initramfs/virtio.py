@@ -63,6 +63,8 @@ class Presence:
     """Where the initramfs has its modules, canonical (``usr/lib/modules/6.1.0-18-amd64``)."""
     modules: t.Mapping[str, str]
     """The modules inside: name to path relative to ``folder``."""
+    builtin: frozenset[str]
+    """Modules that are parts of the kernel, as far as the guest or the initramfs tells."""
     missing: tuple[str, ...]
     """Drivers that the kernel has as modules and the initramfs lacks; none where it has what is indispensable."""
     unknown: tuple[str, ...]
@@ -86,6 +88,7 @@ def presence(root: RootFs, version: str, kernel: Kernel) -> Presence:
     return Presence(
         folder,
         inside,
+        builtin,
         tuple(name for name in absent if name in kernel.paths) if essential else (),
         tuple(name for name in essential if name not in kernel.paths),
     )

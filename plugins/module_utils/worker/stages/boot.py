@@ -2,7 +2,7 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""The boot test as a step of a job: of overlays (rehearse), of the target (verify), of a source as it is (boot-test)."""
+"""The boot test as a step of a job: of overlays (rehearse), a target (verify), a source as it is (boot-test)."""
 
 from __future__ import annotations
 

@@ -7,14 +7,14 @@
 from __future__ import annotations
 
 import os
-import re
 
 from ....protocol.errors import JobError, unsupported
+from ...devices import Devices, stable_name
 from ...edits import Edits
 from ...facts import GuestFacts, Kernel
 from ...initramfs import policy, segments, stale, virtio
 from ...initramfs.additions import Additions
-from ...initramfs.survey import Survey, survey
+from ...initramfs.survey import Survey, driver_places, survey
 from ...paths import printable
 from ..base import FixRequest
 
@@ -42,10 +42,14 @@ class InitramfsFixer:
         seen: set[str] = set()
         for kernel in guest.kernels:
             path = edits.resolve(kernel.initramfs) if kernel.initramfs else ""
-            if not path or path in seen:
+            if path in seen:
                 continue
-            seen.add(path)
+            if path:
+                seen.add(path)
             try:
+                if not path:
+                    _check_bare(kernel, edits)
+                    continue
                 drivers.update(dict.fromkeys(_patch(kernel, path, guest, edits)))
             except JobError as error:
                 if kernel.default or not somebody_chooses:
@@ -68,7 +72,7 @@ def _patch(kernel: Kernel, path: str, guest: GuestFacts, edits: Edits) -> tuple[
             virtio.add_to_list(additions, root, found.presence)
         reasons.append(f"drivers for virtio ({', '.join(added)})")
     copies = stale.refresh_copies(additions, root, list(edits.needed()), lambda name: _before_and_after(edits, name))
-    renamed = stale.rename_devices(additions, root, lambda device: _uuid_of(guest, device))
+    renamed = stale.rename_devices(additions, root, lambda device: _stable(guest, device))
     if stale_files := [*copies, *renamed.files]:
         reasons.append(f"current copies of {', '.join(printable(f'/{name}') for name in stale_files)}")
     for device in sorted(set(renamed.unknown)):
@@ -80,6 +84,16 @@ def _patch(kernel: Kernel, path: str, guest: GuestFacts, edits: Edits) -> tuple[
     if archive is not None:
         _write(path, found, archive, "; ".join(reasons), edits)
     return found.presence.missing
+
+
+def _check_bare(kernel: Kernel, edits: Edits) -> None:
+    """Warn of a kernel that no initramfs was found for, unless it has the drivers built in."""
+    places = driver_places(edits, kernel.version, "", kernel.modules)
+    if any(places[name] != "builtin" for name in virtio.INDISPENSABLE):
+        edits.warn(
+            f"No initramfs was found for kernel {kernel.version}, and it does not have all virtio drivers built in; "
+            "if it boots without one, it will not find its disk on KVM."
+        )
 
 
 def _check(found: Survey, kernel: Kernel, edits: Edits) -> None:
@@ -119,19 +133,8 @@ def _before_and_after(edits: Edits, path: str) -> tuple[bytes | None, bytes | No
     return before, edits.read_bytes(path) if edits.is_file(path) else None
 
 
-def _uuid_of(guest: GuestFacts, device: str) -> str | None:
-    """The UUID of the filesystem that a device name meant on the old machine.
-
-    By the guest's fstab where that names the device; else by the disk's letter and the partition's number.
-    """
-    for mount in guest.mounts:
-        if mount.spec == device and mount.filesystem is not None:
-            return mount.filesystem.uuid or None
-    match = re.fullmatch(r"/dev/(?:sd|hd|xvd)(?P<disk>[a-z])(?P<number>\d*)", device)
-    if match is None:
-        return None
-    disk, number = f"disk{ord(match['disk']) - ord('a')}", int(match["number"] or 0)
-    for filesystem in guest.filesystems:
-        if (filesystem.partition.disk, filesystem.partition.number) == (disk, number):
-            return filesystem.uuid or None
-    return None
+def _stable(guest: GuestFacts, device: str) -> str | None:
+    """What a device name meant on the old machine, by a name that stays; fstab's word counts first."""
+    meant = next((mount.filesystem for mount in guest.mounts if mount.spec == device), None)
+    filesystem = meant or Devices(guest.filesystems).find(device)
+    return stable_name(filesystem) if filesystem is not None else None

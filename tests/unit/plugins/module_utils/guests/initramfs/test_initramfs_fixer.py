@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import gzip
 import lzma
 import os
@@ -21,6 +22,7 @@ from ansible_collections.hyper2kvm.core.plugins.module_utils.guests.fixers.base 
 from ansible_collections.hyper2kvm.core.plugins.module_utils.guests.fixers.linux.initramfs import InitramfsFixer
 from ansible_collections.hyper2kvm.core.plugins.module_utils.guests.initramfs import cpio, segments
 from ansible_collections.hyper2kvm.core.plugins.module_utils.guests.initramfs.rootfs import RootFs
+from ansible_collections.hyper2kvm.core.plugins.module_utils.guests.initramfs.survey import driver_places
 from ansible_collections.hyper2kvm.core.plugins.module_utils.guests.tree import GuestTree
 from ansible_collections.hyper2kvm.core.plugins.module_utils.protocol import models
 from ansible_collections.hyper2kvm.core.plugins.module_utils.protocol.errors import JobError
@@ -284,6 +286,25 @@ def test_copies_follow_and_old_device_names_go(guest: Guest) -> None:
     assert root.nodes[f"{wants}/dev-disk-by\\x2did-wwn\\x2d0x6000c29.device"].data == b"/dev/null"
     assert root.nodes[f"{wants}/dev-disk-by\\x2duuid-1234.device"].data == b"../x.device"
     assert any("/dev/sda9" in warning for warning in edits.warnings)
+
+
+@pytest.mark.parametrize("builtin", [True, False])
+def test_kernel_without_an_initramfs_is_warned_of_unless_all_is_built_in(guest: Guest, builtin: bool) -> None:
+    names = ("virtio_pci", "virtio_blk")
+    guest.kernel(NEW, [], modules=() if builtin else names, builtin=names if builtin else ())
+    guest.facts.kernels = (dataclasses.replace(guest.facts.kernels[0], initramfs=""),)
+    edits = guest.plan()
+    assert edits.changes == [] and len(edits.warnings) == (0 if builtin else 1)
+
+
+def test_portrait_tells_where_drivers_are(guest: Guest) -> None:
+    modules = ("virtio_ring", "virtio_blk", "virtio_scsi")
+    guest.kernel(NEW, initramfs(NEW, modules=("virtio_blk",)), modules=modules, builtin=("virtio_pci",))
+    kernel = guest.facts.kernels[0]
+    tree = GuestTree(guest.root)
+    expected = {"virtio_pci": "builtin", "virtio_blk": "initramfs", "virtio_scsi": "module", "virtio_net": "missing"}
+    assert driver_places(tree, NEW, kernel.initramfs, kernel.modules) == expected
+    assert driver_places(tree, NEW, "", kernel.modules) == {**expected, "virtio_blk": "module"}
 
 
 def test_initramfs_that_several_kernels_share_is_patched_once(guest: Guest) -> None:

@@ -1,0 +1,103 @@
+# Copyright: (c) 2026, hyper2kvm contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+from __future__ import annotations
+
+
+class ModuleDocFragment:
+    """What is changed inside a guest."""
+
+    DOCUMENTATION = r"""
+options:
+  guest:
+    description: What is changed inside the guest.
+    type: dict
+    suboptions:
+      enabled:
+        description: Whether anything is changed at all.
+        type: bool
+        default: true
+      fixers:
+        description: Which fixers run. Default are all that find something to do.
+        type: dict
+        suboptions:
+          only:
+            description: These alone.
+            type: list
+            elements: str
+            default: []
+          skip:
+            description: All but these.
+            type: list
+            elements: str
+            default: []
+      network:
+        description: What happens to the guest's network cards.
+        type: dict
+        suboptions:
+          pin_names:
+            description: Bind the interface names that the guest's configuration uses to the target's MAC addresses.
+            type: bool
+            default: true
+          mac_map:
+            description: Gives cards of the source other MAC addresses.
+            type: list
+            elements: dict
+            default: []
+            suboptions:
+              source:
+                description: MAC address of the card in the source.
+                type: str
+                required: true
+              target:
+                description: MAC address that it gets.
+                type: str
+                required: true
+          macs:
+            description: MAC addresses of the target's cards in the source's order, for a source that tells none.
+            type: list
+            elements: str
+            default: []
+      ssh_keys:
+        description: SSH keys to add to users' C(~/.ssh/authorized_keys).
+        type: list
+        elements: dict
+        default: []
+        suboptions:
+          user:
+            description: Whom the keys let in.
+            type: str
+            default: root
+          keys:
+            description: Public keys, each as one line.
+            type: list
+            elements: str
+            default: []
+          keys_from:
+            description: A file of further public keys, one a line, below O(secrets_root).
+            type: dict
+            suboptions:
+              name:
+                description: Folder of the secret.
+                type: str
+                required: true
+              key:
+                description: File in that folder.
+                type: str
+                required: true
+      hostname:
+        description: New host name.
+        type: str
+      timezone:
+        description: New time zone, such as V(Europe/Berlin).
+        type: str
+      reset_machine_id:
+        description: Let the guest make a new machine ID at its next boot.
+        type: bool
+        default: false
+      reset_ssh_host_keys:
+        description: Let the guest make new SSH host keys at its next boot.
+        type: bool
+        default: false
+"""

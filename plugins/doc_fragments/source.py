@@ -1,0 +1,45 @@
+# Copyright: (c) 2026, hyper2kvm contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+from __future__ import annotations
+
+
+class ModuleDocFragment:
+    """A VM's disks, for modules that work without a job."""
+
+    DOCUMENTATION = r"""
+options:
+  source:
+    description: The VM's disks. Either O(source.path) or O(source.disks).
+    required: true
+    type: dict
+    suboptions:
+      type:
+        description: Kind of the source. V(auto) looks at name and content, but never takes raw for something else.
+        type: str
+        choices: [auto, ova, ovf, vmdk, qcow2, raw]
+        default: auto
+      path:
+        description: File or folder, relative to O(input_root), or absolute below O(input_root) or O(output_root).
+        type: str
+      disks:
+        description: All disks of the VM, the boot disk first.
+        type: list
+        elements: dict
+        suboptions:
+          path:
+            description: The image, as O(source.path).
+            type: str
+            required: true
+          format:
+            description: "Format of the image. Default: O(source.type)."
+            type: str
+            choices: [vmdk, qcow2, raw]
+          digest:
+            description: Expected digest of the file's bytes, C(sha256:) and 64 hexadecimal digits.
+            type: str
+      digest:
+        description: Expected digest of the bytes of the file at O(source.path), C(sha256:) and 64 hexadecimal digits.
+        type: str
+"""

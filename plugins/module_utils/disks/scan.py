@@ -1,0 +1,250 @@
+# Copyright: (c) 2026, hyper2kvm contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""One pass over an image's data: digest, and copy where there is a target.
+
+**The content digest** (``content-v1``) is defined over the virtual disk alone, so that it is the same for every format,
+and holes and zeros hash alike. The disk is cut into blocks of 64 KiB (the last one may be shorter) and regions of
+4 MiB. A region's digest is the SHA-256 over its blocks that are not all zeros, each preceded by its number on the disk
+(8 bytes, big-endian), in ascending order. The disk's digest is the SHA-256 over the ASCII text
+``hyper2kvm content-v1``, a NUL byte, the disk's size (8 bytes, big-endian), and, for each region with at least one such
+block, the region's number (8 bytes, big-endian) and its digest (32 bytes), in ascending order. Regions can be hashed
+side by side, and kept for a copy that goes on later.
+"""
+
+from __future__ import annotations
+
+import collections
+import concurrent.futures
+import dataclasses
+import hashlib
+import os
+import time
+import typing as t
+
+from .blockmap import BLOCK, Block, BlockMap, Region
+from .command import cancelled_error
+from .file_range import FileRange
+from .manifest import compare, new_hash
+
+_ZEROS = bytes(BLOCK)
+_DOMAIN = b"hyper2kvm content-v1\0"
+#: Blocks this close to each other in the file are read together. Bytes.
+_GAP = 128 * 1024
+#: What is read at once for a manifest's digest. Bytes.
+_PIECE = 4 * 1024**2
+_MAX_THREADS = 4
+
+Written = list[tuple[int, int]]
+"""Where a sink put blocks: number on the disk, offset in the target."""
+
+
+class Sink(t.Protocol):
+    """A target's file, while it is written."""
+
+    def write(self, blocks: list[tuple[int, bytes | memoryview]]) -> Written:
+        """Write blocks (number and data; none is all zeros; ascending). Thread-safe."""
+
+    def record(self, written: Written) -> None:
+        """Note what :meth:`write` did. Called by one thread, in the disk's order."""
+
+
+@dataclasses.dataclass(frozen=True)
+class ScanResult:
+    """What a pass saw. Bytes."""
+
+    digest: str
+    """``sha256:…``, the content digest."""
+    bytes_read: int
+    """Of the file, for its data (compressed as they may be)."""
+    bytes_written: int
+    """Data that went to the sink."""
+
+
+def scan(
+    file: FileRange,
+    blocks: BlockMap,
+    *,
+    what: str,
+    sink: Sink | None = None,
+    manifest_digest: str | None = None,
+    bandwidth: int | None = None,
+    progress: t.Callable[[int, int], None],
+    cancelled: t.Callable[[], bool],
+) -> ScanResult:
+    """Read all data of an image once: hash them and, with ``sink``, copy them.
+
+    Args:
+        file: the image, open.
+        blocks: its map.
+        what: names the step in errors.
+        sink: gets the blocks that are not all zeros.
+        manifest_digest: of the file's own bytes, compared in the same read.
+        bandwidth: upper bound of what is read of the file, in bytes per second.
+        progress: gets bytes done and in all, both of the virtual disk's data, not of its holes.
+        cancelled: asked for each 4 MiB; True ends the pass.
+
+    Raises:
+        JobError: class ``invalid``, the image is damaged or not what its manifest says; class ``transient``, it
+            cannot be read, or the pass was cancelled.
+    """
+    total = blocks.data_bytes()
+    digest = hashlib.sha256(_DOMAIN + blocks.virtual_size.to_bytes(8, "big"))
+    pace = _Pace(bandwidth, what, cancelled)
+    reader = _HashingReader(file, manifest_digest, pace.check) if manifest_digest else None
+    worker = _Worker(file, blocks, sink)
+    done = read = written = 0
+    threads = min(_MAX_THREADS, len(os.sched_getaffinity(0)))
+    pending: collections.deque[tuple[Region, concurrent.futures.Future[_Processed]]] = collections.deque()
+
+    def finish() -> None:
+        nonlocal done, written
+        region, future = pending.popleft()
+        processed = future.result()
+        if processed.digest is not None:
+            digest.update(region.number.to_bytes(8, "big") + processed.digest)
+        if sink is not None:
+            sink.record(processed.written)
+        written += len(processed.written) * BLOCK
+        done += len(region.blocks) * BLOCK
+        progress(min(done, total), total)
+
+    pool = concurrent.futures.ThreadPoolExecutor(threads, thread_name_prefix="scan")
+    try:
+        for region in blocks.regions():
+            spans = _spans(region.blocks)
+            pace.wait(spans.size)
+            read += spans.size
+            data = [reader.read(*span) for span in spans.ranges] if reader else None
+            pending.append((region, pool.submit(worker.process, region, spans, data)))
+            # Two regions more than threads: each thread finds its next one waiting, and memory stays small.
+            if len(pending) >= threads + 2:
+                finish()
+        while pending:
+            pace.check()
+            finish()
+        if reader is not None:
+            reader.finish()
+    finally:
+        pool.shutdown(cancel_futures=True)
+    return ScanResult(f"sha256:{digest.hexdigest()}", read, written)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Spans:
+    """What is read of the file for a region."""
+
+    ranges: list[tuple[int, int]]
+    """Begins and ends, ascending."""
+    places: list[int]
+    """For each of the region's blocks, the range that holds it."""
+    size: int
+    """Bytes in all."""
+
+
+def _spans(blocks: list[Block]) -> _Spans:
+    """Join what lies close together; in a file that was written from front to back that is nearly everything."""
+    ranges: list[tuple[int, int]] = []
+    places = [0] * len(blocks)
+    for i in sorted(range(len(blocks)), key=lambda i: blocks[i].offset):
+        begin, end = blocks[i].offset, blocks[i].offset + blocks[i].stored
+        if ranges and begin <= ranges[-1][1] + _GAP:
+            ranges[-1] = (ranges[-1][0], max(end, ranges[-1][1]))
+        else:
+            ranges.append((begin, end))
+        places[i] = len(ranges) - 1
+    return _Spans(ranges, places, sum(end - begin for begin, end in ranges))
+
+
+@dataclasses.dataclass(frozen=True)
+class _Processed:
+    digest: bytes | None
+    """None: the region is all zeros."""
+    written: Written
+
+
+class _Worker:
+    """What is done for a region in one of the pool's threads."""
+
+    def __init__(self, file: FileRange, blocks: BlockMap, sink: Sink | None) -> None:
+        self._file = file
+        self._blocks = blocks
+        self._sink = sink
+
+    def process(self, region: Region, spans: _Spans, data: list[bytes] | None) -> _Processed:
+        if data is None:
+            data = [self._file.read(begin, end - begin) for begin, end in spans.ranges]
+        views = [memoryview(piece) for piece in data]
+        digest = hashlib.sha256()
+        used: list[tuple[int, bytes | memoryview]] = []
+        for block, place in zip(region.blocks, spans.places, strict=True):
+            begin = block.offset - spans.ranges[place][0]
+            # Looking within the bytes object is much faster than comparing a view of it.
+            if not block.compressed and data[place].startswith(_ZEROS[: block.stored], begin):
+                continue
+            plain = self._blocks.decode(block, views[place][begin : begin + block.stored])
+            if plain == _ZEROS if isinstance(plain, bytes) else len(plain) < BLOCK and not any(plain):
+                continue
+            digest.update(block.number.to_bytes(8, "big"))
+            digest.update(plain)
+            used.append((block.number, plain))
+        if not used:
+            return _Processed(None, [])
+        return _Processed(digest.digest(), self._sink.write(used) if self._sink is not None else [])
+
+
+class _HashingReader:
+    """Reads a file for its copy, and hashes it from front to back on the way."""
+
+    def __init__(self, file: FileRange, expected: str, check: t.Callable[[], None]) -> None:
+        self._file = file
+        self._expected = expected
+        self._check = check
+        self._computed = new_hash(expected)
+        self._position = 0
+
+    def read(self, begin: int, end: int) -> bytes:
+        """Return the bytes from ``begin`` to ``end``; hash what was not yet, up to ``end``."""
+        self._advance(begin)
+        data = self._file.read(begin, end - begin)
+        if end > self._position:
+            self._computed.update(memoryview(data)[self._position - begin :])
+            self._position = end
+        return data
+
+    def finish(self) -> None:
+        """Hash the rest and compare."""
+        self._advance(self._file.length)
+        compare(self._file.path.name, self._expected, self._computed)
+
+    def _advance(self, position: int) -> None:
+        while self._position < position:
+            self._check()
+            piece = self._file.read(self._position, min(_PIECE, position - self._position))
+            self._computed.update(piece)
+            self._position += len(piece)
+
+
+class _Pace:
+    """Holds a rate, and notices a cancel."""
+
+    def __init__(self, rate: int | None, what: str, cancelled: t.Callable[[], bool]) -> None:
+        self._rate = rate
+        self._what = what
+        self._cancelled = cancelled
+        self._due = time.monotonic()
+
+    def check(self) -> None:
+        if self._cancelled():
+            raise cancelled_error(self._what)
+
+    def wait(self, size: int) -> None:
+        """Return when ``size`` bytes more may be read."""
+        self.check()
+        if self._rate is None:
+            return
+        while (left := self._due - time.monotonic()) > 0:
+            time.sleep(min(left, 0.2))
+            self.check()
+        self._due = max(self._due, time.monotonic() - 1.0) + size / self._rate

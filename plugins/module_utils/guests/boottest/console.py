@@ -1,0 +1,84 @@
+# Copyright: (c) 2026, hyper2kvm contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""The guest's serial console: read as it comes, made harmless, kept within bounds."""
+
+from __future__ import annotations
+
+import pathlib
+import re
+import types
+import typing as t
+
+#: How much of a console is kept in the file, and how much of its end in memory. Characters.
+_FILE_LIMIT = 2 * 1024**2
+_WINDOW = 128 * 1024
+_CUT_NOTICE = "\n[the console's further output was not kept]\n"
+
+#: ECMA-48 control sequences, string sequences (OSC, DCS …) and two-character escapes.
+_ESCAPE = re.compile(
+    r"\x1b(?:" r"\[[0-?]*[ -/]*(?P<final>[@-~])" r"|[\]PX^_][^\x07\x1b]*(?:\x07|\x1b\\)" r"|[ -/]*[0-Z\\^-~]" r")"
+)
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+#: A sequence that is not whole yet waits for its rest, but no longer than this.
+_PENDING_LIMIT = 256
+
+
+class Cleaner:
+    """Turns a terminal's bytes into lines of plain text; sequences may be split over several calls."""
+
+    def __init__(self) -> None:
+        self._pending = ""
+
+    def feed(self, data: bytes) -> str:
+        """Return what can be told of ``data`` by now.
+
+        Moving the cursor begins a new line, as firmware and boot loaders place their text that way; everything else
+        that is not text is left out.
+        """
+        text = self._pending + data.decode("utf-8", "replace")
+        self._pending = ""
+        start = text.rfind("\x1b")
+        if start >= 0 and len(text) - start < _PENDING_LIMIT and _ESCAPE.match(text, start) is None:
+            text, self._pending = text[:start], text[start:]
+        text = _ESCAPE.sub(lambda match: "\n" if match["final"] in ("H", "f") else "", text)
+        text = text.replace("\r\n", "\n").replace("\r", "\n")
+        return _CONTROL.sub("", text)
+
+
+class Console:
+    """What the guest wrote, in a file and, its end, in memory."""
+
+    def __init__(self, path: pathlib.Path) -> None:
+        """Begin ``path`` anew."""
+        self.text = ""
+        """The end of what was written, as plain text."""
+        self._cleaner = Cleaner()
+        self._file = path.open("w", encoding="utf-8")
+        self._kept = 0
+
+    def feed(self, data: bytes) -> None:
+        """Take in what the guest wrote."""
+        fresh = self._cleaner.feed(data)
+        self.text = (self.text + fresh)[-_WINDOW:]
+        if self._kept < _FILE_LIMIT:
+            self._file.write(fresh[: _FILE_LIMIT - self._kept])
+            self._kept += len(fresh)
+            if self._kept >= _FILE_LIMIT:
+                self._file.write(_CUT_NOTICE)
+            self._file.flush()
+
+    def tail(self, count: int = 30) -> list[str]:
+        """Return the last ``count`` lines that are not blank, at most 300 characters each."""
+        lines = [line.rstrip()[:300] for line in self.text.split("\n")]
+        return [line for line in lines if line.strip()][-count:]
+
+    def __enter__(self) -> Console:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: types.TracebackType | None
+    ) -> t.Literal[False]:
+        self._file.close()
+        return False
