@@ -8,16 +8,16 @@ from __future__ import annotations
 
 import collections.abc as c
 import contextlib
-import fcntl
 import pathlib
 import sqlite3
 import threading
 
 from ..protocol import errors
+from .host import lock_file, look_at
 
 _VERSION = 1
-#: Less than the two thirds of a lease after which a worker that cannot renew it must stop its jobs.
-_BUSY_SECONDS = 10.0
+#: Where the write lock is in the shared memory file (sqlite.org/walformat.html, "WAL Locks").
+_WRITE_LOCK_BYTE = 120
 
 _SCHEMA = """
 CREATE TABLE jobs (
@@ -74,9 +74,10 @@ class Database:
     A process that forks calls :meth:`close` first.
     """
 
-    def __init__(self, path: pathlib.Path) -> None:
-        """Remember where the file is; nothing is opened yet."""
+    def __init__(self, path: pathlib.Path, patience: float) -> None:
+        """Remember where the file is; nothing is opened yet. ``patience`` is how long to wait for other writers."""
         self._path = path
+        self._patience = patience
         self._lock = threading.RLock()
         self._connection: sqlite3.Connection | None = None
 
@@ -115,6 +116,29 @@ class Database:
             version: int = self._open().execute("PRAGMA data_version").fetchone()[0]
             return version
 
+    def writer(self) -> int | None:
+        """Return the PID of the process that is in a write transaction, as far as it can be seen from here."""
+        try:
+            inode = self._path.with_name(f"{self._path.name}-shm").stat().st_ino
+            locks = pathlib.Path("/proc/locks").read_text(encoding="ascii")
+        except OSError:
+            return None
+        for line in locks.splitlines():
+            # proc(5): "1: POSIX ADVISORY WRITE pid major:minor:inode first last"; the device's number is not compared,
+            # because on btrfs it is another than stat's.
+            fields = line.split()
+            where = len(fields) == 8 and (fields[1], fields[3], fields[5].rpartition(":")[2], fields[6])
+            if where == ("POSIX", "WRITE", str(inode), str(_WRITE_LOCK_BYTE)) and int(fields[4]) > 0:
+                return int(fields[4])
+        return None
+
+    def _who(self) -> str:
+        pid = self.writer()
+        process = None if pid is None else look_at(pid)
+        if process is None:
+            return "others"
+        return f"the process {pid}" + (", which is stopped," if process.state in "Tt" else "")
+
     @contextlib.contextmanager
     def _guarded(self, begin: str) -> c.Iterator[sqlite3.Connection]:
         with self._lock, self._spoken_for():
@@ -139,8 +163,8 @@ class Database:
             if "locked" in text or "busy" in text:
                 raise errors.transient(
                     "QueueBusy",
-                    f"the queue {self._path} was in use by others for {_BUSY_SECONDS:.0f} s: {text}",
-                    "Try again; see which processes have it open (fuser).",
+                    f"the queue {self._path} was in use by {self._who()} for {self._patience:.0f} s: {text}",
+                    "Try again; if that process hangs or is stopped, end it.",
                 ) from error
             raise errors.environment(
                 "QueueUnavailable",
@@ -151,7 +175,7 @@ class Database:
     def _open(self) -> sqlite3.Connection:
         if self._connection is None:
             connection = sqlite3.connect(
-                self._path, timeout=_BUSY_SECONDS, isolation_level=None, check_same_thread=False
+                self._path, timeout=self._patience, isolation_level=None, check_same_thread=False
             )
             connection.row_factory = sqlite3.Row
             try:
@@ -168,7 +192,8 @@ class Database:
     def _create(self, connection: sqlite3.Connection) -> None:
         # SQLite does not wait for others while it turns a file to WAL, so a lock of our own comes before it.
         with open(self._path.with_suffix(".lock"), "wb") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
+            if not lock_file(lock.fileno(), self._patience):
+                raise sqlite3.OperationalError("database is locked: somebody else creates it")
             found = connection.execute("PRAGMA user_version").fetchone()[0]
             if found not in (0, _VERSION):
                 raise errors.environment(

@@ -10,7 +10,7 @@ The file is caught up after each commit, and by whoever comes next where a proce
 
 from __future__ import annotations
 
-import fcntl
+import errno
 import json
 import os
 import pathlib
@@ -18,8 +18,11 @@ import sqlite3
 import typing as t
 
 from .database import Database
+from .host import lock_file
 
 _BLOCK = 65536
+#: A process that was stopped while it wrote holds the lock; the event file can wait, the queue cannot.
+_PATIENCE_SECONDS = 2.0
 
 
 def catch_up(database: Database, folder: pathlib.Path, name: str) -> None:
@@ -31,7 +34,8 @@ def catch_up(database: Database, folder: pathlib.Path, name: str) -> None:
     """
     folder.mkdir(mode=0o700, exist_ok=True)
     with open(folder / f"{name}.jsonl", "a+b") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
+        if not lock_file(file.fileno(), _PATIENCE_SECONDS):
+            raise BlockingIOError(errno.EWOULDBLOCK, "somebody else writes to it", file.name)
         last = _whole_tail(file)
         with database.reading() as tx:
             lines = _missing(tx, name, last)

@@ -12,11 +12,13 @@ from __future__ import annotations
 import ctypes
 import dataclasses
 import datetime
+import fcntl
 import functools
 import os
 import pathlib
 import signal
 import time
+import typing as t
 
 from ..protocol import errors
 
@@ -117,9 +119,9 @@ class ProcessId:
     def current(cls, namespace: int | None = None) -> ProcessId:
         """Return this process as ``/proc`` shows it; ``namespace`` is that of ``/proc`` where it is not our own."""
         pid = int(os.readlink("/proc/self"))
-        stat = _stat(pid)
-        assert stat is not None
-        return cls(pid, stat[1], boot_id(), pid_namespace() if namespace is None else namespace)
+        process = look_at(pid)
+        assert process is not None
+        return cls(pid, process.started, boot_id(), pid_namespace() if namespace is None else namespace)
 
     def alive(self) -> bool | None:
         """Whether the process still runs; None where this cannot be told from here (another PID namespace)."""
@@ -127,8 +129,8 @@ class ProcessId:
             return False
         if self.namespace != pid_namespace():
             return None
-        stat = _stat(self.pid)
-        return stat is not None and stat[1] == self.started and stat[0] not in "ZX"
+        process = look_at(self.pid)
+        return process is not None and process.started == self.started and process.state not in "ZX"
 
     def kill(self, patience: float = 5.0) -> bool:
         """Kill the process for good, and return whether it is known to be dead."""
@@ -154,15 +156,38 @@ class ProcessId:
         return cls(int(pid), int(started), boot, int(namespace))
 
 
-def _stat(pid: int) -> tuple[str, int] | None:
-    """Return a process's state letter and start time, or None if there is no such process."""
+class Process(t.NamedTuple):
+    """What the kernel tells of a process."""
+
+    state: str
+    """One letter: R, S, D, T (stopped), Z …"""
+    parent: int
+    started: int
+    """In clock ticks since boot."""
+
+
+def look_at(pid: int) -> Process | None:
+    """Return what the kernel tells of a process, or None if there is none of that PID."""
     try:
         text = pathlib.Path(f"/proc/{pid}/stat").read_text(encoding="ascii", errors="replace")
     except (FileNotFoundError, ProcessLookupError):
         return None
     # The second field is the command's name in parentheses and may hold anything; the third is the state.
     fields = text.rpartition(")")[2].split()
-    return fields[0], int(fields[19])
+    return Process(fields[0], int(fields[1]), int(fields[19]))
+
+
+def lock_file(descriptor: int, patience: float) -> bool:
+    """Take an exclusive lock on an open file; False if others held it all the time. Seconds."""
+    deadline = time.monotonic() + patience
+    while True:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return True
+        except BlockingIOError:
+            if time.monotonic() > deadline:
+                return False
+            time.sleep(0.02)
 
 
 def refuse_network_filesystem(folder: pathlib.Path) -> None:

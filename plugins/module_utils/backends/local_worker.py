@@ -9,10 +9,13 @@ from __future__ import annotations
 import collections.abc as c
 import dataclasses
 import json
+import os
+import signal
 
 from ..protocol import errors, models, status
 from ..protocol.lifecycle import PROGRESS_STALE_SECONDS, Actor, Phase
 from ..scheduling import matching
+from . import host
 from .base import Fenced, Hold, Order
 from .host import Instant, ProcessId, now
 from .records import Record, load_demand
@@ -189,8 +192,7 @@ class LocalWorkerSide(Store):
         """See :meth:`Backend.stage_ended`."""
         with self._change() as change:
             job = change.held(hold)
-            job.turn(status.end_stage(job.status, record), "")
-            job.emit("stageended", record.to_document())
+            job.end_stage(record)
             change.save(job)
 
     def warning(self, hold: Hold, message: str) -> None:
@@ -207,6 +209,14 @@ class LocalWorkerSide(Store):
             if record.phase is Phase.ASSIGNED:
                 record.advance(Phase.RUNNING, Actor.WORKER, "it had nothing left to do")
             record.result = json.dumps(result.to_document())
+            known = {stage.name for stage in record.status.stages}
+            for stage in result.stages:
+                # An attempt died after it had made the stage durable, and before it could say so.
+                if stage.name not in known:
+                    record.end_stage(stage)
+            told = {stage.name for stage in result.stages}
+            earlier = [stage for stage in record.status.stages if stage.name not in told]
+            record.status = record.status.model_copy(update={"stages": [*earlier, *result.stages]})
             record.status.artifacts = result.artifacts
             record.advance(Phase.COMPLETED, Actor.WORKER, "every stage ended well")
             change.save(record)
@@ -276,6 +286,27 @@ class LocalWorkerSide(Store):
             )
             record.fail(error, Actor.CONTROL)
             change.save(record)
+
+    def evict_stopped_writer(self) -> bool:
+        """Kill the process that holds the queue's write lock if it is a stopped worker's whose lease has ended.
+
+        A worker that was stopped (SIGSTOP) in the middle of a transaction would keep all others from the queue.
+
+        Returns:
+            Whether there was one.
+        """
+        pid = self._database.writer()
+        process = None if pid is None else host.look_at(pid)
+        if pid is None or process is None or process.state not in "Tt":
+            return False
+        with self._view() as change:
+            workers = [Worker.load(row) for row in change.tx.execute("SELECT * FROM workers")]
+        for worker in workers:
+            # Its own process, or that of a job, which is its child.
+            if worker.process.pid in (pid, process.parent) and worker.process.alive() and worker.lease.passed():
+                os.kill(pid, signal.SIGKILL)
+                return True
+        return False
 
     def forget_dead_workers(self) -> None:
         """Remove the rows of workers that are gone and hold nothing."""

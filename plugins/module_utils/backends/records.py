@@ -160,6 +160,11 @@ class Record:
         """
         self.turn(status.advance(self.status, target, actor, now(), message=why), why)
 
+    def end_stage(self, stage: models.StageRecord) -> None:
+        """Record a stage's end."""
+        self.turn(status.end_stage(self.status, stage), "")
+        self.emit("stageended", stage.to_document())
+
     def fail(self, error: JobError, actor: Actor) -> None:
         """End the attempt with ``error``: the job waits for the next one, or is FAILED."""
         limit = json.loads(self.document)["spec"]["backoffLimit"]

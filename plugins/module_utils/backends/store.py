@@ -170,8 +170,8 @@ class Worker:
 class Store:
     """The state folder: database and event files."""
 
-    def __init__(self, state_dir: pathlib.Path) -> None:
-        """Use, and make if need be, the folder ``state_dir``.
+    def __init__(self, state_dir: pathlib.Path, *, patience: float = 10.0) -> None:
+        """Use, and make if need be, the folder ``state_dir``. ``patience`` (s) is how long to wait for other writers.
 
         Raises:
             JobError: (environment) it cannot be made, or lies on a network filesystem.
@@ -186,7 +186,7 @@ class Store:
             ) from error
         refuse_network_filesystem(state_dir)
         self._events = state_dir / "events"
-        self._database = Database(state_dir / "queue.db")
+        self._database = Database(state_dir / "queue.db", patience)
 
     def close(self) -> None:
         """Close the connection to the database, before a fork or at the end; it reopens by itself."""

@@ -45,6 +45,8 @@ _SWEEP_SECONDS = 30.0
 _GRACE_SECONDS = 3.0
 #: Heartbeats in one lease.
 _BEATS = 6
+#: A registration that meets a stopped writer waits until that one's lease has ended.
+_REGISTER_ATTEMPTS = 2 * _BEATS
 
 
 @dataclasses.dataclass
@@ -79,7 +81,7 @@ class Agent:
         """
         self._config = config
         self._pipeline = pipeline
-        self._backend = LocalBackend(config.state_dir)
+        self._backend = LocalBackend(config.state_dir, patience=config.lease_seconds / _BEATS)
         self._name = worker_name(os.getpid())
         self._running: dict[str, _Running] = {}
         self._leaving = False
@@ -102,18 +104,20 @@ class Agent:
         """
         self._registration = self._describe()
         self._listen()
-        self._backend.register(self._registration, self._config.roots_text, self._config.lease_seconds)
+        self._register()
         log.info("worker %s serves %s", self._name, self._config.state_dir)
         try:
-            self._backend.reconcile_events()
-            self._take_over()
-            while not self._finished():
+            self._renewed = boottime()
+            while True:
                 self._mind_children()
                 try:
                     self._mind_queue()
                 except JobError as error:
                     # It is out of reach: the lease decides what becomes of the running jobs.
                     log.warning("%s", error)
+                    self._evict()
+                if self._finished():
+                    break
                 select.select([self._wake[0]], [], [], _TURN_SECONDS)
                 self._drain_wake()
         finally:
@@ -122,6 +126,21 @@ class Agent:
                 self._backend.unregister(self._name)
             self._backend.close()
             log.info("worker %s ends", self._name)
+
+    def _register(self) -> None:
+        for attempt in range(_REGISTER_ATTEMPTS):
+            try:
+                self._backend.register(self._registration, self._config.roots_text, self._config.lease_seconds)
+                return
+            except JobError:
+                if attempt == _REGISTER_ATTEMPTS - 1:
+                    raise
+                self._evict()
+
+    def _evict(self) -> None:
+        with contextlib.suppress(JobError):
+            if self._backend.evict_stopped_writer():
+                log.warning("killed a stopped process that kept all others from writing to the queue")
 
     def _describe(self) -> models.WorkerRegistration:
         return models.WorkerRegistration(
@@ -179,6 +198,7 @@ class Agent:
         self._backend.maintain()
         if time.monotonic() >= self._next_sweep:
             self._next_sweep = time.monotonic() + _SWEEP_SECONDS
+            self._backend.reconcile_events()
             workdirs.sweep(self._config.roots, self._config.state_dir, self._is_over)
             self._backend.forget_dead_workers()
         while not self._leaving and len(self._running) < self._config.slots:
@@ -204,7 +224,7 @@ class Agent:
             self._backend.heartbeat(beat)
         except Fenced:
             # We were silent for so long (stopped, suspended) that others have struck us off.
-            self._backend.register(self._registration, self._config.roots_text, self._config.lease_seconds)
+            self._register()
         self._renewed = began
         self._next_beat = began + self._config.lease_seconds / _BEATS
 

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import collections.abc as c
 import contextlib
-import fcntl
 import os
 import pathlib
 import subprocess
 import sys
 import time
 
+from ..backends.host import lock_file
 from ..backends.local import LocalBackend
 from ..protocol import errors
 from .config import Config
@@ -41,7 +41,12 @@ def starting_lock(state_dir: pathlib.Path) -> c.Iterator[None]:
             "StateUnusable", f"cannot write to the state folder {state_dir}: {error.strerror}", "Look at its disk."
         ) from error
     with file:
-        fcntl.flock(file, fcntl.LOCK_EX)
+        if not lock_file(file.fileno(), _START_SECONDS):
+            raise errors.transient(
+                "WorkerStarting",
+                f"another process has been starting a worker for {_START_SECONDS:.0f} s",
+                f"See which one holds {file.name} (fuser), and end it if it hangs.",
+            )
         yield
 
 

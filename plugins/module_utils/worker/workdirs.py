@@ -20,8 +20,8 @@ import pathlib
 import re
 import shutil
 import subprocess
-import time
 
+from ..backends.host import lock_file
 from ..protocol import errors
 from . import kernel
 from .context import Roots
@@ -55,26 +55,15 @@ def held(workdir: pathlib.Path, state_dir: pathlib.Path) -> c.Iterator[None]:
             "ScratchUnusable", f"cannot make the folder {workdir}: {error.strerror}", "Look at the scratch root."
         ) from error
     try:
-        _lock(descriptor, workdir)
+        # A sweep may hold it for a moment.
+        if not lock_file(descriptor, _PATIENCE_SECONDS):
+            raise errors.transient(
+                "WorkdirInUse", f"another process still works in {workdir}", "See which one (fuser), and end it."
+            )
         os.pwrite(descriptor, os.fsencode(state_dir.resolve()), 0)
         yield
     finally:
         os.close(descriptor)
-
-
-def _lock(descriptor: int, workdir: pathlib.Path) -> None:
-    deadline = time.monotonic() + _PATIENCE_SECONDS
-    while True:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            return
-        except BlockingIOError as error:
-            if time.monotonic() > deadline:
-                raise errors.transient(
-                    "WorkdirInUse", f"another process still works in {workdir}", "See which one (fuser), and end it."
-                ) from error
-            # A sweep holds it for moments only.
-            time.sleep(0.05)
 
 
 def sweep(roots: Roots, state_dir: pathlib.Path, over: c.Callable[[str], bool]) -> None:
@@ -119,7 +108,7 @@ def _partials(workdir: pathlib.Path, output: pathlib.Path) -> list[pathlib.Path]
         paths = [pathlib.Path(name) for name in names]
     except (OSError, ValueError, KeyError, TypeError):
         return []
-    return [path for path in paths if path.suffix == ".partial" and output in path.parent.resolve().parents]
+    return [path for path in paths if path.suffix == ".partial" and path.parent.resolve().is_relative_to(output)]
 
 
 def _remove(workdir: pathlib.Path) -> None:

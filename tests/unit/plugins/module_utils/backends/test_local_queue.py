@@ -6,8 +6,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import pathlib
+import signal
 import sqlite3
 import subprocess
 import sys
@@ -443,34 +445,65 @@ def test_a_job_that_kills_its_workers_fails_in_the_end(queue: LocalBackend) -> N
     assert {one.error.reason for one in ended.attempts if one.error} == {"WorkerLost"}
 
 
+OTHER_WORKER = """
+import os, pathlib, signal, sys
+sys.path[:0] = sys.argv[4:]
+from ansible_collections.hyper2kvm.core.plugins.module_utils.backends.local import LocalBackend
+from tests.unit.plugins.module_utils.backends.samples import worker
+queue = LocalBackend(pathlib.Path(sys.argv[1]))
+queue.register(worker("other-9"), "", float(sys.argv[2]))
+assert queue.claim("other-9")
+if sys.argv[3] == "writing":
+    with queue._database.writing():
+        print("ready", flush=True)
+        signal.pause()
+print("ready", flush=True)
+signal.pause()
+"""
+
+
+@contextlib.contextmanager
+def other_worker(state: pathlib.Path, lease: float, how: str) -> t.Iterator[subprocess.Popen[bytes]]:
+    """Run a worker in another process, which claims a job and then waits, ``how`` = in a transaction or idle."""
+    root = pathlib.Path(__file__).parents[5]
+    args = [str(state), str(lease), how, str(root), str(root / ".collections")]
+    with subprocess.Popen([sys.executable, "-c", OTHER_WORKER, *args], stdout=subprocess.PIPE) as other:
+        assert other.stdout is not None
+        assert other.stdout.readline() == b"ready\n"
+        try:
+            yield other
+        finally:
+            other.kill()
+
+
 def test_a_dead_process_is_known_without_waiting_for_its_lease(queue: LocalBackend, tmp_path: pathlib.Path) -> None:
     queue.submit(job())
-    code = (
-        "import pathlib, sys\n"
-        "sys.path[:0] = sys.argv[2:]\n"
-        "from ansible_collections.hyper2kvm.core.plugins.module_utils.backends.local import LocalBackend\n"
-        "from tests.unit.plugins.module_utils.backends.samples import worker\n"
-        "queue = LocalBackend(pathlib.Path(sys.argv[1]))\n"
-        "queue.register(worker('other-9'), '', 3600.0)\n"
-        "assert queue.claim('other-9')\n"
-        "print('claimed', flush=True)\n"
-        "sys.stdin.read()\n"
-    )
-    root = pathlib.Path(__file__).parents[5]
-    with subprocess.Popen(
-        [sys.executable, "-c", code, str(tmp_path / "state"), str(root), str(root / ".collections")],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-    ) as other:
-        assert other.stdout is not None
-        assert other.stdout.readline() == b"claimed\n"
+    with other_worker(tmp_path / "state", 3600.0, "idle"):
         assert queue.lost() == []
-        other.kill()
     (lost,) = queue.lost()
     queue.reclaim(lost, dead=True)
     assert queue.get("web01-inspect").status.phase is Phase.QUEUED
     queue.forget_dead_workers()
     assert queue.workers() == []
+
+
+def test_a_worker_that_was_stopped_while_it_wrote_does_not_block_the_queue_for_ever(tmp_path: pathlib.Path) -> None:
+    queue = LocalBackend(tmp_path / "state", patience=0.1)
+    queue.submit(job())
+    with other_worker(tmp_path / "state", 1.0, "writing") as other:
+        with pytest.raises(JobError, match=f"the process {other.pid} for") as caught:
+            queue.set_priority("web01-inspect", 1)
+        assert caught.value.retryable
+        assert not queue.evict_stopped_writer()
+        other.send_signal(signal.SIGSTOP)
+        deadline = time.monotonic() + 10
+        while not queue.evict_stopped_writer():
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        assert other.wait(10) == -signal.SIGKILL
+        queue.set_priority("web01-inspect", 1)
+        assert len(queue.lost()) == 1
+    queue.close()
 
 
 def test_clock_steps_do_no_harm(queue: LocalBackend, monkeypatch: pytest.MonkeyPatch) -> None:

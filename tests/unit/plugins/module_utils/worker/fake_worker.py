@@ -5,9 +5,9 @@
 """A worker with a pipeline that only pretends: run as a program, with the command line of ``hyper2kvm-worker``.
 
 What a job does is said in its annotations: ``stages`` (names, by commas), ``seconds`` (of each stage), ``fail``
-(``<class> <number of attempts that fail>``), ``deaf`` (does not look whether it is to stop), ``child`` (starts a process
-in a session of its own that would outlive it), ``leave`` (a mount and a loop device), ``crash`` (raises what it must
-not), ``die`` (ends without a word).
+(``<class> <number of attempts that fail>``), ``deaf`` (does not look whether it is to stop), ``child`` (starts a
+process in a session of its own that would outlive it), ``leave`` (a mount and a loop device), ``crash`` (raises what it
+must not), ``die`` (ends without a word).
 
 Every stage's begin and end is a line in ``<output>/<job>.trace``: ``<epoch> <pid> <stage> <begin|end>``.
 """
@@ -55,8 +55,7 @@ class FakePipeline:
                 temporary = self.state.with_suffix(".new")
                 temporary.write_text(json.dumps(ended))
                 temporary.replace(self.state)
-                record = models.StageRecord(name=stage, started_at="2026-01-01T00:00:00Z", seconds=0.0)
-                self.reporter.stage_ended(record)
+                self.reporter.stage_ended(record(stage))
         return models.JobResult(
             job=self.job.metadata.name,
             uid=self.job.metadata.uid or "",
@@ -66,6 +65,7 @@ class FakePipeline:
             spec_digest="sha256:" + "0" * 64,
             completed_at="2026-01-01T00:00:00Z",
             seconds=0.0,
+            stages=[record(stage) for stage in ended],
         )
 
     def stage(self, name: str) -> None:
@@ -89,7 +89,7 @@ class FakePipeline:
             with open(disk, "wb") as file:
                 file.truncate(1 << 20)
             subprocess.run(["losetup", "--find", disk], check=True)
-            (self.workdir / "mnt").mkdir()
+            (self.workdir / "mnt").mkdir(exist_ok=True)
             subprocess.run(["mount", "-t", "tmpfs", "none", self.workdir / "mnt"], check=True)
         if "die" in self.wanted:
             os.kill(os.getpid(), signal.SIGTERM)
@@ -105,6 +105,11 @@ class FakePipeline:
         descriptor = os.open(self.trace, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
         os.write(descriptor, line)
         os.close(descriptor)
+
+
+def record(stage: str) -> models.StageRecord:
+    """Return the record of a stage that ended."""
+    return models.StageRecord(name=stage, started_at="2026-01-01T00:00:00Z", seconds=0.0)
 
 
 def pipeline(job: models.MigrationJob, roots: Roots, reporter: Reporter, workdir: pathlib.Path) -> models.JobResult:
