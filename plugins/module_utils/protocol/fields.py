@@ -48,15 +48,22 @@ _MAC = _text(
     "the MAC address of one card: six pairs of hexadecimal digits with colons between them, in quotes",
 )
 _PATH = _text("path", r"^[^\x00-\x1f\x7f]+$", "a path without control characters")
-_INSTANT_TEXT = r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}(\.[0-9]{1,9})?(Z|\+00:00)"
+_INSTANT_TEXT = (
+    r"[0-9]{4}-(0[1-9]|1[0-2])-(0[1-9]|[12][0-9]|3[01])"
+    r"T([01][0-9]|2[0-3]):[0-5][0-9]:[0-5][0-9](\.[0-9]{1,9})?(Z|\+00:00)"
+)
 _INSTANT = _text("instant", f"^{_INSTANT_TEXT}$", "an RFC 3339 instant in UTC")
 _INSTANT_OR_EMPTY = _text("instant or empty", f"^({_INSTANT_TEXT})?$", "an RFC 3339 instant in UTC, or empty")
 _KEY = _text("secret key", r"^[-._a-zA-Z0-9]{1,253}$", "a file name of letters, digits and -._")
-_FIXER = _text("fixer name", r"^[a-z][a-z0-9]*(-[a-z0-9]+)*$", "a fixer's name: lower case words with - between them")
+_FIXER = _text(
+    "fixer name",
+    r"^[a-z]([-a-z0-9]{0,61}[a-z0-9])?$",
+    "a fixer's name: at most 63 of a-z, 0-9 and -, a letter first",
+)
 _CAPABILITY = _text(
     "capability",
-    r"^[a-z][a-z0-9]*([-._][a-z0-9]+)*$",
-    "a capability's name: lower case words with -, . or _ between them",
+    r"^[a-z]([-._a-z0-9]{0,61}[a-z0-9])?$",
+    "a capability's name: at most 63 of a-z, 0-9 and -._, a letter first",
 )
 _HOSTNAME = _text("host name", rf"^{_HOST_LABEL}(\.{_HOST_LABEL})*$", "a host name, with or without its domain")
 _TIMEZONE = _text("time zone", r"^[A-Za-z0-9_+-]+(/[A-Za-z0-9_+-]+)*$", "a time zone's name like Europe/Vienna")
@@ -90,8 +97,8 @@ Instant = t.Annotated[str, p.Field(pattern=_INSTANT)]
 InstantOrEmpty = t.Annotated[str, p.Field(pattern=_INSTANT_OR_EMPTY)]
 EventType = t.Annotated[str, p.Field(pattern=_EVENT_TYPE)]
 SecretKey = t.Annotated[str, p.Field(pattern=_KEY)]
-FixerName = t.Annotated[str, p.Field(pattern=_FIXER, max_length=63)]
-CapabilityName = t.Annotated[str, p.Field(pattern=_CAPABILITY, max_length=63)]
+FixerName = t.Annotated[str, p.Field(pattern=_FIXER)]
+CapabilityName = t.Annotated[str, p.Field(pattern=_CAPABILITY)]
 # Linux takes no longer host name (HOST_NAME_MAX in limits.h).
 HostName = t.Annotated[str, p.Field(pattern=_HOSTNAME, max_length=64)]
 TimeZone = t.Annotated[str, p.Field(pattern=_TIMEZONE, max_length=64)]
@@ -116,9 +123,37 @@ class Document(p.BaseModel):
 
 
 class Report(Document):
-    """What a worker or a control plane tells. Unknown fields are skipped: a newer side may tell more."""
+    """What a worker or a control plane tells. Unknown fields are skipped: a newer side may tell more.
+
+    Text that has no UTF-8 form (a guest's file name, say) is taken with the bytes in question escaped.
+    """
 
     model_config = p.ConfigDict(extra="ignore")
+
+    @p.model_validator(mode="before")
+    @classmethod
+    def _as_utf8(cls, data: t.Any) -> t.Any:
+        return _utf8(data)
+
+
+def _utf8(value: t.Any) -> t.Any:
+    """Return ``value`` with each text in it in a form that JSON readers take: no lone surrogate."""
+    if isinstance(value, dict):
+        return {_utf8(key): _utf8(inner) for key, inner in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_utf8(item) for item in value]
+    if not isinstance(value, str) or value.isascii():
+        return value
+    try:
+        value.encode()
+        return value
+    except UnicodeEncodeError:
+        pass
+    try:
+        raw = value.encode("utf-8", "surrogateescape")
+    except UnicodeEncodeError:
+        raw = value.encode("utf-8", "surrogatepass")
+    return raw.decode("utf-8", "backslashreplace")
 
 
 def duplicates(values: t.Iterable[str]) -> list[str]:

@@ -156,7 +156,10 @@ def _asked_for(model: p.BaseModel, path: str) -> dict[str, t.Any]:
 
 
 def _refusal(problems: list[Problem]) -> JobError:
-    error = invalid("InvalidDocument", f"The job document is not valid: {'; '.join(map(str, problems))}.", _SUGGESTION)
+    shown = "; ".join(map(str, problems[:_MAX_PROBLEMS]))
+    if len(problems) > _MAX_PROBLEMS:
+        shown += f"; and {len(problems) - _MAX_PROBLEMS} more"
+    error = invalid("InvalidDocument", f"The job document is not valid: {shown}.", _SUGGESTION)
     error.details = {"problems": [problem._asdict() for problem in problems]}
     return error
 

@@ -144,11 +144,7 @@ class EventLog:
 def event_line(event: Event) -> bytes:
     """Return ``event`` as the line that stands for it in a log, line feed included."""
     text = json.dumps(event.to_document(), ensure_ascii=False, separators=(",", ":"), allow_nan=False)
-    # A lone surrogate (of a file name that is no UTF-8) has no UTF-8 form; JSON's escape does.
-    try:
-        return text.encode() + b"\n"
-    except UnicodeEncodeError:
-        return json.dumps(event.to_document(), separators=(",", ":"), allow_nan=False).encode() + b"\n"
+    return text.encode() + b"\n"
 
 
 def read_events(path: pathlib.Path, *, uid: str | None = None, since: int = 0) -> list[Event]:
