@@ -55,7 +55,7 @@ def command(
         JobError: class ``environment``, QEMU or the firmware is not installed.
     """
     machine = ["q35", f"accel={accelerator.name}", "graphics=off"]  # off: SeaBIOS shows its screen on the serial port
-    arguments = [confinement.find_program(), *confinement.BASE_ARGUMENTS, "-S", "-no-shutdown"]
+    arguments = [confinement.find_program(), *confinement.BASE_ARGUMENTS, "-S", "-no-shutdown", "-boot", "strict=on"]
     arguments += ["-cpu", accelerator.cpu, "-smp", str(hardware.cpus), "-m", f"{hardware.memory_bytes // 1024**2}M"]
     arguments += ["-rtc", f"base={_clock()},clock=vm", "-device", "VGA"]
     arguments += ["-chardev", f"socket,id=monitor,fd={descriptors[MONITOR]}", "-mon", "chardev=monitor,mode=control"]

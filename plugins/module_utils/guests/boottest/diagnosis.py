@@ -19,6 +19,10 @@ _DRIVERS = (
     "Its initramfs probably lacks the virtio drivers, or names the disk as the old hypervisor did: let the fixers "
     "run (spec.guest.enabled, fixers initramfs, fstab and grub)."
 )
+_EMERGENCY = (
+    "A filesystem of its fstab is probably missing or still named as on the old hypervisor: let the fixer fstab run, "
+    "or give the entry the option nofail."
+)
 _FIXERS = "Let the fixers run (spec.guest.enabled), and look at the plan's changes of the boot loader's files."
 
 #: The patience with what cannot be a false alarm. Seconds.
@@ -56,7 +60,7 @@ def _sign(reason: str, pattern: str, message: str, suggestion: str, patience: fl
 _SIGNS = (
     _sign(
         "NoRootDevice",
-        r"VFS: (?:Unable to mount root fs on|Cannot open root device) \"?([^\s\":,]+)",
+        r"VFS: (?:Unable to mount root fs on|Cannot open root device) \"?([^\s\":]+)",
         "The kernel found no root device ({0}).",
         _DRIVERS,
     ),
@@ -114,7 +118,7 @@ _SIGNS = (
     ),
     _sign(
         "NoRootDevice",
-        r"Mounting root(?: failed|: mount: mounting (\S+) on .*failed)",
+        r"Mounting root:? (?:failed|mount: mounting (\S+) on )",
         "The guest's initramfs could not mount its root filesystem.",
         _DRIVERS,
     ),
@@ -127,7 +131,7 @@ _SIGNS = (
     _sign(
         "DroppedToInitramfs",
         r"(?:Generating \"/run/initramfs/rdsosreport\.txt\"|initramfs emergency recovery shell launched"
-        r"|You are being dropped (?:in)?to an? (?:emergency|recovery) shell)",
+        r"|You are (?:now )?being dropped (?:in)?to an? (?:emergency|recovery) shell)",
         "The guest stopped at a shell of its initramfs.",
         "The lines above the prompt say what is missing. " + _DRIVERS,
     ),
@@ -143,8 +147,7 @@ _SIGNS = (
         r"(?:You are in (?:emergency|rescue) mode|Welcome to emergency mode|Give root password for maintenance"
         r"|Press Enter for maintenance|Cannot open access to console, the root account is locked)",
         "The guest stopped in emergency mode.",
-        "A filesystem of its fstab is probably missing or still named as on the old hypervisor: let the fixer fstab "
-        "run, or give the entry the option nofail.",
+        _EMERGENCY,
     ),
     _sign(
         "InitFailed",
@@ -155,7 +158,7 @@ _SIGNS = (
     _sign(
         "NoKernel",
         r"error: (?:file [`'](\S*(?:vmlinu|bzImage|kernel)[^'\s]*)' not found|you need to load the kernel first)",
-        "The boot loader found no kernel to load.",
+        "The boot loader found no kernel to load ({0}).",
         _FIXERS,
     ),
     _sign(
@@ -180,8 +183,7 @@ _SIGNS = (
     ),
     _sign(
         "FirmwareShell",
-        r"(?:^UEFI Interactive Shell|^Shell>|BdsDxe: No bootable option or device was found"
-        r"|Press any key to enter the Boot Manager Menu)",
+        r"(?:^Shell>|BdsDxe: No bootable option or device was found" r"|Press any key to enter the Boot Manager Menu)",
         "The UEFI firmware found nothing to boot.",
         "The disk's EFI system partition has no \\EFI\\BOOT\\BOOTX64.EFI: let the fixer for the fallback loader run. "
         "If the source VM booted by BIOS, its disk needs BIOS here as well.",
@@ -211,7 +213,10 @@ _START_JOB = re.compile(r"A (?:start|stop) job is running for ([^\n]{1,150}?) \(
 _FAILED_UNIT = re.compile(r"\[(?:FAILED|DEPEND| TIME )\]\s*([^\n]{1,160})")
 #: What shows how far a boot came, the latest stage first.
 _STAGES = (
-    (re.compile(r"Reached target|Starting .*\.\.\.|INIT: |Welcome to "), "the system was starting its services"),
+    (
+        re.compile(r"Reached target|Starting .*\.\.\.|INIT: |Welcome to (?!GRUB)"),
+        "the system was starting its services",
+    ),
     (re.compile(r"Run /init as init process|Loading, please wait|dracut-"), "its initramfs was running"),
     (re.compile(r"^\[ *\d+\.\d+\]", re.MULTILINE), "its kernel was starting"),
     (
@@ -230,7 +235,7 @@ def find_failure(console: str) -> Failure | None:
         if match is None or (sign.patience > _DEFINITE and _MOVED_ON.search(console, match.end())):
             continue
         caught = next((group for group in match.groups() if group), "")
-        message = sign.message.format(caught.rstrip(" .!"))
+        message = sign.message.format(caught.rstrip(" .,!")).replace(" ()", "")
         if sign.reason == "EmergencyMode":
             message += _blamed(console)
         return Failure(sign.reason, message, sign.suggestion, sign.patience)
@@ -243,22 +248,14 @@ def asks_for_login(console: str) -> str:
     return match[0].strip() if match else ""
 
 
-def judge_report(report: Report) -> Failure | None:
-    """Return why a guest that reported did not boot; None: it did."""
+def judge_report(report: Report, console: str) -> Failure | None:
+    """Return why a guest that reported did not boot; None: it did. ``console`` adds what the report does not tell."""
     if report.state == "default":
         return None
-    blamed = [*report.failed_units[:5]]
-    message = f"The guest ended in {report.state or 'an unknown'} mode instead of its default target."
-    if blamed:
-        message += f" Failed: {', '.join(blamed)}."
-    if report.log:
-        message += f" Its journal's last error: {report.log[-1]}"
-    return Failure(
-        "EmergencyMode",
-        message,
-        "A filesystem of its fstab is probably missing or still named as on the old hypervisor: let the fixer fstab "
-        "run, or give the entry the option nofail.",
-    )
+    message = f"The guest stopped in {report.state or 'an unknown'} mode."
+    if report.failed_units:
+        message += f" Failed units: {', '.join(report.failed_units[:5])}."
+    return Failure("EmergencyMode", message + _blamed(console), _EMERGENCY)
 
 
 def timed_out(console: str, seconds: float, marker: str | None) -> Failure:

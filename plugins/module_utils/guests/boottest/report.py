@@ -4,10 +4,10 @@
 
 """The guest's own word on its boot: a systemd unit that writes a report to the second serial port.
 
-The unit is put into the throw-away layer only. It is ordered behind the default target, so that its report means that
-the target was reached; instances of it hang on the emergency and rescue targets. What it writes is lines of
-``key value`` between a first and a last line that carry the run's token. The guest is not trusted: the report is
-bounded, everything in it is made printable, and it says nothing about any other guest.
+The unit is put into the throw-away layer only. It is ordered behind the default target and says nothing unless that is
+active, so that its report means that the target was reached; instances of it hang on the emergency and rescue targets.
+What it writes is lines of ``key value`` between a first and a last line that carry the run's token. The guest is not
+trusted: the report is bounded, everything in it is made printable, and it says nothing about any other guest.
 """
 
 from __future__ import annotations
@@ -42,6 +42,7 @@ ExecStart=/bin/sh {script} %i
 
 #: Plain POSIX shell, and no program that a systemd guest may lack, but for those whose absence leaves a line out.
 _SCRIPT_TEXT = """\
+case $1 in default) systemctl is-active --quiet default.target || exit 0 ;; esac
 exec > /dev/ttyS1 2> /dev/null < /dev/null
 stty -F /dev/ttyS1 115200 -echo -onlcr
 first() { read -r line < "$2" && echo "$1 $line"; }
@@ -97,10 +98,9 @@ class Report:
     state: str
     """``default``: its default target was reached; ``emergency``, ``rescue``: it ended there instead."""
     facts: dict[str, t.Any]
-    """JSON-able: target, kernel, root, mounts, swaps, addresses by interface, interfaces, disks, failed units."""
+    """JSON-able: target, kernel, root, mounts, swaps, addresses by interface, interfaces, disks, failed units; of
+    ``emergency`` and ``rescue`` also the journal's last errors."""
     failed_units: tuple[str, ...]
-    log: tuple[str, ...]
-    """The last errors of the journal; only of ``emergency`` and ``rescue``."""
 
 
 class Reader:
@@ -145,9 +145,10 @@ def parse(text: str) -> Report:
         "interfaces": _interfaces(several.get("interface", [])),
         "disks": _disks(several.get("disk", [])),
         "failedUnits": list(failed),
+        "errors": several.get("log", []),
         "waitingJobs": [job for job in several.get("job", []) if "hyper2kvm-boot-report" not in job],
     }
-    return Report(single.get("state", ""), facts, failed, tuple(several.get("log", [])))
+    return Report(single.get("state", ""), facts, failed)
 
 
 def _mounts(lines: t.Iterable[str]) -> dict[str, dict[str, str]]:

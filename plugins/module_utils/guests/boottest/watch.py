@@ -87,7 +87,7 @@ class Watch:
     def outcome(self, console: str, now: float) -> Outcome | None:
         """Return how the test ended; None: not yet."""
         if self._report is not None:
-            failure = diagnosis.judge_report(self._report)
+            failure = diagnosis.judge_report(self._report, console)
             if failure is not None:
                 return Outcome(self._report_at, failure, report=self._report)
             if self._marker is None or self._proof:
