@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 
-from ...disks.source import check_container, has_writer
+from ...disks.source import has_writer
 from ...protocol import models
 from ...protocol.errors import invalid
 from ..job_context import JobContext
@@ -20,9 +20,6 @@ def run(context: JobContext) -> str:
         _refuse_existing_target(context)
         _refuse_unfit_format(context)
     _look_for_writer(context)
-    check_container(
-        context.source, lambda done, total: context.report("inspect", done, total), context.reporter.cancelled
-    )
     guest = context.guest()
     context.result.guest = guest.facts.to_document()
     hardware = context.source.hardware
