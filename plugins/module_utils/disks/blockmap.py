@@ -144,7 +144,8 @@ class SparseVmdkMap:
         length, bound, compressed = self._file.length, self._bound, self._extent.compressed
         for first, table in self._extent.tables():
             grains = [(first + i, sector * vmdk.SECTOR) for i, sector in enumerate(table) if sector]
-            for (number, offset), (_next, following) in zip(grains, [*grains[1:], (0, 0)], strict=True):
+            followers = [*(offset for _number, offset in grains[1:]), 0]
+            for (number, offset), following in zip(grains, followers, strict=False):
                 # A compressed grain ends before the one that follows it in the file, as writers have it.
                 end = following if following > offset else length
                 yield Block(number, offset, min(bound, end - offset), compressed)

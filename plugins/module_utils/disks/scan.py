@@ -126,6 +126,8 @@ def scan(
             finish()
         if reader is not None:
             reader.finish()
+        # A total of whole clusters may be a little more than the blocks that the disk has.
+        progress(total, total)
     finally:
         pool.shutdown(cancel_futures=True)
     return ScanResult(f"sha256:{digest.hexdigest()}", read, written)
