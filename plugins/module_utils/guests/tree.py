@@ -24,6 +24,8 @@ _LIST_LIMIT = 100_000
 _FOLDER_MODE = 0o755
 _FILE_MODE = 0o644
 _SELINUX = "security.selinux"
+# A new file takes its folder's type, but for the names that the reference policy singles out (filetrans_pattern).
+_NAMED_TYPES = {".ssh": b"ssh_home_t"}
 
 Owner = tuple[int, int]
 """User and group id."""
@@ -224,6 +226,7 @@ class GuestTree(Reading):
             new = f".{os.urandom(6).hex()}.hyper2kvm"
             os.symlink(target, new, dir_fd=parent)
             try:
+                self._inherit_label(f"/proc/self/fd/{parent}/{new}", folder, name)
                 os.rename(new, name, src_dir_fd=parent, dst_dir_fd=parent)
             except BaseException:
                 os.unlink(new, dir_fd=parent)
@@ -259,7 +262,7 @@ class GuestTree(Reading):
             if owner is not None:
                 os.fchown(made, *owner)
             os.fchmod(made, mode)
-            self._inherit_label(made, folder)
+            self._inherit_label(made, folder, name)
 
     # -- inside --------------------------------------------------------------------------------------------------------
 
@@ -318,13 +321,19 @@ class GuestTree(Reading):
         except FileNotFoundError:
             os.fchown(file, *(owner or (0, 0)))
             os.fchmod(file, _FILE_MODE if mode is None else mode)
-            self._inherit_label(file, folder)
+            self._inherit_label(file, folder, paths.split(path)[1])
 
-    def _inherit_label(self, file: int, folder: str) -> None:
-        # What the kernel would do in the guest, a type transition of its policy apart.
+    def _inherit_label(self, file: int | str, folder: str, name: str) -> None:
+        """Give a new file, by descriptor or path (of a link), the SELinux label that the guest's kernel would."""
         with self.folder(folder) as parent:
             try:
                 label = os.getxattr(parent, _SELINUX)
             except OSError:
                 return
-        os.setxattr(file, _SELINUX, label)
+        if name in _NAMED_TYPES and label.count(b":") >= 2:
+            fields = label.split(b":")
+            label = b":".join([*fields[:2], _NAMED_TYPES[name], *(fields[3:] or [b"\0"])])
+        if isinstance(file, int):
+            os.setxattr(file, _SELINUX, label)
+        else:
+            os.setxattr(file, _SELINUX, label, follow_symlinks=False)

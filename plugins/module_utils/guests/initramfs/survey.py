@@ -11,6 +11,7 @@ import os
 import posixpath
 import re
 import typing as t
+import weakref
 
 from ...protocol.errors import JobError
 from ..facts import DriverPlace
@@ -60,11 +61,16 @@ class Survey:
     """What the kernel unpacks, by its configuration, of what this package writes; empty where nothing tells."""
 
 
+_SURVEYS: weakref.WeakKeyDictionary[GuestFiles, dict[tuple[t.Any, ...], Survey]] = weakref.WeakKeyDictionary()
+
+
 def survey(files: GuestFiles, version: str, initramfs: str, modules: str) -> Survey:
     """Read one initramfs. Takes 0.1 to 0.5 s (zstd, lz4, gzip), up to 2 s for a big one in xz.
 
+    The answer is kept as long as the guest is open and the file what it was: who inspects a guest plans its fixes next.
+
     Args:
-        files: the guest.
+        files: the guest as it is, planned changes left aside.
         version: the kernel's, as ``uname -r`` says it.
         initramfs: path of the file.
         modules: folder of the kernel's modules; empty where there is none.
@@ -72,17 +78,22 @@ def survey(files: GuestFiles, version: str, initramfs: str, modules: str) -> Sur
     Raises:
         JobError: (invalid) the initramfs is damaged; (environment) the host lacks a program to unpack it.
     """
-    options = _options(files, version, modules)
-    kernel = _kernel(files, modules, options)
     fd = files.open_fd(initramfs)
     try:
+        status = os.fstat(fd)
+        key = (version, modules, status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns)
+        surveys = _SURVEYS.setdefault(files, {})
+        if key in surveys:
+            return surveys[key]
         parsed = segments.parse(fd, _keep)
     except JobError as error:
         error.message = f"The initramfs {printable(initramfs)}: {error.message}"
         raise
     finally:
         os.close(fd)
-    return Survey(
+    options = _options(files, version, modules)
+    kernel = _kernel(files, modules, options)
+    found = surveys[key] = Survey(
         parsed,
         kernel,
         virtio.presence(parsed.root, version, kernel),
@@ -90,6 +101,7 @@ def survey(files: GuestFiles, version: str, initramfs: str, modules: str) -> Sur
         bool(kernel.paths or kernel.builtin or options),
         frozenset(packing for option, packing in _DECOMPRESSORS.items() if options.get(option) == "y"),
     )
+    return found
 
 
 def driver_places(files: GuestFiles, version: str, initramfs: str, modules: str) -> dict[str, DriverPlace]:

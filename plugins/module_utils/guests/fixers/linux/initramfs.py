@@ -61,7 +61,7 @@ class InitramfsFixer:
 
 def _patch(kernel: Kernel, path: str, guest: GuestFacts, edits: Edits) -> tuple[str, ...]:
     """Plan one initramfs; return the drivers that it lacked."""
-    found = survey(edits, kernel.version, path, kernel.modules)
+    found = survey(edits.tree, kernel.version, path, kernel.modules)
     root = found.initramfs.root
     _check(found, kernel, edits)
     additions = Additions(root)
@@ -88,7 +88,7 @@ def _patch(kernel: Kernel, path: str, guest: GuestFacts, edits: Edits) -> tuple[
 
 def _check_bare(kernel: Kernel, edits: Edits) -> None:
     """Warn of a kernel that no initramfs was found for, unless it has the drivers built in."""
-    places = driver_places(edits, kernel.version, "", kernel.modules)
+    places = driver_places(edits.tree, kernel.version, "", kernel.modules)
     if any(places[name] != "builtin" for name in virtio.INDISPENSABLE):
         edits.warn(
             f"No initramfs was found for kernel {kernel.version}, and it does not have all virtio drivers built in; "
