@@ -69,7 +69,7 @@ EXAMPLES = r"""
 """
 
 RETURN = r"""
-dest:
+image:
   description: The image.
   returned: success
   type: str

@@ -80,11 +80,6 @@ filesystems:
   elements: dict
   sample:
     - {disk: disk0, number: 1, start: 1048576, size: 8588886016, type: ext4, uuid: 0f7e, label: ""}
-warnings:
-  description: What a person should look at.
-  returned: success
-  type: list
-  elements: str
 error:
   description: What failed, as M(hyper2kvm.core.migration_job) returns it.
   returned: failure

@@ -64,11 +64,6 @@ boot_test:
     seconds: 21.4
     accelerator: kvm
     marker: multi-user.target
-warnings:
-  description: What a person should look at.
-  returned: always
-  type: list
-  elements: str
 error:
   description: What failed, as M(hyper2kvm.core.migration_job) returns it.
   returned: failure

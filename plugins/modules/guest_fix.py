@@ -58,11 +58,6 @@ changes:
   elements: dict
   sample:
     - {path: /etc/fstab, kind: write, fixer: fstab, why: device names change on KVM}
-warnings:
-  description: What a person should look at.
-  returned: success
-  type: list
-  elements: str
 error:
   description: What failed, as M(hyper2kvm.core.migration_job) returns it.
   returned: failure

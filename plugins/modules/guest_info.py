@@ -49,11 +49,6 @@ hardware:
   description: The VM's hardware as its metadata tells it, and the firmware that its disk boots by.
   returned: success
   type: dict
-warnings:
-  description: What a person should look at.
-  returned: success
-  type: list
-  elements: str
 error:
   description: What failed, as M(hyper2kvm.core.migration_job) returns it.
   returned: failure

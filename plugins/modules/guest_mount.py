@@ -47,7 +47,7 @@ EXAMPLES = r"""
 
 - name: See its log
   ansible.builtin.command:
-    argv: [tail, "{{ web01.path }}/var/log/dpkg.log"]
+    argv: [tail, "{{ web01.root }}/var/log/dpkg.log"]
   changed_when: false
 
 - name: Unmount it
@@ -70,7 +70,7 @@ expires_at:
   returned: while it lasts
   type: str
   sample: "2026-11-24T03:00:00.000Z"
-path:
+root:
   description: Where the guest's C(/) is mounted.
   returned: while it lasts
   type: str

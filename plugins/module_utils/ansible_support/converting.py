@@ -35,7 +35,7 @@ def disk_convert(params: options.Options, *, check_mode: bool) -> Result:
         raise invalid("SourceInUse", f"{image.path} is being written: {writer}.", "Shut the VM down first.")
     with tempfile.TemporaryDirectory(prefix="hyper2kvm-") as folder:
         workdir = pathlib.Path(folder)
-        told = {"dest": str(target), "virtual_size": image.virtual_size}
+        told = {"image": str(target), "virtual_size": image.virtual_size}
         if target.exists() and not params["force"]:
             return {"changed": False, **told, "digest": _same(image, target, params["format"], workdir)}
         if check_mode:

@@ -165,7 +165,7 @@ def mounted_guest(
         mount_guest(attachment, filesystems, writable=writable, workdir=workdir) as guest,
     ):
         yield {
-            "path": str(guest.tree.root),
+            "root": str(guest.tree.root),
             "mounts": [{"mountpoint": mount.mountpoint, **_filesystem(mount.filesystem)} for mount in guest.mounts],
             "warnings": list(guest.warnings),
         }

@@ -58,9 +58,8 @@ class JobModule:
         roots = options.roots(self._params)
         with self._queue() as backend:
             presence = ensure_present(backend, job, roots, dry_run=self._check)
-            if self._check:
+            if self._check or backend is None:
                 return self._preview(presence, job)
-            assert backend is not None
             if presence.job.status.phase not in TERMINAL:
                 self._ensure_worker()
             ended = self._waited(backend, presence.job)

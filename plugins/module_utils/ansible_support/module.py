@@ -25,6 +25,8 @@ VENV_PYTHON = "/opt/hyper2kvm/venv/bin/python"
 def run(module: AnsibleModule, body: c.Callable[[], dict[str, t.Any]]) -> None:
     """Exit ``module`` with what ``body`` returns, or fail it with the error that ``body`` raises.
 
+    What is below the key ``warnings`` becomes Ansible's own warnings.
+
     Where pydantic is missing, the module runs again with :data:`VENV_PYTHON`.
     """
     _require_pydantic(module)
@@ -40,6 +42,8 @@ def run(module: AnsibleModule, body: c.Callable[[], dict[str, t.Any]]) -> None:
             "This is a mistake in the collection; report it with the output of -vvv.",
         )
         return fail(module, failure, exception=traceback.format_exc())
+    for warning in result.pop("warnings", ()):
+        module.warn(warning)
     module.exit_json(**result)
 
 

@@ -1,4 +1,3 @@
-#!/usr/bin/env python3
 # Copyright: (c) 2026, hyper2kvm contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
@@ -16,7 +15,7 @@ import yaml
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 SPECS = ROOT / "roles/migrate/meta/argument_specs.yml"
 PAGE = ROOT / "docs/variables.md"
-BEGIN, END = "<!-- begin: written by scripts/write-variables -->", "<!-- end -->"
+BEGIN, END = "<!-- begin: written by scripts/write_variables.py -->", "<!-- end -->"
 
 
 def table() -> str:
@@ -59,5 +58,7 @@ def page() -> str:
 if __name__ == "__main__":
     wanted = page()
     if "--check" in sys.argv[1:]:
-        sys.exit(0 if PAGE.read_text(encoding="utf-8") == wanted else f"{PAGE} is out of date; run {sys.argv[0]}")
+        sys.exit(
+            0 if PAGE.read_text(encoding="utf-8") == wanted else f"{PAGE} is out of date; run python {sys.argv[0]}"
+        )
     PAGE.write_text(wanted, encoding="utf-8")
