@@ -131,5 +131,7 @@ class JobResult(Report):
     """The boot of the finished target; unset: there was none."""
     artifacts: list[Artifact] = p.Field(default_factory=list)
     """What was published."""
+    start_command: str | None = None
+    """The shell command that starts the target on the worker's host; unset: the operation leaves none."""
     stages: list[StageRecord] = p.Field(default_factory=list)
     """The stages that ended, in order."""

@@ -13,6 +13,7 @@ import typing as t
 
 from ...definitions.kubevirt import virtual_machine
 from ...definitions.libvirt import domain_xml
+from ...definitions.machine import start_command
 from ...protocol import models
 from ..job_context import JobContext, now, sync_folder, write_durably
 
@@ -62,6 +63,8 @@ def _write_definitions(context: JobContext) -> None:
         path, text, kind = writers[wanted]
         write_durably(path, text().encode())
         _add_artifact(context, path, kind)
+    by_libvirt = models.Definition.LIBVIRT in context.spec.target.definitions
+    context.result.start_command = start_command(machine, context.layout.libvirt if by_libvirt else None)
 
 
 def _add_artifact(
