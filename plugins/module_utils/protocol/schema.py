@@ -175,6 +175,8 @@ def _plain(node: t.Any) -> t.Any:
     """Return a schema in one form for all versions of pydantic."""
     if isinstance(node, list):
         return [_plain(item) for item in node]
+    if isinstance(node, float) and node.is_integer():
+        return int(node)
     if not isinstance(node, dict):
         return node
     if "allOf" in node and len(node["allOf"]) == 1:
