@@ -18,22 +18,23 @@ from .bootloader import GRUB_ENVIRONMENTS
 from .edits import Edits
 from .facts import GuestFacts
 
-_SETTINGS = ("/etc/default/grub", "/etc/default/grub.d/*.cfg", "/etc/kernel/cmdline", "/etc/sysconfig/bootloader")
+_SETTINGS = ("/etc/default/grub", "/etc/default/grub.d/*.cfg", "/etc/kernel/cmdline", "/boot/grub/custom.cfg")
 _ENVIRONMENT_HEADER = "# GRUB Environment Block\n"
 _KERNEL_FILE = r"\S*(?:vmlinu[xz]|[bz]?[zI]mage|/kernel|/linux)[^/\s]*"
 
-# Group "line" is the command line: what follows the kernel, or stands between quotes.
-_PLACES = tuple(
-    re.compile(pattern)
-    for pattern in (
-        rf"^\s*(?:linux|linux16|linuxefi|kernel)\s+(?:\([^)]*\))?{_KERNEL_FILE}(?P<line>.*?)\s*$",
-        r'^\s*set\s+kernelopts="(?P<line>.*?)\s*"\s*$',
-        r"^kernelopts=(?P<line>.*?)\s*$",
-        r"^options\s+(?P<line>\S.*?)\s*$",
-        r"(?i)^\s*append\s+(?P<line>\S.*?)\s*$",
-        r"""^GRUB_CMDLINE_LINUX=(?P<quote>["']?)(?P<line>.*?)\s*(?P=quote)\s*$""",
-        r"^# kopt=(?P<line>.*?)\s*$",
-    )
+# By the end of a file's path: where its lines have a command line of their own (group "line").
+_GRUB = (
+    rf"\s*(?:linux|linux16|linuxefi|kernel)\s+(?:\([^)]*\))?{_KERNEL_FILE}(?P<line>.*?)\s*$",
+    r'\s*set\s+kernelopts="(?P<line>.*?)\s*"\s*$',
+    r"# kopt=(?P<line>.*?)\s*$",
+)
+_PLACES: tuple[tuple[str, tuple[str, ...]], ...] = (
+    (r"/(?:grub|custom)\.cfg|/menu\.lst|/boot/grub/grub\.conf", _GRUB),
+    (r"/grubenv", (r"kernelopts=(?P<line>.*?)\s*$",)),
+    (r"/loader/entries/[^/]+\.conf", (r"options\s+(?P<line>\S.*?)\s*$",)),
+    (r"/(?:ext|sys)linux\.(?:conf|cfg)", (r"(?i)\s*append\s+(?P<line>\S.*?)\s*$",)),
+    (r"/etc/default/grub.*", (r"""GRUB_CMDLINE_LINUX=(?P<quote>["']?)(?P<line>.*?)\s*(?P=quote)\s*$""",)),
+    (r"/etc/kernel/cmdline", (r"\s*(?P<line>\S.*?)\s*$",)),
 )
 
 
@@ -56,13 +57,13 @@ def edit(edits: Edits, path: str, change: t.Callable[[str], str], why: str) -> N
 
 def arguments(line: str, path: str) -> tuple[int, int] | None:
     """Return where in a line of ``path`` the kernel's arguments are; None where it has none of its own."""
-    if path.endswith("/kernel/cmdline"):
-        return (0, len(line.rstrip())) if line.strip() else None
-    for place in _PLACES:
-        match = place.match(line)
-        if match:
-            # Arguments that come from a variable are edited where that is set.
-            return None if "kernelopts}" in line or "$kernelopts" in line else match.span("line")
+    for place, patterns in _PLACES:
+        if re.search(f"(?:{place})$", path):
+            for pattern in patterns:
+                match = re.match(pattern, line)
+                if match:
+                    # Arguments that come from a variable are edited where that is set.
+                    return None if "kernelopts}" in line or "$kernelopts" in line else match.span("line")
     return None
 
 

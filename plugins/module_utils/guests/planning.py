@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import typing as t
 
-from ..protocol.errors import invalid, unsupported
+from ..protocol.errors import unsupported
 from . import paths
 from .edits import Edits
 from .facts import GuestFacts
@@ -65,10 +65,6 @@ def _chosen(known: t.Sequence[Fixer], request: FixRequest) -> list[Fixer]:
                 f"There is no fixer {paths.printable(name)!r} for this guest.",
                 f"Take one of {', '.join(names)}.",
             )
-    if set(selection.only) & set(selection.skip):
-        raise invalid(
-            "FixerOnlyAndSkip", "A fixer is in fixers.only and in fixers.skip.", "Take it out of one of them."
-        )
     return [f for f in known if (not selection.only or f.name in selection.only) and f.name not in selection.skip]
 
 

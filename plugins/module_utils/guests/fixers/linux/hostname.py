@@ -46,7 +46,8 @@ class HostnameFixer:
 
 def _renamed(line: str, own: set[str], old: str, new: str) -> str:
     """Return a line of /etc/hosts with the guest's own name changed, where its address is the guest's own."""
-    words = line.partition("#")[0].split()
+    names, hash_sign, comment = line.partition("#")
+    words = names.split()
     if not words or not (words[0].startswith("127.") or words[0] == "::1" or words[0] in own):
         return line
     old_short, new_short = old.partition(".")[0], new.partition(".")[0]
@@ -59,4 +60,4 @@ def _renamed(line: str, own: set[str], old: str, new: str) -> str:
             return new_short
         return new_short + word[len(old_short) :] if word.startswith(f"{old_short}.") else word
 
-    return re.sub(r"(?<=\s)[^\s#]+", rename, line)
+    return re.sub(r"(?<=\s)\S+", rename, names) + hash_sign + comment

@@ -12,6 +12,7 @@ import typing as t
 from ansible_collections.hyper2kvm.core.plugins.module_utils.disks.model import Filesystem, Nic, Partition
 from ansible_collections.hyper2kvm.core.plugins.module_utils.guests.facts import GuestFacts
 from ansible_collections.hyper2kvm.core.plugins.module_utils.guests.fixers.base import FixRequest
+from ansible_collections.hyper2kvm.core.plugins.module_utils.guests.initramfs.cpio import file, write_archive
 from ansible_collections.hyper2kvm.core.plugins.module_utils.guests.inspection import inspect
 from ansible_collections.hyper2kvm.core.plugins.module_utils.guests.planning import Plan, plan_fixes
 from ansible_collections.hyper2kvm.core.plugins.module_utils.guests.roots import MountedGuest
@@ -32,10 +33,10 @@ else
    set default="0"
 fi
 ### BEGIN /etc/grub.d/10_linux ###
-menuentry 'Debian GNU/Linux' --class debian $menuentry_id_option 'gnulinux-simple-11111111-2222-4333-8444-555555555555' {
+menuentry 'Debian GNU/Linux' --class debian $menuentry_id_option 'gnulinux-simple' {
 \tset root='hd0,msdos1'
 \tif [ x$feature_platform_search_hint = xy ]; then
-\t  search --no-floppy --fs-uuid --set=root --hint-bios=hd0,msdos1 --hint-baremetal=ahci0,msdos1 11111111-2222-4333-8444-555555555555
+\t  search --no-floppy --fs-uuid --set=root --hint-baremetal=ahci0,msdos1 11111111-2222-4333-8444-555555555555
 \telse
 \t  search --no-floppy --fs-uuid --set=root 11111111-2222-4333-8444-555555555555
 \tfi
@@ -132,7 +133,7 @@ class Phony:
 
 
 def debian(folder: pathlib.Path) -> Phony:
-    """A server as it ran on VMware, without kernel and initramfs."""
+    """A server as it ran on VMware, whose kernel has virtio built in."""
     guest = Phony(folder)
     guest.put("/etc/os-release", 'ID=debian\nVERSION_ID="12"\nPRETTY_NAME="Debian GNU/Linux 12 (bookworm)"\n')
     guest.put("/usr/lib/systemd/systemd", b"\x7fELF\x02\x01" + b"\0" * 12 + b"\x3e\0" + b"\0" * 40)
@@ -143,7 +144,9 @@ def debian(folder: pathlib.Path) -> Phony:
         (folder / "usr" / name).mkdir(parents=True, exist_ok=True)
     guest.link("/sbin/init", "/lib/systemd/systemd")
     guest.put("/etc/hostname", "web01\n")
-    guest.put("/etc/hosts", "127.0.0.1\tlocalhost\n192.168.10.21\tweb01.example.com\tweb01\n192.168.10.9 web01-backup\n")
+    guest.put(
+        "/etc/hosts", "127.0.0.1\tlocalhost\n192.168.10.21\tweb01.example.com\tweb01\n192.168.10.9 web01-backup\n"
+    )
     guest.put("/etc/machine-id", "0123456789abcdef0123456789abcdef\n", 0o444)
     guest.put("/etc/timezone", "Etc/UTC\n")
     guest.link("/etc/localtime", "/usr/share/zoneinfo/Etc/UTC")
@@ -161,6 +164,11 @@ def debian(folder: pathlib.Path) -> Phony:
         'GRUB_DEFAULT=0\nGRUB_CMDLINE_LINUX_DEFAULT="quiet"\nGRUB_CMDLINE_LINUX=""\nGRUB_DISABLE_LINUX_UUID=true\n',
     )
     guest.put("/boot/vmlinuz-6.1.0-9-amd64", "kernel")
+    guest.put("/boot/initrd.img-6.1.0-9-amd64", write_archive([file("init", b"#!/bin/sh")]))
+    drivers = "".join(
+        f"kernel/drivers/{name}.ko\n" for name in ("virtio_pci", "virtio_blk", "virtio_scsi", "virtio_net")
+    )
+    guest.put("/usr/lib/modules/6.1.0-9-amd64/modules.builtin", drivers)
     guest.put("/usr/lib/modules/6.1.0-9-amd64/modules.dep")
     guest.put("/etc/initramfs-tools/conf.d/resume", "RESUME=/dev/sda2\n")
     guest.put(
@@ -170,7 +178,9 @@ def debian(folder: pathlib.Path) -> Phony:
     )
     guest.put("/usr/bin/vmtoolsd")
     guest.put("/usr/lib/systemd/system/open-vm-tools.service", "[Service]\n")
-    guest.link("/etc/systemd/system/multi-user.target.wants/open-vm-tools.service", "/lib/systemd/system/open-vm-tools.service")
+    guest.link(
+        "/etc/systemd/system/multi-user.target.wants/open-vm-tools.service", "/lib/systemd/system/open-vm-tools.service"
+    )
     guest.link("/etc/systemd/system/vmtoolsd.service", "/lib/systemd/system/open-vm-tools.service")
     guest.put("/etc/passwd", "root:x:0:0:root:/root:/bin/bash\nadmin:x:1000:1000::/home/admin:/bin/bash\n")
     (folder / "root").mkdir()

@@ -114,7 +114,9 @@ def test_a_guest_that_changed_meanwhile_is_left_alone(edits: Edits, root: pathli
 
 
 def test_secrets_stay_out_of_diffs(edits: Edits, root: pathlib.Path) -> None:
-    (root / "etc/grub.cfg").write_text("password_pbkdf2 root grub.pbkdf2.sha512.10000.ABC\nroot=/dev/sda1\npsk=hunter22\n")
+    (root / "etc/grub.cfg").write_text(
+        "password_pbkdf2 root grub.pbkdf2.sha512.10000.ABC\nroot=/dev/sda1\npsk=hunter22\n"
+    )
     edits.write("/etc/grub.cfg", edits.read_text("/etc/grub.cfg").replace("/dev/sda1", "UUID=1"), why="w")
     edits.write("/etc/key", "-----BEGIN", why="w", confidential=True)
     shown = "".join(change.diff for change in edits.changes)

@@ -114,7 +114,12 @@ def test_what_is_no_regular_file_is_refused(tree: GuestTree, root: pathlib.Path,
         path.mkdir()
     else:
         os.mknod(path, stat.S_IFSOCK | 0o666)
-    for use in (tree.read_bytes, tree.open_fd, lambda p: tree.append(p, b"x"), lambda p: Edits(tree).write(p, b"", why="")):
+    for use in (
+        tree.read_bytes,
+        tree.open_fd,
+        lambda p: tree.append(p, b"x"),
+        lambda p: Edits(tree).write(p, b"", why=""),
+    ):
         with pytest.raises(JobError, match=kind) as caught:
             use("/etc/fstab")
         assert caught.value.reason == "NoRegularFile"

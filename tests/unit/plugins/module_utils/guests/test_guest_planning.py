@@ -1,0 +1,94 @@
+# Copyright: (c) 2026, hyper2kvm contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""The plan as a whole: choosing fixers, room, doing it twice, leaving all else alone."""
+
+from __future__ import annotations
+
+import pathlib
+import typing as t
+
+import pytest
+from ansible_collections.hyper2kvm.core.plugins.module_utils.guests.tree import GuestTree
+from ansible_collections.hyper2kvm.core.plugins.module_utils.protocol.errors import ErrorClass, JobError
+
+from tests.unit.plugins.module_utils.guests.phony import Phony, debian
+
+
+@pytest.fixture
+def guest(tmp_path: pathlib.Path) -> Phony:
+    """A server as it ran on VMware."""
+    return debian(tmp_path / "guest")
+
+
+def test_a_plan_changes_nothing(guest: Phony) -> None:
+    before = guest.snapshot()
+    plan = guest.plan(request=guest.request(hostname="new", reset_machine_id=True))
+    assert len(plan.edits.changes) > 8
+    assert guest.snapshot() == before
+
+
+def test_only_what_the_plan_says_is_changed(guest: Phony) -> None:
+    guest.put("/etc/untouched", "same\n", 0o640)
+    before = guest.snapshot()
+    plan = guest.fix(request=guest.request())
+    after = guest.snapshot()
+    said = {change.path.lstrip("/") for change in plan.edits.changes}
+    changed = {path for path in before.keys() | after.keys() if before.get(path) != after.get(path)}
+    folders = {path for path in changed if path not in before and after[path][0] == "other"}
+    assert changed - folders == said
+    assert all(any(path.startswith(f"{folder}/") for path in said) for folder in folders)
+    assert all(change.fixer and change.why and change.diff for change in plan.edits.changes)
+
+
+def test_nothing_is_fixed_where_the_job_says_so(guest: Phony) -> None:
+    assert guest.plan(request=guest.request(enabled=False)).edits.changes == []
+
+
+def test_only_and_skip(guest: Phony) -> None:
+    assert {change.fixer for change in guest.plan("fstab", "grub").edits.changes} == {"fstab", "grub"}
+    skipped = guest.plan(request=guest.request(fixers={"skip": ["fstab", "vmware-tools"]}))
+    found = {change.fixer for change in skipped.edits.changes}
+    assert "grub" in found and not found & {"fstab", "vmware-tools"}
+
+
+@pytest.mark.parametrize("selection", [{"only": ["nonsense"]}, {"skip": ["nonsense"]}])
+def test_a_fixer_that_does_not_exist(guest: Phony, selection: dict[str, list[str]]) -> None:
+    with pytest.raises(JobError, match="nonsense") as caught:
+        guest.plan(request=guest.request(fixers=selection))
+    assert caught.value.error_class is ErrorClass.UNSUPPORTED
+    assert "fstab" in caught.value.suggestion
+
+
+@pytest.mark.parametrize("room", [(1024**2, 10**6), (10**9, 10)])
+def test_a_full_filesystem_is_found_before_anything_is_written(
+    guest: Phony, monkeypatch: pytest.MonkeyPatch, room: tuple[int, int]
+) -> None:
+    def free(self: GuestTree, path: str) -> tuple[int, int, int] | None:
+        return (*room, 1) if path.startswith("/boot") else (10**9, 10**6, 2)
+
+    monkeypatch.setattr(GuestTree, "free_space", free)
+    with pytest.raises(JobError, match="/boot") as caught:
+        guest.plan()
+    assert caught.value.reason == "GuestFilesystemFull"
+    assert str(room[0]) in caught.value.message
+
+
+def test_a_filesystem_that_makes_inodes_as_needed(guest: Phony, monkeypatch: pytest.MonkeyPatch) -> None:
+    free: t.Callable[[GuestTree, str], tuple[int, int, int]] = lambda self, path: (10**9, -1, 1)  # noqa: E731
+    monkeypatch.setattr(GuestTree, "free_space", free)
+    assert guest.plan().edits.changes
+
+
+def test_a_hostile_fstab_changes_the_guest_only(guest: Phony, tmp_path: pathlib.Path) -> None:
+    canary = tmp_path / "passwd"
+    canary.write_text("root:x:0:0\n")
+    fstab = guest.folder / "etc/fstab"
+    inside = guest.put(str(canary), fstab.read_text())
+    fstab.unlink()
+    fstab.symlink_to(canary)
+    plan = guest.fix("fstab")
+    assert [change.path for change in plan.edits.changes] == [str(canary)]
+    assert canary.read_text() == "root:x:0:0\n"
+    assert "UUID=" in inside.read_text()
