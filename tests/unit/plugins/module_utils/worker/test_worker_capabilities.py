@@ -1,0 +1,86 @@
+# Copyright: (c) 2026, hyper2kvm contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""What a worker can do, tried on this very machine; and what the trials say when something is missing."""
+
+from __future__ import annotations
+
+import json
+import os
+import pathlib
+import subprocess
+import time
+
+import pytest
+from ansible_collections.hyper2kvm.core.plugins.module_utils.guests.boottest import accelerator
+from ansible_collections.hyper2kvm.core.plugins.module_utils.worker import capabilities
+
+
+def _loops() -> set[str]:
+    done = subprocess.run(["losetup", "--all", "--noheadings", "-O", "BACK-FILE"], capture_output=True, text=True)
+    return {line for line in done.stdout.splitlines() if ".probe-" in line}
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
+    return tmp_path_factory.mktemp("scratch")
+
+
+@pytest.fixture(scope="module")
+def found(site: pathlib.Path) -> capabilities.Found:
+    return capabilities.probe(site, site)
+
+
+def test_everything_is_tried_and_nothing_stays(site: pathlib.Path, found: capabilities.Found) -> None:
+    assert set(found) == {
+        *("attach", "boot-test", "device-mapper", "fs-btrfs", "fs-ext4", "fs-vfat", "fs-xfs", "fuse-export"),
+        *("isal", "kernel-nbd", "kvm", "loop", "mtools", "partclone", "qemu-img", "root"),
+    }
+    assert all(one.detail for one in found.values())
+    assert [one.name for one in site.iterdir()] == ["capabilities.json"]
+    assert not any(str(site) in line for line in _loops())
+    assert str(site) not in pathlib.Path("/proc/self/mountinfo").read_text()
+
+
+def test_the_answers_agree_with_the_machine(found: capabilities.Found) -> None:
+    filesystems = pathlib.Path("/proc/filesystems").read_text().split()
+    for name in ("ext4", "xfs", "btrfs"):
+        if name in filesystems:
+            assert found[f"fs-{name}"].available, found[f"fs-{name}"].detail
+    if "vfat" not in filesystems and subprocess.run(["modinfo", "vfat"], capture_output=True).returncode:
+        assert not found["fs-vfat"].available
+        assert "vfat" in found["fs-vfat"].detail
+    for name in ("qemu-img", "loop", "attach", "mtools", "partclone", "boot-test", "root"):
+        assert found[name].available, found[name].detail
+    assert found["kvm"].available == (accelerator.probe_accelerator().name == "kvm")
+
+
+def test_what_worked_is_remembered_and_what_did_not_is_tried_again(
+    site: pathlib.Path, found: capabilities.Found, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cache = json.loads((site / "capabilities.json").read_text())
+    assert all(one["available"] for one in cache["found"].values())
+    began = time.monotonic()
+    again = capabilities.probe(site, site)
+    assert time.monotonic() - began < 5
+    assert {name: one.available for name, one in again.items()} == {n: one.available for n, one in found.items()}
+    # Another search path: nothing of what is remembered holds any more.
+    monkeypatch.setenv("PATH", "/nonexistent")
+    bare = capabilities.probe(site, site)
+    assert not bare["qemu-img"].available
+    assert bare["qemu-img"].detail == "qemu-img is not installed"
+    assert not bare["attach"].available
+    assert "fuse-export: qemu-storage-daemon is not installed" in bare["attach"].detail
+
+
+def test_without_privilege_the_answer_says_so(site: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse() -> int:
+        raise PermissionError(1, "Operation not permitted")
+
+    monkeypatch.setattr(capabilities.kernel, "fork_into_pid_namespace", refuse)
+    before = len(os.listdir("/proc/self/fd"))
+    found = capabilities.probe(site)
+    assert {name: one.available for name, one in found.items()} == {"root": False}
+    assert "must be root" in found["root"].detail
+    assert len(os.listdir("/proc/self/fd")) == before
