@@ -25,13 +25,13 @@ def run(context: JobContext) -> str:
     check_container(
         context.source, lambda done, size: context.report("copy", done, size, "digest"), context.reporter.cancelled
     )
-    total = sum(image.virtual_size for image in context.source.images)
-    before = 0
+    moved = 0
     for index, image in enumerate(context.source.images):
-        base = before
+        # Of the disks to come only their size is known, not how much data it holds.
+        later = sum(other.virtual_size for other in context.source.images[index + 1 :])
 
-        def progress(done: int, _disk_total: int, base: int = base) -> None:
-            context.report("copy", base + done, total)
+        def progress(done: int, data: int, moved: int = moved, later: int = later) -> None:
+            context.report("copy", moved + done, moved + data + later)
 
         copied = copy_disk(
             image,
@@ -47,6 +47,6 @@ def run(context: JobContext) -> str:
         disk = context.result.disks[index]
         disk.bytes_read, disk.bytes_written = copied.bytes_read, copied.bytes_written
         disk.digests.source = copied.source_digest
-        before += image.virtual_size
+        moved += copied.bytes_written
     read = sum(disk.bytes_read for disk in context.result.disks)
     return f"{read / 1024**2:.0f} MiB read"

@@ -22,11 +22,15 @@ def run(context: JobContext) -> str:
     _look_for_writer(context)
     guest = context.guest()
     context.result.guest = guest.facts.to_document()
-    hardware = context.source.hardware
+    machine, hardware = context.machine(), context.source.hardware
     context.result.hardware = {
-        **dataclasses.asdict(hardware),
-        "firmware": context.firmware,
-        "nics": [dataclasses.asdict(nic) for nic in context.machine().nics],
+        "name": hardware.name,
+        "cpus": machine.cpus,
+        "memoryBytes": machine.memory_bytes,
+        "firmware": machine.firmware,
+        "secureBoot": machine.secure_boot,
+        "diskBuses": list(hardware.disk_buses),
+        "nics": [dataclasses.asdict(nic) for nic in machine.nics],
     }
     for warning in guest.facts.warnings:
         context.warn(warning)
