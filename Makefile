@@ -32,8 +32,10 @@ $(LINK):
 	ln -sfn ../../.. $@
 
 demo: setup ## Build a VMware-style Debian guest (once) and migrate it
-	python -m tests.guests build debian12 --cache $(GUEST_CACHE)
-	scripts/demo $(GUEST_CACHE)
+	mkdir -p .cache/demo/input
+	ova=$$(python -m tests.guests build debian12 --cache $(GUEST_CACHE) | tee /dev/stderr | tail -1 | cut -d' ' -f1) && \
+		ln -f "$$ova" .cache/demo/input/web01.ova
+	ansible-playbook -i inventories/demo playbooks/migrate.yml
 
 test: setup lint sanity unit e2e ## Pass all tests
 
