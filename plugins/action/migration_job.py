@@ -65,8 +65,9 @@ class ActionModule(ActionBase):  # type: ignore[misc]
         deadline = time.monotonic() + timeout
         shared = {option: args[option] for option in _SHARED if option in args}
         with Progress(variables.get("inventory_hostname", name), batch, interval) as progress:
-            while not over(job):
+            if not over(job):
                 progress.show(job)
+            while not over(job):
                 left = deadline - time.monotonic()
                 if left <= 0:
                     return _failed({**result, "job": job}, still_going(job, timeout))

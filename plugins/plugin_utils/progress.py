@@ -24,7 +24,7 @@ import typing as t
 from ansible import constants
 from ansible.utils.display import Display
 
-from ..module_utils.ansible_support.documents import Job, failure, over, result, status, waiting, where
+from ..module_utils.ansible_support.documents import Job, failure, over, printable, result, status, waiting, where
 
 #: Tasks run in processes that are cut off from the terminal; this file is loaded before they are forked.
 TERMINAL = sys.stdout.isatty()
@@ -168,7 +168,7 @@ def summarize(job: Job) -> Summary:
         "percent": progress.get("percent"),
         "rate": progress.get("ratePerSecond") or 0.0,
         "eta": progress.get("etaSeconds"),
-        "message": progress.get("message") or "",
+        "message": printable(progress.get("message") or ""),
     }
 
 
@@ -250,6 +250,8 @@ def duration(seconds: float) -> str:
 
 
 def _bar(summary: Summary, width: int = 20) -> str:
+    if not summary["percent"]:
+        return " " * (width + 2)
     full = round(width * min(100.0, summary["percent"] or 0.0) / 100)
     return "[" + "#" * full + "." * (width - full) + "]"
 

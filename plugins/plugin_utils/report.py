@@ -10,7 +10,7 @@ import collections.abc as c
 import dataclasses
 import typing as t
 
-from ..module_utils.ansible_support.documents import Job, failure, result, sentence, status
+from ..module_utils.ansible_support.documents import Job, failure, printable, result, sentence, status
 from .progress import duration
 
 _OK = "COMPLETED"
@@ -89,7 +89,7 @@ def report(outcomes: c.Sequence[Outcome]) -> list[str]:
     for operation in dict.fromkeys(outcome.operation for outcome in outcomes):
         same = [outcome for outcome in outcomes if outcome.operation == operation]
         lines += _TABLES.get(operation, _convert)(same)
-    return lines
+    return [printable(line) for line in lines]
 
 
 def table(header: c.Sequence[str], body: c.Iterable[c.Sequence[str]]) -> list[str]:
@@ -201,14 +201,13 @@ def _inspect_row(outcome: Outcome) -> tuple[str, ...]:
         why = _line(f"{outcome.error.get('reason')}: {outcome.error['message']}")
         return outcome.host, outcome.word, why, "-", "-", "-", "-", "-"
     disks = [size(disk["virtualSizeBytes"]) for disk in done.get("disks") or []]
-    os = guest.get("os") or {}
     return (
         outcome.host,
         outcome.word,
-        str(guest.get("pretty") or os.get("pretty") or "-"),
+        str(guest.get("prettyName") or "-"),
         str(guest.get("firmware") or hardware.get("firmware") or "-"),
         str(hardware.get("cpus") or "-"),
-        size(hardware.get("memoryBytes") or 0),
+        size(hardware.get("memory_bytes") or 0),
         " + ".join(disks) or "-",
         str(len(hardware.get("nics") or [])),
     )

@@ -7,10 +7,13 @@
 from __future__ import annotations
 
 import collections.abc as c
+import re
 import typing as t
 
 Job = c.Mapping[str, t.Any]
 
+#: Control characters but tab and newline: a guest's console may hold what a terminal obeys.
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 _TERMINAL = ("COMPLETED", "FAILED", "CANCELLED")
 
 
@@ -61,10 +64,15 @@ def failure(job: Job) -> dict[str, t.Any] | None:
     return dict(found) if found else _error("internal", "Unknown", f"Job {name} failed without saying why.", "")
 
 
+def printable(text: str) -> str:
+    """Return ``text`` without what a terminal would obey."""
+    return _CONTROL.sub("?", text)
+
+
 def sentence(error: c.Mapping[str, t.Any]) -> str:
     """Return an error's text for people."""
     stage = f"{error['stage']}: " if error.get("stage") else ""
-    return " ".join(part for part in (f"{stage}{error['message']}", error.get("suggestion") or "") if part)
+    return printable(" ".join(part for part in (f"{stage}{error['message']}", error.get("suggestion") or "") if part))
 
 
 def still_going(job: Job, timeout: float) -> dict[str, t.Any]:

@@ -1,0 +1,30 @@
+# Copyright: (c) 2026, hyper2kvm contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""Runs a module as Ansible does, in this process."""
+
+from __future__ import annotations
+
+import json
+import types
+import typing as t
+
+import pytest
+from ansible.module_utils.testing import patch_module_args
+
+Run = t.Callable[..., dict[str, t.Any]]
+
+
+@pytest.fixture
+def run(capsys: pytest.CaptureFixture[str]) -> Run:
+    """Returns a function: module, its options as keywords; ``check`` for check mode. It returns the module's result."""
+
+    def call(module: types.ModuleType, *, check: bool = False, **options: t.Any) -> dict[str, t.Any]:
+        given = {**options, "_ansible_check_mode": check, "_ansible_diff": True}
+        with patch_module_args(given), pytest.raises(SystemExit):
+            module.main()
+        found: dict[str, t.Any] = json.loads(capsys.readouterr().out)
+        return found
+
+    return call

@@ -1,0 +1,131 @@
+# Copyright: (c) 2026, hyper2kvm contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""The tables at the end of a run."""
+
+from __future__ import annotations
+
+import typing as t
+
+from ansible_collections.hyper2kvm.core.plugins.plugin_utils.report import Outcome, outcome, report
+
+RESULT = {
+    "operation": "convert",
+    "verdict": "boots",
+    "seconds": 93.0,
+    "disks": [
+        {
+            "source": "web01.ova",
+            "target": "web01/web01.qcow2",
+            "bytesRead": 363633664,
+            "bytesWritten": 1071120384,
+            "virtualSizeBytes": 8589934592,
+        }
+    ],
+    "bootTest": {"verdict": "booted", "seconds": 14.2},
+    "stages": [{"name": "inspect", "seconds": 0.6}, {"name": "copy", "seconds": 2.6}],
+    "artifacts": [
+        {"path": "web01/web01.qcow2", "kind": "disk"},
+        {"path": "web01/web01.libvirt.xml", "kind": "libvirt"},
+        {"path": "web01/convert-verify/console.log", "kind": "console"},
+    ],
+    "startCommand": "virsh define web01.libvirt.xml && virsh start web01",
+    "warnings": ["The source was in use."],
+    "notCarried": [],
+}
+
+
+def job(operation: str = "convert", phase: str = "COMPLETED", **result: t.Any) -> dict[str, t.Any]:
+    """A job document."""
+    return {
+        "metadata": {"name": f"web01-{operation}"},
+        "spec": {"operation": operation, "source": {"path": "web01.ova"}},
+        "status": {"phase": phase, "result": {**RESULT, **result}},
+    }
+
+
+ERROR = {
+    "class": "unsupported",
+    "stage": "rehearse",
+    "reason": "NoRootDevice",
+    "message": "The guest does not find its root device.\nThe console's last lines:\nGave up",
+    "suggestion": "Look at its initramfs.",
+}
+
+
+def text(*outcomes: Outcome | None) -> str:
+    """The report as one text."""
+    return "\n".join(report([one for one in outcomes if one is not None]))
+
+
+def test_a_conversion_tells_everything() -> None:
+    shown = text(outcome("web01", [{"changed": True, "job": job()}], check=False))
+    row = next(line for line in shown.splitlines() if line.startswith("web01 "))
+    assert row.split() == (
+        ["web01", "COMPLETED", "web01.ova", "web01/web01.qcow2", "346.8", "MiB", "1021.5", "MiB", "booted", "in", "14", "s", "1", "min", "33", "s"]
+    )
+    assert "web01: inspect 0.6 s, copy 2.6 s" in shown
+    assert "web01: artifacts web01/web01.qcow2, web01/web01.libvirt.xml, web01/result.json" in shown
+    assert "web01: start it with: virsh define web01.libvirt.xml && virsh start web01" in shown
+    assert "web01: warning: The source was in use." in shown
+
+
+def test_what_was_there_already_is_unchanged() -> None:
+    assert " unchanged " in text(outcome("web01", [{"changed": False, "job": job()}, {"skipped": True}], check=False))
+
+
+def test_a_failure_says_why_and_what_to_do() -> None:
+    found = outcome(
+        "db01", [{"changed": True, "job": job(phase="QUEUED")}, {"failed": True, "error": ERROR}], check=False
+    )
+    shown = text(found)
+    assert "db01  FAILED" in shown and "start it with" not in shown
+    assert "NoRootDevice: rehearse: The guest does not find its root device." in shown
+    assert "Look at its initramfs." in shown
+    assert found is not None and found.to_data()["phase"] == "FAILED"
+
+
+def test_a_host_that_cannot_be_reached_has_failed() -> None:
+    assert "ssh: no route" in text(outcome("db01", [{"unreachable": True, "msg": "ssh: no route"}], check=False))
+
+
+def test_a_rehearsal_gives_a_verdict_in_one_line() -> None:
+    good = outcome(
+        "web01", [{"changed": True, "job": job("rehearse", warnings=[], rehearsal=RESULT["bootTest"])}], check=False
+    )
+    failed = {"failed": True, "error": ERROR, "job": job("rehearse", "FAILED", verdict="will-not-boot")}
+    unknown = {**ERROR, "reason": "Encrypted", "message": "It is encrypted.", "suggestion": "Give the key."}
+    odd = {"failed": True, "error": unknown, "job": job("rehearse", "FAILED", verdict="not-verified")}
+    shown = text(good, outcome("db01", [failed], check=False), outcome("app01", [odd], check=False))
+    rows = {line.split()[0]: line for line in shown.splitlines()}
+    assert "boots" in rows["web01"] and "booted in 14 s" in rows["web01"]
+    assert "will not boot" in rows["db01"] and "NoRootDevice: The guest does not find its root device." in rows["db01"]
+    assert rows["db01"].endswith("Look at its initramfs.") and "Gave up" not in shown
+    assert "cannot tell" in rows["app01"] and rows["app01"].endswith("Give the key.")
+
+
+def test_a_check_counts_the_files_that_would_change() -> None:
+    changes = [{"path": "/etc/fstab"}, {"path": "/etc/fstab"}, {"path": "/etc/default/grub"}]
+    shown = text(outcome("web01", [{"changed": True, "job": job(phase="QUEUED", changes=changes)}], check=True))
+    assert "would run" in shown and "web01: 2 files of the guest would change" in shown and "booted" not in shown
+
+
+def test_a_host_that_did_nothing_has_no_row() -> None:
+    assert outcome("web01", [], check=False) is None
+    assert outcome("web01", [{"skipped": True}], check=False) is None
+
+
+def test_an_inspection_shows_the_guest() -> None:
+    inspected = job(
+        "inspect",
+        guest={"prettyName": "Debian GNU/Linux 12 (bookworm)", "firmware": "uefi"},
+        hardware={"cpus": 2, "memory_bytes": 2147483648, "nics": [{}]},
+    )
+    shown = text(outcome("web01", [{"changed": True, "job": inspected}], check=False))
+    assert "Debian GNU/Linux 12 (bookworm)" in shown and "uefi" in shown and "2.0 GiB" in shown and "8.0 GiB" in shown
+
+
+def test_a_guest_cannot_speak_to_the_terminal() -> None:
+    inspected = job("inspect", guest={"prettyName": "\x1b[2JDebian"}, hardware={})
+    assert "\x1b" not in text(outcome("web01", [{"changed": True, "job": inspected}], check=False))
