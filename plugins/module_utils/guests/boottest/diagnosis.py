@@ -301,5 +301,5 @@ LAYER_FULL = Failure(
 
 
 def _blamed(console: str) -> str:
-    units = list(dict.fromkeys(unit.strip() for unit in _FAILED_UNIT.findall(console)))
+    units = list(dict.fromkeys(unit.strip(" .") for unit in _FAILED_UNIT.findall(console)))
     return f" Before that: {'; '.join(units[:5])}." if units else ""

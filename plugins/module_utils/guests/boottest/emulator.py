@@ -18,7 +18,7 @@ import types
 import typing as t
 
 from ...disks.command import clean_environment, last_lines
-from ...protocol.errors import JobError, environment
+from ...protocol.errors import JobError
 from . import confinement
 from .monitor import Event, Monitor, MonitorLost
 
@@ -41,6 +41,10 @@ class News:
     """QEMU's process is gone, or about to be."""
 
 
+class QemuEnded(Exception):
+    """The machine is gone, or stands still for good; the message says what QEMU said."""
+
+
 class Emulator:
     """A running QEMU; a context manager that ends it."""
 
@@ -58,7 +62,8 @@ class Emulator:
             screenshot: where :meth:`take_screenshot` puts a PNG; an empty file until then.
 
         Raises:
-            JobError: class ``environment``, QEMU does not start.
+            QemuEnded: QEMU does not start.
+            JobError: it is not installed, or does not answer.
         """
         self._stack = contextlib.ExitStack()
         with contextlib.ExitStack() as undo:
@@ -91,7 +96,7 @@ class Emulator:
             try:
                 self._monitor.start()
             except MonitorLost:
-                raise environment("QemuFailed", f"QEMU did not start: {self.last_words()}.") from None
+                raise QemuEnded(self.last_words()) from None
             undo.pop_all()
 
     def wait(self, seconds: float) -> News:
@@ -114,12 +119,13 @@ class Emulator:
         """Let the machine run; until now it stood still.
 
         Raises:
-            JobError: QEMU refuses, or is gone.
+            QemuEnded: QEMU is gone.
+            JobError: QEMU refuses.
         """
         try:
             self._monitor.execute("cont")
         except MonitorLost:
-            raise environment("QemuFailed", f"QEMU ended at once: {self.last_words()}.") from None
+            raise QemuEnded(self.last_words()) from None
 
     def status(self) -> str:
         """QEMU's run state: ``running``, ``io-error``, ``internal-error`` …; empty: QEMU is gone."""

@@ -15,8 +15,9 @@ import re
 from ..tree import GuestTree
 from . import report
 
-#: The last console= is where /dev/console leads. ``quiet`` before is overruled by the later loglevel.
-KERNEL_ARGUMENTS = "console=tty0 console=ttyS0,115200 loglevel=6 systemd.show_status=1 plymouth.enable=0"
+#: The last console= is where /dev/console leads; a screen beside it costs emulated guests time.
+#: ``quiet`` before is overruled by the later loglevel.
+KERNEL_ARGUMENTS = "console=ttyS0,115200 loglevel=6 systemd.show_status=1 plymouth.enable=0"
 
 _GRUB2 = ("/boot/grub/grub.cfg", "/boot/grub2/grub.cfg", "/boot/efi/EFI/*/grub.cfg")
 _GRUB_LEGACY = ("/boot/grub/menu.lst", "/boot/grub/grub.conf")

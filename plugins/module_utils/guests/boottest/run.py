@@ -26,7 +26,7 @@ from . import commandline
 from .accelerator import TCG, Accelerator, probe_accelerator
 from .commandline import Bus
 from .console import Console
-from .emulator import Emulator
+from .emulator import Emulator, QemuEnded
 from .layers import Layers, prepare
 from .layerserver import LayerServer
 from .report import Reader
@@ -116,28 +116,24 @@ def _boot(
         )
         server = stack.enter_context(LayerServer(layers.all, folder))
         names = [layer.name for layer in layers.disks]
-        emulator = stack.enter_context(
-            Emulator(
-                lambda descriptors: commandline.command(hardware, accelerator, names, descriptors),
-                server.connections,
-                screenshot,
-            )
-        )
         console = stack.enter_context(Console(request.evidence / "console.log"))
         watch = Watch(marker=request.marker, expects_report=layers.reports, timeout=request.timeout_seconds)
         try:
+            emulator = stack.enter_context(
+                Emulator(
+                    lambda descriptors: commandline.command(hardware, accelerator, names, descriptors),
+                    server.connections,
+                    screenshot,
+                )
+            )
             outcome = _follow(watch, emulator, console, Reader(token), progress, cancelled)
-        except _QemuEnded as error:
+        except QemuEnded as error:
             if accelerator.name == "kvm":
                 raise _AcceleratorFailed(str(error)) from None
             raise server.failed() or environment("QemuFailed", f"QEMU gave up: {error}.") from None
         if not emulator.take_screenshot():
             screenshot.unlink(missing_ok=True)
         return _result(request, hardware, accelerator, layers, outcome, console.tail())
-
-
-class _QemuEnded(Exception):
-    """The machine is gone, or stands still for good."""
 
 
 def _follow(
@@ -169,12 +165,12 @@ def _follow(
         for event in news.events:
             watch.event(event, now)
             if event.get("event") == "STOP" and emulator.status() == "internal-error":
-                raise _QemuEnded("the virtual processor stopped with an internal error")
+                raise QemuEnded("the virtual processor stopped with an internal error")
         outcome = watch.outcome(console.text, now)
         if outcome is not None:
             return outcome
         if news.ended:
-            raise _QemuEnded(emulator.last_words())
+            raise QemuEnded(emulator.last_words())
         if now >= next_progress:
             next_progress = now + _PROGRESS_SECONDS
             progress(f"{now:.0f} s: " + (console.tail(1) or ["waiting for the guest's console"])[0].strip())

@@ -107,7 +107,8 @@ class Watch:
         return None
 
     def _fail(self, failure: Failure, now: float) -> None:
-        self._failure, self._failure_at, self._final = failure, now, True
+        if not self._final:
+            self._failure, self._failure_at, self._final = failure, now, True
 
     def _booted(self) -> Outcome:
         report = self._report

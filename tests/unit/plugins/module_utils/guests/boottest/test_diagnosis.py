@@ -29,6 +29,7 @@ def _recorded(name: str) -> str:
         ("nokernel", "NoKernel", "/boot/vmlinuz-6.1.0-56-amd64"),
         ("noinitrd", "NoRootDevice", "unknown-block(0,0)"),
         ("initramfs-tools", "NoRootDevice", "/dev/sda1"),
+        ("emergency", "EmergencyMode", "dev-sdz1.device"),
     ],
 )
 def test_recorded_consoles(name: str, reason: str, told: str) -> None:

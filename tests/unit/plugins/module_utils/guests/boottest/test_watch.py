@@ -165,5 +165,12 @@ def test_what_means_nothing(event: dict[str, t.Any]) -> None:
     assert watch.outcome("", 100) is None
 
 
+def test_a_guest_that_restarts_without_end_is_stopped_all_the_same() -> None:
+    watch = _watch()
+    for second in range(10):
+        watch.event({"event": "RESET", "data": {"guest": True}}, second)
+    assert _failed(watch.outcome("", 9)) == "RebootLoop"
+
+
 def test_a_silent_guest_times_out() -> None:
     assert _failed(_watch().outcome("", 600)) == "SilentConsole"

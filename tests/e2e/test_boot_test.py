@@ -1,0 +1,332 @@
+# Copyright: (c) 2026, hyper2kvm contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""The boot test with guests of one sector, and with a real one. Needs QEMU; the real guest needs root."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import time
+import typing as t
+
+import pytest
+from ansible_collections.hyper2kvm.core.plugins.module_utils.disks.attach import attach
+from ansible_collections.hyper2kvm.core.plugins.module_utils.disks.filesystems import probe
+from ansible_collections.hyper2kvm.core.plugins.module_utils.disks.model import Nic
+from ansible_collections.hyper2kvm.core.plugins.module_utils.disks.overlay import create_throwaway
+from ansible_collections.hyper2kvm.core.plugins.module_utils.guests.boottest import (
+    accelerator,
+    layerserver,
+)
+from ansible_collections.hyper2kvm.core.plugins.module_utils.guests.boottest.run import BootTestRequest, boot_test
+from ansible_collections.hyper2kvm.core.plugins.module_utils.guests.roots import mount_guest
+from ansible_collections.hyper2kvm.core.plugins.module_utils.protocol import models
+from ansible_collections.hyper2kvm.core.plugins.module_utils.protocol.errors import JobError
+
+from tests import guests
+from tests.e2e import tiny_guests
+
+MIB = 1024**2
+LOGIN = "Linux web01\n\nweb01 login: "
+
+
+class Bench:
+    """A work folder, an evidence folder and the boot tests made with them."""
+
+    def __init__(self, folder: pathlib.Path) -> None:
+        self.folder = folder
+        self.workdir = folder / "work"
+        self.evidence = folder / "evidence"
+        self.workdir.mkdir()
+        self.evidence.mkdir()
+        self.messages: list[str] = []
+
+    def request(self, *disks: pathlib.Path, **options: t.Any) -> BootTestRequest:
+        defaults: dict[str, t.Any] = {
+            "disks": [(disk, "qcow2" if disk.suffix == ".qcow2" else "raw") for disk in disks],
+            "firmware": "bios",
+            "nics": [Nic(mac="52:54:00:00:00:01")],
+            "memory_bytes": 512 * MIB,
+            "cpus": 1,
+            "timeout_seconds": 120,
+            "marker": None,
+            "workdir": self.workdir,
+            "evidence": self.evidence,
+            "report": False,
+        }
+        return BootTestRequest(**{**defaults, **options})
+
+    def boot(self, *disks: pathlib.Path, **options: t.Any) -> models.BootTestResult:
+        return boot_test(self.request(*disks, **options), self.messages.append, lambda: False)
+
+    def guest(self, text: str, then: bytes = tiny_guests.STAY) -> pathlib.Path:
+        return tiny_guests.write_guest(self.folder / "guest.raw", text, then)
+
+    def console(self) -> str:
+        return (self.evidence / "console.log").read_text()
+
+
+@pytest.fixture
+def bench(tmp_path: pathlib.Path) -> t.Iterator[Bench]:
+    found = Bench(tmp_path)
+    before = _children(os.getpid())
+    yield found
+    assert list(found.workdir.iterdir()) == []
+    assert _children(os.getpid()) == before
+
+
+def _children(pid: int) -> set[int]:
+    return {
+        int(p) for task in pathlib.Path(f"/proc/{pid}/task").iterdir() for p in (task / "children").read_text().split()
+    }
+
+
+def _descendants(pid: int) -> set[int]:
+    children = _children(pid)
+    return children.union(*(_descendants(child) for child in children))
+
+
+def _digest(path: pathlib.Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _status(pid: int) -> dict[str, str]:
+    lines = pathlib.Path(f"/proc/{pid}/status").read_text().splitlines()
+    return {key: value.strip() for key, value in (line.split(":", 1) for line in lines)}
+
+
+# -- guests of one sector ----------------------------------------------------------------------------------------------
+
+
+def test_a_login_prompt_is_a_boot(bench: Bench) -> None:
+    result = bench.boot(bench.guest(LOGIN))
+    assert (result.verdict, result.marker) == ("booted", "login prompt 'web01 login:'")
+    assert result.accelerator == accelerator.probe_accelerator().name
+    assert 0 < result.seconds < 60
+    assert result.console_tail[-1] == "web01 login:"
+    assert "web01 login:" in bench.console()
+    assert (bench.evidence / "screenshot.png").read_bytes().startswith(b"\x89PNG")
+    assert result.warnings == []
+
+
+def test_the_marker_of_the_job_decides(bench: Bench) -> None:
+    assert bench.boot(bench.guest("x application ready\n"), marker="application ready").verdict == "booted"
+    result = bench.boot(bench.guest(LOGIN), marker="application ready", timeout_seconds=6)
+    assert (result.verdict, result.reason) == ("failed", "MarkerNotSeen")
+
+
+@pytest.mark.parametrize(
+    ("text", "then", "reason"),
+    [
+        ("[    1.0] Kernel panic - not syncing: Attempted to kill init!\n", tiny_guests.STAY, "KernelPanic"),
+        ("starting\n", tiny_guests.POWER_OFF, "PoweredOff"),
+        ("starting\n", tiny_guests.RESTART, "RebootLoop"),
+        ("writing\n", tiny_guests.FILL_DISK, "LayerFull"),
+    ],
+)
+def test_failures_end_the_test_at_once(
+    bench: Bench, text: str, then: bytes, reason: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(layerserver, "LAYER_LIMIT", 8 * MIB)
+    guest = bench.guest(text, then)
+    before = _digest(guest)
+    began = time.monotonic()
+    result = bench.boot(guest)
+    assert (result.verdict, result.reason) == ("failed", reason)
+    assert result.message and result.suggestion
+    assert time.monotonic() - began < 100
+    assert (bench.evidence / "screenshot.png").stat().st_size > 0
+    assert _digest(guest) == before
+
+
+def test_a_blank_disk_has_no_boot_loader(bench: Bench) -> None:
+    disk = bench.folder / "blank.raw"
+    disk.touch()
+    os.truncate(disk, 64 * MIB)
+    assert bench.boot(disk).reason == "NoBootloader"
+
+
+def test_a_blank_disk_leaves_uefi_in_its_shell(bench: Bench) -> None:
+    disk = bench.folder / "blank.raw"
+    disk.touch()
+    os.truncate(disk, 64 * MIB)
+    assert bench.boot(disk, firmware="uefi", timeout_seconds=300).reason == "FirmwareShell"
+
+
+def test_a_silent_guest_times_out(bench: Bench) -> None:
+    result = bench.boot(bench.guest("[    0.1] PCI: probing\n"), timeout_seconds=5)
+    assert (result.verdict, result.reason) == ("failed", "Timeout")
+    assert "PCI: probing" in result.message
+
+
+def test_the_first_disk_boots(bench: Bench) -> None:
+    other = tiny_guests.write_guest(bench.folder / "other.raw", "wrong login: ")
+    assert "web01" in bench.boot(bench.guest(LOGIN), other).marker
+
+
+def test_disks_with_4k_sectors_and_vmwares_controller(bench: Bench) -> None:
+    assert bench.boot(bench.guest(LOGIN), bus="pvscsi").verdict == "booted"
+    assert bench.boot(bench.guest(LOGIN), logical_block_size=4096, timeout_seconds=20).verdict == "failed"
+
+
+def test_a_guest_that_cannot_be_mounted_is_judged_by_its_console(bench: Bench) -> None:
+    result = bench.boot(bench.guest(LOGIN), report=True)
+    assert result.verdict == "booted"
+    assert "console" in result.warnings[0]
+
+
+def test_memory_is_reduced_to_what_the_host_has(bench: Bench) -> None:
+    result = bench.boot(bench.guest(LOGIN), memory_bytes=1 << 50)
+    assert result.verdict == "booted"
+    assert result.facts["memoryBytes"] < 1 << 50 == result.facts["memoryBytesOfTheGuest"]
+
+
+def test_cancel_ends_it(bench: Bench) -> None:
+    request = bench.request(bench.guest("starting\n"))
+    result = boot_test(request, bench.messages.append, lambda: any("starting" in m for m in bench.messages))
+    assert (result.verdict, result.reason) == ("not-verified", "Cancelled")
+
+
+def test_qemu_is_nobody_and_can_do_nothing(bench: Bench) -> None:
+    seen: list[dict[str, str]] = []
+    arguments: list[str] = []
+
+    def look() -> bool:
+        for pid in _children(os.getpid()):
+            if "qemu-system" in os.readlink(f"/proc/{pid}/exe"):
+                seen.append(_status(pid))
+                arguments.extend(pathlib.Path(f"/proc/{pid}/cmdline").read_text().split("\0"))
+        return bool(seen)
+
+    boot_test(bench.request(bench.guest("starting\n")), bench.messages.append, look)
+    status = seen[0]
+    if os.geteuid() == 0:
+        assert set(status["Uid"].split()) == {"65534"}
+        assert "0" not in status["Gid"].split()
+    assert status["CapEff"] == status["CapBnd"] == "0" * 16
+    assert status["NoNewPrivs"] == "1"
+    assert status["Seccomp"] == "2"
+    netdevs = [arguments[i + 1] for i, argument in enumerate(arguments) if argument == "-netdev"]
+    assert netdevs and all(netdev.endswith(",restrict=on") for netdev in netdevs)
+    assert not any(str(bench.folder) in argument for argument in arguments)
+
+
+def test_a_killed_boot_test_takes_qemu_along(bench: Bench) -> None:
+    guest = bench.guest("starting\n")
+    child = subprocess.Popen(
+        [sys.executable, "-c", _KILLED, str(guest), str(bench.folder)],
+        stdout=subprocess.PIPE,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+    )
+    assert child.stdout is not None
+    try:
+        while b"starting" not in child.stdout.readline():
+            assert child.poll() is None
+        running = _descendants(child.pid)
+        assert len(running) >= 2
+    finally:
+        child.send_signal(signal.SIGKILL)
+        child.wait()
+        child.stdout.close()
+    deadline = time.monotonic() + 10
+    while any(_alive(pid) for pid in running) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not any(_alive(pid) for pid in running)
+    for folder in bench.workdir.iterdir():  # a killed process cannot clear its own folder; a worker's start does
+        subprocess.run(["rm", "-r", folder], check=True)
+
+
+_KILLED = """
+import pathlib, sys
+from ansible_collections.hyper2kvm.core.plugins.module_utils.guests.boottest.run import BootTestRequest, boot_test
+folder = pathlib.Path(sys.argv[2])
+request = BootTestRequest([(pathlib.Path(sys.argv[1]), "raw")], "bios", [], 2**29, 1, 600, None, folder / "work",
+                          folder / "evidence", report=False)
+boot_test(request, lambda message: print(message, flush=True), lambda: False)
+"""
+
+
+def _alive(pid: int) -> bool:
+    try:
+        return _status(pid)["State"][0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+def test_kvm_that_fails_under_the_guest_is_left_out(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An accelerator that QEMU takes back, as some hosts' KVM does with a real kernel."""
+    broken = accelerator.Accelerator("kvm", "no-such-cpu", "as if probed")
+    monkeypatch.setattr(
+        "ansible_collections.hyper2kvm.core.plugins.module_utils.guests.boottest.run.probe_accelerator", lambda: broken
+    )
+    result = bench.boot(bench.guest(LOGIN))
+    assert (result.verdict, result.accelerator) == ("booted", "tcg")
+    assert "KVM" in result.warnings[0]
+
+
+def test_an_image_that_is_none_is_an_error(bench: Bench) -> None:
+    disk = bench.folder / "broken.qcow2"
+    disk.write_bytes(b"no image" * 100)
+    with pytest.raises(JobError):
+        bench.boot(disk)
+
+
+# -- a real guest, as it comes out of VMware ---------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def debian() -> pathlib.Path:
+    return guests.build("debian12") / "disk.raw"
+
+
+def test_a_vmware_guest_boots_on_vmwares_hardware_and_reports(bench: Bench, debian: pathlib.Path) -> None:
+    before = debian.stat()
+    result = bench.boot(
+        debian,
+        bus="pvscsi",
+        nics=[Nic(mac="00:50:56:ab:10:21")],
+        memory_bytes=1024 * MIB,
+        timeout_seconds=900,
+        report=True,
+    )
+    assert result.verdict == "booted", (result.message, result.console_tail)
+    assert result.marker.startswith("the guest reported ")
+    facts = result.facts
+    assert facts["root"] == "/dev/sda1"
+    assert facts["mounts"]["/"]["type"] == "ext4"
+    assert facts["hostname"] == "web01"
+    assert "00:50:56:ab:10:21" in [nic["mac"] for nic in facts["interfaces"].values()]
+    assert facts["swaps"] == ["/dev/sda2"]
+    assert "[    0.000000] Linux version" in bench.console()
+    assert (debian.stat().st_mtime_ns, debian.stat().st_size) == (before.st_mtime_ns, before.st_size)
+
+
+def test_a_vmware_guest_does_not_find_its_disk_on_virtio(bench: Bench, debian: pathlib.Path) -> None:
+    result = bench.boot(debian, memory_bytes=1024 * MIB, timeout_seconds=900, report=True)
+    assert (result.verdict, result.reason) == ("failed", "NoRootDevice")
+    assert "/dev/sda1" in result.message
+    assert "virtio" in result.suggestion
+    assert result.console_tail[-1] == "(initramfs)"
+
+
+def test_a_filesystem_that_is_missing_is_emergency_mode(bench: Bench, debian: pathlib.Path) -> None:
+    overlay = bench.folder / "emergency.qcow2"
+    create_throwaway(overlay, debian, "raw")
+    with contextlib.ExitStack() as stack:
+        attachment = stack.enter_context(attach({"disk0": overlay}, writable=True, workdir=bench.workdir))
+        guest = stack.enter_context(mount_guest(attachment, probe(attachment), writable=True, workdir=bench.workdir))
+        guest.tree.append("/etc/fstab", b"/dev/sdz1 /data ext4 x-systemd.device-timeout=5 0 2\n")
+    before = _digest(overlay)
+    result = bench.boot(overlay, bus="pvscsi", memory_bytes=1024 * MIB, timeout_seconds=900, report=True)
+    assert (result.verdict, result.reason) == ("failed", "EmergencyMode")
+    assert result.facts["target"] == "emergency"
+    assert "/dev/sdz1" in result.message
+    assert _digest(overlay) == before
