@@ -44,6 +44,7 @@ from hypothesis import strategies as st
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 NOW = datetime.datetime(2026, 11, 24, 2, 7, tzinfo=datetime.timezone.utc)
+MAC = "52:54:00:00:00:01"
 QUICK = hypothesis.settings(
     deadline=None, max_examples=40, suppress_health_check=[hypothesis.HealthCheck.too_slow], derandomize=True
 )
@@ -177,6 +178,11 @@ class TestReadingJobs:
                 ),
                 "spec.guest.network",
                 "two cards of macMap with the address",
+            ),
+            (
+                job(guest={"network": {"macs": [MAC], "macMap": [{"source": MAC, "target": MAC}]}}),
+                "spec.guest.network",
+                "give one of them",
             ),
             (job(guest={"network": {"macs": [190_000]}}), "spec.guest.network.macs[0]", "must be in quotes"),
             (job(guest={"network": {"macs": ["01:00:5e:00:00:01"]}}), "spec.guest.network.macs[0]", "of one card"),
@@ -553,10 +559,15 @@ class Lifecycle(hypothesis.stateful.RuleBasedStateMachine):
         self._try(lambda: status.record_attempt(self.status, "w1", 30, actor, self.now))
 
     @hypothesis.stateful.rule()
-    def get_going(self) -> None:
-        self._try(lambda: status.advance(self.status, Phase.VALIDATED, Actor.CONTROL, self.now))
-        self._try(lambda: status.advance(self.status, Phase.QUEUED, Actor.CONTROL, self.now))
+    def queue(self) -> None:
+        for phase in (Phase.VALIDATED, Phase.QUEUED):
+            self._try(functools.partial(status.advance, self.status, phase, Actor.CONTROL, self.now))
+
+    @hypothesis.stateful.rule()
+    def complete(self) -> None:
         self._try(lambda: status.record_attempt(self.status, "w1", 30, Actor.WORKER, self.now))
+        self._try(lambda: status.start_stage(self.status, "copy", self.now))
+        self._try(lambda: status.advance(self.status, Phase.COMPLETED, Actor.WORKER, self.now))
 
     @hypothesis.stateful.rule()
     def renew(self) -> None:
@@ -612,7 +623,7 @@ class Lifecycle(hypothesis.stateful.RuleBasedStateMachine):
 
 
 TestLifecycle = Lifecycle.TestCase
-TestLifecycle.settings = hypothesis.settings(deadline=None, max_examples=60, stateful_step_count=30, derandomize=True)
+TestLifecycle.settings = hypothesis.settings(deadline=None, max_examples=120, stateful_step_count=30, derandomize=True)
 
 
 def queued() -> models.JobStatus:
@@ -633,6 +644,11 @@ class TestStatus:
     def test_the_table_is_the_one_of_the_specification(self) -> None:
         legal = {(source, target) for source, targets in LEGAL.items() for target in targets.split()}
         assert {(step.source.value, step.target.value) for step in lifecycle.TRANSITIONS} == legal
+
+    def test_only_a_claim_assigns(self) -> None:
+        for actor in Actor:
+            with pytest.raises(IllegalTransition):
+                status.advance(queued(), Phase.ASSIGNED, actor, NOW)
 
     def test_a_retryable_failure_waits_longer_each_time_and_ends_at_the_limit(self) -> None:
         now, waits = queued(), []
@@ -679,6 +695,14 @@ class TestStatus:
         later = [NOW + datetime.timedelta(seconds=seconds) for seconds in (0, 59, 60)]
         assert [status.display_phase(now, at) for at in later] == [Phase.PROGRESSING, Phase.PROGRESSING, Phase.RUNNING]
         assert status.display_phase(running(), NOW) is Phase.RUNNING
+
+    def test_a_condition_keeps_its_time_and_words_until_its_status_changes(self) -> None:
+        before = {condition.type: condition for condition in running().conditions}
+        later = NOW + datetime.timedelta(seconds=5)
+        after = {c.type: c for c in status.report_progress(running(), models.Progress(stage="x"), later).conditions}
+        assert after["Assigned"] == before["Assigned"] and after["Validated"] == before["Validated"]
+        assert after["Assigned"].message == "claimed by w1"
+        assert after["Progressing"].last_transition_time == fields.timestamp(later)
 
     def test_a_cancelled_job_is_failed_in_kubernetes_words(self) -> None:
         cancelled = status.advance(queued(), Phase.CANCELLED, Actor.USER, NOW)
