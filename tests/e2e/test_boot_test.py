@@ -159,6 +159,16 @@ def test_a_blank_disk_leaves_uefi_in_its_shell(bench: Bench) -> None:
     disk.touch()
     os.truncate(disk, 64 * MIB)
     assert bench.boot(disk, firmware="uefi", timeout_seconds=300).reason == "FirmwareShell"
+    assert "Shell>" in bench.console()
+
+
+def test_secure_boot_is_enforced(bench: Bench) -> None:
+    """OVMF's own shell is not signed: with Secure Boot it does not start."""
+    disk = bench.folder / "blank.raw"
+    disk.touch()
+    os.truncate(disk, 64 * MIB)
+    assert bench.boot(disk, firmware="uefi", secure_boot=True, timeout_seconds=300).reason == "FirmwareShell"
+    assert "Security Violation" in bench.console()
 
 
 def test_a_silent_guest_times_out(bench: Bench) -> None:

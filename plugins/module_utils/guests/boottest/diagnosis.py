@@ -176,10 +176,12 @@ _SIGNS = (
     ),
     _sign(
         "SecureBootRefused",
-        r"(?:BdsDxe: failed to load[^\n]*(?:Access Denied|Security Violation)|Verification failed: \(0x1A\)"
-        r"|bad shim signature|Secure Boot [vV]iolation)",
+        r"(?:BdsDxe: failed to (?:load|start) (?!Boot\d+ \"EFI Internal Shell\")[^\n]*"
+        r"(?:Access Denied|Security Violation)|Verification failed: \(0x1A\)|bad shim signature"
+        r"|Secure Boot [vV]iolation)",
         "Secure Boot refused the guest's boot loader or kernel.",
         "Its boot loader is not signed by a key that the firmware knows; switch Secure Boot off for the target.",
+        20.0,
     ),
     _sign(
         "FirmwareShell",

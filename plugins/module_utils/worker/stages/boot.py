@@ -46,6 +46,7 @@ def boot_and_judge(
             marker=verify.marker,
             workdir=context.workdir,
             evidence=evidence,
+            secure_boot=machine.secure_boot,
         ),
         lambda message: context.report(stage, 0, 0, message),
         context.reporter.cancelled,
