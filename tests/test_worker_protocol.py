@@ -186,7 +186,11 @@ class TestReadingJobs:
             ),
             (job(guest={"network": {"macs": [190_000]}}), "spec.guest.network.macs[0]", "must be in quotes"),
             (job(guest={"network": {"macs": ["01:00:5e:00:00:01"]}}), "spec.guest.network.macs[0]", "of one card"),
-            (job(guest={"fixers": {"only": ["a"], "skip": ["b"]}}), "spec.guest.fixers", "exclude each other"),
+            (
+                job(guest={"fixers": {"only": ["a"], "skip": ["a"]}}),
+                "spec.guest.fixers",
+                "named in only and in skip: a",
+            ),
             (job(guest={"fixers": {"only": ["a", "a"]}}), "spec.guest.fixers", "named twice in only: a"),
             (job(guest={"enabled": False, "hostname": "a"}), "spec.guest", "cannot be done: hostname"),
             (job(guest={"sshKeys": [{"user": "root"}]}), "spec.guest.sshKeys[0]", "give keys, keysFrom or both"),

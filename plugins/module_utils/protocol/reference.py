@@ -211,14 +211,18 @@ def _wait_reasons(sources: c.Iterable[str]) -> str:
 def error_reasons(source: str) -> c.Iterator[tuple[str, str, str]]:
     """Yield reason, class and message of each error that a Python ``source`` raises with a reason of its own."""
     makers = {kind.value: kind.value for kind in errors.ErrorClass} | {"Conflict": errors.ErrorClass.INVALID.value}
+    # Boot tests tell what they saw; a guest that does not boot is what the job cannot make of it.
+    makers |= dict.fromkeys(("Failure", "_sign"), errors.ErrorClass.UNSUPPORTED.value)
     for call in _calls(source):
         arguments: list[ast.expr] = list(call.args)
         kind = makers.get(_name(call.func), "")
         if arguments and isinstance(arguments[0], ast.Attribute) and _name(arguments[0].value) == "ErrorClass":
             kind = errors.ErrorClass[arguments[0].attr].value
             arguments = arguments[1:]
+        if _name(call.func) == "_sign":
+            del arguments[1]  # the pattern that is looked for
         if kind and len(arguments) > 1 and _is_word(arguments[0]):
-            yield _text(arguments[0]), kind, _text(arguments[1])
+            yield _text(arguments[0]), kind, re.sub(r"\{\d\}", "…", _text(arguments[1]))
 
 
 def _calls(source: str) -> c.Iterator[ast.Call]:

@@ -86,7 +86,6 @@ _RULES: dict[str, list[Schema]] = {
     ],
     "NetworkSpec": [_when({"macMap": _SOME}, {"properties": {"macs": {"maxItems": 0}}})],
     "SshKeys": [{"anyOf": [{"required": ["keysFrom"]}, {"required": ["keys"], "properties": {"keys": _SOME}}]}],
-    "FixSelection": [_when({"only": _SOME}, {"properties": {"skip": {"maxItems": 0}}})],
     "JobSpec": [
         _when(
             {"operation": {"const": "rehearse"}},

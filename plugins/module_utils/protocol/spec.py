@@ -245,19 +245,18 @@ class SshKeys(Document):
 
 
 class FixSelection(Document):
-    """Which fixers run: all that find something to do, less ``skip``; or those of ``only``."""
+    """Which fixers run: all that find something to do, or those of ``only``; less those of ``skip``."""
 
     only: list[FixerName] = p.Field(default_factory=list)
-    """Run these and no others; empty: all. Not together with ``skip``; a name that no fixer has is an error."""
+    """Run these and no others; empty: all. A name that no fixer has is an error."""
     skip: list[FixerName] = p.Field(default_factory=list)
-    """Run all but these; a name that no fixer has is an error."""
+    """Do not run these; none that is in ``only``. A name that no fixer has is an error."""
 
     @p.model_validator(mode="after")
     def _consistent(self) -> FixSelection:
-        if self.only and self.skip:
-            raise ValueError("only and skip exclude each other: what only leaves out is skipped already")
         refuse_duplicates(self.only, "named twice in only:")
         refuse_duplicates(self.skip, "named twice in skip:")
+        refuse_duplicates([*self.only, *self.skip], "named in only and in skip:")
         return self
 
 
