@@ -68,6 +68,8 @@ def command(
     arguments += ["-machine", ",".join(machine)]
     arguments += _disks(hardware, disks, descriptors)
     arguments += _nics(hardware)
+    if hardware.bus == "virtio":
+        arguments += ["-object", "rng-random,id=rng,filename=/dev/urandom", "-device", "virtio-rng-pci,rng=rng"]
     return arguments
 
 

@@ -12,6 +12,8 @@ import re
 import types
 import typing as t
 
+from .. import paths
+
 #: How much of a console is kept in the file, and how much of its end in memory. Characters.
 _FILE_LIMIT = 2 * 1024**2
 _WINDOW = 128 * 1024
@@ -98,8 +100,8 @@ class Console:
             self._file.flush()
 
     def tail(self, count: int = 30) -> list[str]:
-        """Return the last ``count`` lines that are not blank, at most 300 characters each."""
-        lines = [line.rstrip()[:300] for line in self.text.split("\n")]
+        """Return the last ``count`` lines that are not blank, at most 300 characters each, fit to be shown."""
+        lines = [paths.printable(line.rstrip()[:300].replace("\t", " ")) for line in self.text.split("\n")]
         return [line for line in lines if line.strip()][-count:]
 
     def __enter__(self) -> Console:

@@ -128,9 +128,10 @@ def _boot(
             )
             outcome = _follow(watch, emulator, console, Reader(token), progress, cancelled)
         except QemuEnded as error:
-            if accelerator.name == "kvm":
+            cause = server.failed()
+            if cause is None and accelerator.name == "kvm":
                 raise _AcceleratorFailed(str(error)) from None
-            raise server.failed() or environment("QemuFailed", f"QEMU gave up: {error}.") from None
+            raise cause or environment("QemuFailed", f"QEMU gave up: {error}.") from None
         if not emulator.take_screenshot():
             screenshot.unlink(missing_ok=True)
         return _result(request, hardware, accelerator, layers, outcome, console.tail())
@@ -225,9 +226,7 @@ def _hardware(request: BootTestRequest, accelerator: Accelerator) -> commandline
 
 def _memory(wanted: int) -> int:
     """What the guest gets: at most three quarters of what the host has free."""
-    meminfo = pathlib.Path("/proc/meminfo").read_text(encoding="ascii")
-    fields = dict(line.split(":", 1) for line in meminfo.splitlines())
-    free = int(fields["MemAvailable"].split()[0]) * 1024
+    free = _free_memory()
     given = min(wanted, free * 3 // 4) // 1024**2 * 1024**2
     if given < min(wanted, _MINIMUM_MEMORY):
         raise environment(
@@ -236,3 +235,15 @@ def _memory(wanted: int) -> int:
             "Run fewer jobs at once on this worker, or give it more memory.",
         )
     return given
+
+
+def _free_memory() -> int:
+    """What this host, and the control group of this container, still have. Bytes."""
+    meminfo = pathlib.Path("/proc/meminfo").read_text(encoding="ascii")
+    fields = dict(line.split(":", 1) for line in meminfo.splitlines())
+    free = int(fields["MemAvailable"].split()[0]) * 1024
+    group = pathlib.Path("/sys/fs/cgroup")
+    with contextlib.suppress(OSError, ValueError):  # no limit: the file is absent, or says "max"
+        limit = int((group / "memory.max").read_text(encoding="ascii"))
+        free = min(free, limit - int((group / "memory.current").read_text(encoding="ascii")))
+    return free

@@ -161,6 +161,8 @@ def test_the_console_keeps_its_file_and_memory_small(tmp_path: pathlib.Path) -> 
             console.feed(b"x" * 65535 + b"\n")
         console.feed(b"the end\n")
         assert console.tail(1) == ["the end"]
+        console.feed("\N{RIGHT-TO-LEFT OVERRIDE}evil\n".encode())
+        assert console.tail(1)[0].isprintable()
         assert len(console.text) < 256 * 1024
     assert (tmp_path / "console.log").stat().st_size < 3 * 1024**2
     assert "not kept" in (tmp_path / "console.log").read_text()
