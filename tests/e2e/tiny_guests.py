@@ -29,8 +29,8 @@ FILL_DISK = (
     + (_PACKET + 8).to_bytes(2, "little")
     + bytes.fromhex("7f000000ebeb")
 )
-#: BIOS disk address packet: 127 sectors from 0000:8000h, block 1 onwards
-_PACKET_BYTES = bytes.fromhex("10007f00008000000100000000000000")
+#: BIOS disk address packet: 127 sectors from 0000:7c00h, block 1 onwards
+_PACKET_BYTES = bytes.fromhex("10007f00007c00000100000000000000")
 
 
 def write_guest(path: pathlib.Path, text: str, then: bytes = STAY, size: int = 64 * 1024**2) -> pathlib.Path:
