@@ -134,6 +134,12 @@ class JobContext:
         """All overlays, boot disk first."""
         return [self.overlay(i) for i in range(len(self.source.images))]
 
+    def create_overlays(self) -> None:
+        """Make the overlays anew: they show the source, unchanged."""
+        for overlay, image in zip(self.overlays, self.source.images, strict=True):
+            overlay.unlink(missing_ok=True)
+            create_overlay(overlay, image)
+
     def guest(self) -> OpenGuest:
         """Attach fresh overlays and mount the guest from them; the first call does it, later ones return the same.
 
@@ -141,9 +147,7 @@ class JobContext:
             JobError: no operating system, an encrypted disk, an environment that lacks what mounting takes.
         """
         if self._guest is None:
-            for overlay, image in zip(self.overlays, self.source.images, strict=True):
-                overlay.unlink(missing_ok=True)
-                create_overlay(overlay, image)
+            self.create_overlays()
             with contextlib.ExitStack() as stack:
                 layers = {i.name: o for i, o in zip(self.source.images, self.overlays, strict=True)}
                 attachment = stack.enter_context(attach(layers, writable=True, workdir=self.workdir))

@@ -6,12 +6,17 @@
 
 from __future__ import annotations
 
-from ..job_context import JobContext
+from ..job_context import JobContext, Skipped
 
 
 def run(context: JobContext) -> str:
     """Write the planned changes; when this returns the overlays are closed, checked and durable."""
-    plan = context.fix_plan()
-    plan.edits.apply(context.guest().mounted.tree)
+    edits = context.fix_plan().edits
+    if not edits.changes:
+        context.close_guest()
+        # Mounting alone changes a filesystem (its mount count, a replayed journal); that is not the job's to keep.
+        context.create_overlays()
+        return Skipped("nothing to change")
+    edits.apply(context.guest().mounted.tree)
     context.close_guest()
-    return f"{len({change.path for change in plan.edits.changes})} files changed"
+    return f"{len({change.path for change in edits.changes})} files changed"
