@@ -23,7 +23,7 @@ import typing as t
 
 from tests.guests import trees
 from tests.guests.host import REPOSITORY, run_privately
-from tests.guests.specs import SPECS, GuestSpec
+from tests.guests.specs import SPECS
 
 #: Where guests are kept unless the caller says otherwise.
 DEFAULT_CACHE = pathlib.Path(os.environ.get("HYPER2KVM_TEST_GUESTS", REPOSITORY / ".cache" / "guests"))
@@ -32,7 +32,7 @@ DEFAULT_CACHE = pathlib.Path(os.environ.get("HYPER2KVM_TEST_GUESTS", REPOSITORY 
 _REST_SECONDS = 3600
 
 #: The modules that decide what a guest is made of; those that only start guests do not make them new.
-_MAKERS = ("chroot", "debian", "disk", "grub", "host", "ova", "produce", "vmdk")
+_MAKERS = ("chroot", "debian", "disk", "grub", "host", "ova", "produce", "tiny", "vmdk")
 
 
 def build(name: str, cache: pathlib.Path = DEFAULT_CACHE) -> pathlib.Path:
@@ -46,13 +46,18 @@ def build(name: str, cache: pathlib.Path = DEFAULT_CACHE) -> pathlib.Path:
     :raises BuildError: it could not be built.
     """
     spec = SPECS[name]
-    key = _digest({"spec": dataclasses.asdict(spec), "tree": dataclasses.asdict(_tree(spec)), "code": _code()})
 
     def produce(folder: pathlib.Path) -> None:
-        tarball = package_tree(_tree(spec), cache)
-        run_privately("tests.guests.produce", spec.name, str(tarball / "tree.tar"), str(folder))
+        if spec.kind == "nokernel":
+            material = build("tiny", cache)
+        elif spec.kind == "blank":
+            material = folder
+        else:
+            material = package_tree(trees.DEBIAN, cache) / "tree.tar"
+        run_privately("tests.guests.produce", spec.name, str(material), str(folder))
 
-    return _entry(cache, name, key, produce)
+    document = {"spec": dataclasses.asdict(spec), "tree": dataclasses.asdict(trees.DEBIAN), "code": _code()}
+    return _entry(cache, name, _digest(document), produce)
 
 
 def package_tree(tree: trees.Tree, cache: pathlib.Path = DEFAULT_CACHE) -> pathlib.Path:
@@ -65,8 +70,11 @@ def package_tree(tree: trees.Tree, cache: pathlib.Path = DEFAULT_CACHE) -> pathl
     return _entry(cache, f"tree-{tree.name}", key, draw)
 
 
-def _tree(spec: GuestSpec) -> trees.Tree:
-    return trees.DEBIAN
+def cut_short(ova: pathlib.Path, target: pathlib.Path) -> None:
+    """Write the first three quarters of an OVA: a download that broke off, in the middle of its disk."""
+    with ova.open("rb") as source, target.open("xb") as out:
+        shutil.copyfileobj(source, out)
+        out.truncate(ova.stat().st_size * 3 // 4)
 
 
 def _digest(document: object) -> str:

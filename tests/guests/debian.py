@@ -33,10 +33,10 @@ def fill(spec: GuestSpec, tarball: pathlib.Path, disk: pathlib.Path, slices: c.S
         with entered(root) as guest:
             _install_loader_package(guest, spec)
             _write_identity(guest, spec)
-            _write_mounts(guest, slices)
+            write_fstab(guest, slices)
             _write_network(guest, spec)
             make_initramfs(guest, spec, VMWARE_MODULES + _FILESYSTEM_MODULES[spec.filesystem])
-            _write_grub_defaults(guest, spec)
+            write_grub_defaults(guest, spec)
             if spec.firmware == "uefi":
                 grub.install_uefi(guest, disk, slices)
             else:
@@ -58,7 +58,8 @@ def make_initramfs(guest: Chroot, spec: GuestSpec, modules: c.Iterable[str]) -> 
     guest.write(policy, "# Driver inclusion policy selected during installation\nMODULES=list\n")
     guest.write("/etc/initramfs-tools/conf.d/compress", f"COMPRESS={spec.initramfs_compression}\n")
     version = guest.only("boot/vmlinuz-*").name.removeprefix("vmlinuz-")
-    guest.run(["update-initramfs", "-c", "-k", version])
+    # The root device is not to be seen here, so the hook for fsck is told what is on it.
+    guest.run(["env", f"FSTYPE={spec.filesystem}", "update-initramfs", "-c", "-k", version])
     inside = guest.run(["lsinitramfs", f"/boot/initrd.img-{version}"])
     if "virtio" in inside or "vmw_pvscsi" not in inside:
         raise BuildError("the initramfs is not VMware's: it has virtio or lacks pvscsi")
@@ -89,7 +90,7 @@ def _write_identity(guest: Chroot, spec: GuestSpec) -> None:
     guest.run(["systemctl", "disable", "unattended-upgrades.service", *timers])
 
 
-def _write_mounts(guest: Chroot, slices: c.Sequence[Slice]) -> None:
+def write_fstab(guest: Chroot, slices: c.Sequence[Slice]) -> None:
     lines = [
         "# /etc/fstab: static file system information.",
         "# <file system> <mount point> <type> <options> <dump> <pass>",
@@ -147,7 +148,7 @@ iface ens192 inet static
     )
 
 
-def _write_grub_defaults(guest: Chroot, spec: GuestSpec) -> None:
+def write_grub_defaults(guest: Chroot, spec: GuestSpec) -> None:
     """Debian's own file, with device names instead of UUIDs and a text console, as many servers have it."""
     path = guest.root / "etc/default/grub"
     payload = "\nGRUB_GFXPAYLOAD_LINUX=text" if spec.firmware == "bios" else ""  # UEFI has no text mode

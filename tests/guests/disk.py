@@ -163,6 +163,8 @@ def mounted(disk: pathlib.Path, slices: c.Iterable[Slice], root: pathlib.Path) -
         mounts += [where, where / "home"]
     yield root
     for where in mounts:
+        run(["sync", "--file-system", where])  # blocks of deleted files are free once the journal says so
         run(["fstrim", where])
     for where in reversed(mounts):
         run(["umount", where])
+    root.rmdir()
