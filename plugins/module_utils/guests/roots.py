@@ -87,10 +87,10 @@ def mount_guest(
     try:
         try:
             yield assembly.assemble()
+            assembly.close()
         except BaseException:
             assembly.abandon()
             raise
-        assembly.close()
     finally:
         with contextlib.suppress(OSError):
             (folder / "root").rmdir()

@@ -80,7 +80,10 @@ def test_fstab_by_path(guest: Phony) -> None:
 def test_crypttab(guest: Phony) -> None:
     luks = "99999999-2222-4333-8444-555555555555"
     guest.filesystems += [filesystem(5, "crypto_LUKS", luks), filesystem(6, "")]
-    text = "# c\ndata\t/dev/sda5  none luks,discard\nswp /dev/sda6 /dev/urandom swap\nok UUID=x none\nlost /dev/sdz1 none\n"
+    text = (
+        "# c\ndata\t/dev/sda5  none luks,discard\nswp /dev/sda6 /dev/urandom swap\n"
+        "ok UUID=x none\nlost /dev/sdz1 none\n"
+    )
     guest.put("/etc/crypttab", text)
     plan = guest.fix("crypttab")
     assert guest.text("/etc/crypttab") == text.replace("/dev/sda5", f"UUID={luks}").replace(

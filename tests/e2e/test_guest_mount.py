@@ -1,0 +1,407 @@
+# Copyright: (c) 2026, hyper2kvm contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""Guests mounted from disk images: the right root, by their own fstab, and nothing of this host touched."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import pathlib
+import subprocess
+import typing as t
+
+import pytest
+from ansible_collections.hyper2kvm.core.plugins.module_utils.disks.attach import attach
+from ansible_collections.hyper2kvm.core.plugins.module_utils.disks.filesystems import probe
+from ansible_collections.hyper2kvm.core.plugins.module_utils.disks.model import DiskImage
+from ansible_collections.hyper2kvm.core.plugins.module_utils.disks.overlay import create_overlay
+from ansible_collections.hyper2kvm.core.plugins.module_utils.guests.inspection import inspect
+from ansible_collections.hyper2kvm.core.plugins.module_utils.guests.roots import MountedGuest, mount_guest
+from ansible_collections.hyper2kvm.core.plugins.module_utils.protocol.errors import ErrorClass, JobError
+
+MIB = 1024**2
+ESP = "C12A7328-F81F-11D2-BA4B-00A0C93EC93B"
+LINUX = "0FC63DAF-8483-4772-8E79-3D69D8477DE4"
+UUID = "12345678-1234-4234-8234-123456789abc"
+
+
+def run(*args: str | pathlib.Path, data: str = "") -> None:
+    """A tool that must succeed."""
+    subprocess.run(args, input=data.encode(), check=True, capture_output=True, timeout=60)
+
+
+def mounts() -> list[str]:
+    """Lines of this process's mount table."""
+    return pathlib.Path("/proc/self/mountinfo").read_text().splitlines()
+
+
+def loops_of(folder: pathlib.Path) -> list[str]:
+    """Loop devices over files in a folder."""
+    files = [p.read_text().strip() for p in pathlib.Path("/sys/block").glob("loop*/loop/backing_file")]
+    return [name for name in files if name.startswith(str(folder))]
+
+
+class Builder:
+    """Disks of a phony guest."""
+
+    def __init__(self, folder: pathlib.Path) -> None:
+        self.folder = folder
+        self.count = 0
+
+    def content(self, files: dict[str, str], links: dict[str, str] | None = None) -> pathlib.Path:
+        """A folder with these files."""
+        self.count += 1
+        root = self.folder / f"content{self.count}"
+        root.mkdir()
+        for name, text in files.items():
+            (root / name).parent.mkdir(parents=True, exist_ok=True)
+            (root / name).write_text(text)
+        for name, target in (links or {}).items():
+            (root / name).symlink_to(target)
+        return root
+
+    def system(self, fstab: str = "", links: dict[str, str] | None = None, **more: str) -> pathlib.Path:
+        """A folder that looks like an operating system's root."""
+        files = {"etc/os-release": "ID=debian\nVERSION_ID=12\n", "etc/fstab": fstab, "usr/bin/env": "", **more}
+        root = self.content(files, links)
+        for name in ("boot", "home", "srv"):
+            if not (root / name).is_symlink():
+                (root / name).mkdir(exist_ok=True)
+        return root
+
+    def filesystem(
+        self, kind: str, content: pathlib.Path | None = None, size: int = 16, uuid: str = ""
+    ) -> pathlib.Path:
+        """An image of one filesystem."""
+        self.count += 1
+        image = self.folder / f"filesystem{self.count}"
+        size = {"xfs": 300, "btrfs": 120, "vfat": 40}.get(kind, size)
+        with image.open("wb") as file:
+            file.truncate(size * MIB)
+        if kind == "ext4":
+            run(
+                "mke2fs",
+                "-q",
+                "-t",
+                "ext4",
+                *(["-U", uuid] if uuid else []),
+                *(["-d", content] if content else []),
+                image,
+            )
+        elif kind == "btrfs":
+            run(
+                "mkfs.btrfs", "-q", *(["-U", uuid] if uuid else []), *(["--rootdir", content] if content else []), image
+            )
+        elif kind == "xfs":
+            run("mkfs.xfs", "-q", "-m", f"uuid={uuid or UUID}", "-p", self._proto(content), image)
+        elif kind == "vfat":
+            run("mkfs.vfat", image)
+        elif kind == "swap":
+            run("mkswap", image)
+        return image
+
+    def _proto(self, content: pathlib.Path | None) -> pathlib.Path:
+        """mkfs.xfs(8): a prototype file."""
+
+        def lines(folder: pathlib.Path) -> t.Iterator[str]:
+            for path in sorted(folder.iterdir()):
+                if path.is_dir():
+                    yield f"{path.name} d--755 0 0"
+                    yield from lines(path)
+                    yield "$"
+                else:
+                    yield f"{path.name} ---644 0 0 {path}"
+
+        proto = self.folder / f"proto{self.count}"
+        body = "\n".join(lines(content)) if content else ""
+        proto.write_text(f"/none\n0 0\nd--755 0 0\n{body}\n$\n")
+        return proto
+
+    def disk(self, *parts: pathlib.Path, types: t.Sequence[str] = ()) -> pathlib.Path:
+        """A GPT disk of filesystem images."""
+        self.count += 1
+        image = self.folder / f"disk{self.count}.raw"
+        script, start = "label: gpt\n", MIB
+        with image.open("wb") as file:
+            for index, part in enumerate(parts):
+                size = part.stat().st_size
+                kind = types[index] if index < len(types) else LINUX
+                script += f"start={start // 512}, size={size // 512}, type={kind}\n"
+                with part.open("rb") as source:
+                    for offset in range(0, size, 65536):
+                        block = source.read(65536)
+                        if block.strip(b"\0"):
+                            file.seek(start + offset)
+                            file.write(block)
+                start += size
+            file.truncate(start + MIB)
+        run("sfdisk", "-q", image, data=script)
+        return image
+
+
+@pytest.fixture
+def build(tmp_path: pathlib.Path) -> Builder:
+    """Makes disks."""
+    (tmp_path / "build").mkdir()
+    return Builder(tmp_path / "build")
+
+
+@pytest.fixture
+def open_guest(tmp_path: pathlib.Path) -> t.Iterator[t.Callable[..., contextlib.AbstractContextManager[MountedGuest]]]:
+    """Mounts the guest of some disks through overlays; in the end nothing may be left of it."""
+    count = 0
+    before = mounts()
+
+    @contextlib.contextmanager
+    def opened(*disks: pathlib.Path, writable: bool = True, overlays: list[pathlib.Path] | None = None) -> t.Any:
+        nonlocal count
+        count += 1
+        work = tmp_path / f"work{count}"
+        work.mkdir()
+        layers = {}
+        for index, disk in enumerate(disks):
+            layers[f"disk{index}"] = work.parent / f"overlay{count}-{index}.qcow2"
+            create_overlay(layers[f"disk{index}"], DiskImage(f"disk{index}", disk, "raw", "", disk.stat().st_size))
+        if overlays is not None:
+            overlays += layers.values()
+        with attach(layers, writable=True, workdir=work) as attachment:
+            filesystems = probe(attachment)
+            with mount_guest(attachment, filesystems, writable=writable, workdir=work) as guest:
+                yield guest
+        assert list(work.iterdir()) == []
+
+    yield opened
+    assert [line for line in mounts() if str(tmp_path) in line] == []
+    assert len(mounts()) == len(before)
+    assert loops_of(tmp_path) == []
+
+
+Open = t.Callable[..., contextlib.AbstractContextManager[MountedGuest]]
+
+
+def test_a_guest_is_mounted_by_its_fstab(build: Builder, open_guest: Open, tmp_path: pathlib.Path) -> None:
+    fstab = "/dev/sda2 / ext4 x 0 1\n/dev/sda1 /boot ext4 x 0 2\n/dev/sda3 none swap sw\n/dev/sdb /srv ext4 x\n"
+    boot = build.filesystem("ext4", build.content({"vmlinuz-6.1": "kernel"}))
+    root = build.filesystem("ext4", build.system(fstab))
+    first = build.disk(boot, root, build.filesystem("swap"))
+    second = build.filesystem("ext4", build.content({"data": "x"}))
+    digests = [disk.read_bytes() for disk in (first, second)]
+    overlays: list[pathlib.Path] = []
+    with open_guest(first, second, overlays=overlays) as guest:
+        assert [mount.mountpoint for mount in guest.mounts] == ["/", "/boot", "/srv"]
+        assert guest.root.partition.number == 2
+        assert guest.tree.read_text("/boot/vmlinuz-6.1") == "kernel"
+        options = [line.split()[5].split(",") for line in mounts() if str(tmp_path) in line and "fuse" not in line]
+        assert len(options) == 3
+        assert all({"rw", "nosuid", "nodev", "noexec", "noatime"} <= set(found) for found in options)
+        guest.tree.write("/boot/new", b"written")
+        guest.tree.write("/srv/new", b"written")
+        facts = inspect(guest, [mount.filesystem for mount in guest.mounts])
+        assert [kernel.version for kernel in facts.kernels] == ["6.1"]
+    assert [disk.read_bytes() for disk in (first, second)] == digests, "a source was written"
+    work = tmp_path / "again"
+    work.mkdir()
+    with attach({f"disk{i}": path for i, path in enumerate(overlays)}, writable=False, workdir=work) as attachment:
+        filesystems = probe(attachment)
+        with mount_guest(attachment, filesystems, writable=False, workdir=work) as guest:
+            assert guest.tree.read_text("/boot/new") == guest.tree.read_text("/srv/new") == "written"
+            with pytest.raises(JobError, match="read-only"):
+                guest.tree.write("/boot/new", b"")
+
+
+@pytest.mark.parametrize("how", ["absolute", "relative", "in fstab"])
+def test_a_mount_point_cannot_lead_out(build: Builder, open_guest: Open, tmp_path: pathlib.Path, how: str) -> None:
+    canary = tmp_path / "canary"
+    canary.mkdir()
+    (canary / "secret").write_text("host")
+    target = {"absolute": str(canary), "relative": "../../../../../../../.." + str(canary)}.get(how)
+    point = f"/etc/../../../../../..{canary}" if target is None else "/boot"
+    links = {"boot": target} if target else {}
+    root = build.system(f"/dev/sda1 / ext4 x\n/dev/sda2 {point} ext4 x\n", links)
+    (root / str(canary).lstrip("/")).mkdir(parents=True)
+    disk = build.disk(build.filesystem("ext4", root), build.filesystem("ext4", build.content({"evil": "x"})))
+    with open_guest(disk) as guest:
+        assert sorted(os.listdir(canary)) == ["secret"]
+        assert not [line for line in mounts() if line.split()[4] == str(canary)]
+        assert [mount.mountpoint for mount in guest.mounts] == ["/", str(canary)]
+        assert guest.tree.read_text(f"{canary}/evil") == "x"
+        guest.tree.write(f"{canary}/secret", b"guest")
+    assert (canary / "secret").read_text() == "host"
+
+
+def test_clones_of_an_xfs_template_at_once(build: Builder, open_guest: Open) -> None:
+    twins = [build.disk(build.filesystem("xfs", build.system(**{"etc/name": name}))) for name in ("a", "b")]
+    with open_guest(twins[0]) as first, open_guest(twins[1]) as second:
+        assert first.root.uuid == second.root.uuid == UUID
+        assert (first.tree.read_text("/etc/name"), second.tree.read_text("/etc/name")) == ("a", "b")
+        second.tree.write("/etc/name", b"changed")
+        assert first.tree.read_text("/etc/name") == "a"
+
+
+def test_clones_of_a_btrfs_template_at_once(build: Builder, open_guest: Open) -> None:
+    twins = [build.disk(build.filesystem("btrfs", build.system(**{"etc/name": n}), uuid=UUID)) for n in ("a", "b")]
+    with open_guest(twins[0]) as first:
+        assert first.tree.read_text("/etc/name") == "a"
+        try:
+            with open_guest(twins[1]) as second:
+                assert second.tree.read_text("/etc/name") == "b", "the twin's files are shown"
+        except JobError as error:
+            # Kernels before 6.7 know a btrfs by its UUID alone.
+            assert error.reason == "TwinMounted" and error.retryable
+
+
+def test_a_btrfs_root_in_a_subvolume(build: Builder, open_guest: Open, tmp_path: pathlib.Path) -> None:
+    top = build.content({"@,ro/etc/fstab": "x", "plain/readme": "x"})
+    image = build.filesystem("btrfs", top)
+    fstab = f"UUID={UUID} / btrfs subvol=@ 0 0\nUUID={UUID} /home btrfs subvol=/@home 0 0\n"
+    mount_point = tmp_path / "top"
+    mount_point.mkdir()
+    run("btrfstune", "-f", "-U", UUID, image)
+    run("mount", "-o", "loop", image, mount_point)
+    try:
+        for name, files in (
+            ("@", {"etc/fstab": fstab, "usr/bin/env": ""}),
+            ("@home", {"user/file": "mine"}),
+            ("@old", {}),
+        ):
+            run("btrfs", "subvolume", "create", mount_point / name)
+            for file, text in {**files, **({"etc/fstab": fstab, "usr/bin/env": ""} if name == "@old" else {})}.items():
+                (mount_point / name / file).parent.mkdir(parents=True, exist_ok=True)
+                (mount_point / name / file).write_text(text)
+        (mount_point / "@/home").mkdir()
+    finally:
+        run("umount", mount_point)
+    with open_guest(build.disk(image)) as guest:
+        assert [mount.mountpoint for mount in guest.mounts] == ["/", "/home"]
+        assert guest.tree.read_text("/home/user/file") == "mine"
+        assert not guest.tree.exists("/@")
+
+
+@pytest.mark.parametrize("in_fstab", [True, False])
+def test_the_efi_partition_is_shown(build: Builder, open_guest: Open, in_fstab: bool) -> None:
+    esp = build.filesystem("vfat")
+    subprocess.run(["mmd", "-i", esp, "::/EFI", "::/EFI/debian"], check=True)
+    subprocess.run(["mcopy", "-i", esp, "-", "::/EFI/debian/grubx64.efi"], input=b"grub", check=True)
+    root = build.system("/dev/sda1 /boot/efi vfat umask=0077 0 1\n" if in_fstab else "")
+    (root / "boot/efi").mkdir()
+    disk = build.disk(esp, build.filesystem("ext4", root), types=[ESP])
+    overlays: list[pathlib.Path] = []
+    with open_guest(disk, overlays=overlays) as guest:
+        assert guest.esp == "/boot/efi"
+        assert guest.tree.read_bytes("/boot/efi/EFI/debian/grubx64.efi") == b"grub"
+        guest.tree.write("/boot/efi/EFI/BOOT/BOOTX64.EFI", b"x" * 100_000)
+    flat = overlays[0].with_suffix(".raw")
+    run("qemu-img", "convert", "-O", "raw", overlays[0], flat)
+    found = subprocess.run(
+        ["mtype", "-i", f"{flat}@@{MIB}", "::/EFI/BOOT/BOOTX64.EFI"], capture_output=True, check=True
+    ).stdout
+    assert found == b"x" * 100_000
+
+
+def header(kind: str, build: Builder) -> pathlib.Path:
+    """An image that starts as a container of this kind does."""
+    image = build.filesystem("")
+    with image.open("r+b") as file:
+        if kind == "luks":
+            # LUKS1: magic, version, names, and the UUID at 168.
+            file.write(b"LUKS\xba\xbe\0\1" + b"aes".ljust(32, b"\0") + b"xts-plain64".ljust(32, b"\0"))
+            file.seek(168)
+            file.write(UUID.encode())
+        else:
+            # LVM2: label in the second sector.
+            file.seek(512)
+            label = b"LABELONE" + (1).to_bytes(8, "little") + b"\0\0\0\0" + (32).to_bytes(4, "little") + b"LVM2 001"
+            file.write(label.ljust(512, b"\0"))
+            file.seek(512 + 32)
+            file.write(b"0123456789abcdefghijklmnopqrstuv")
+            file.seek(512 + 16)
+            file.write(lvm_checksum(image).to_bytes(4, "little"))
+    return image
+
+
+def lvm_checksum(image: pathlib.Path) -> int:
+    """LVM2's CRC (lib/misc/crc.c: polynomial 0xedb88320, initial value 0xf597a6cf) of the label from byte 20 on."""
+    with image.open("rb") as file:
+        file.seek(512 + 20)
+        data = file.read(492)
+    crc = 0xF597A6CF
+    for byte in data:
+        crc ^= byte
+        for _ in range(8):
+            crc = (crc >> 1) ^ (0xEDB88320 if crc & 1 else 0)
+    return crc
+
+
+@pytest.mark.parametrize(
+    ("kind", "reason", "text"),
+    [
+        ("blank", "BlankDisk", "blank disk"),
+        ("empty", "NoOperatingSystem", "disk0 partition 1: ext4"),
+        ("luks", "Encrypted", "LUKS"),
+        ("lvm", "LogicalVolumes", "LVM"),
+        ("several", "MultipleOperatingSystems", "disk0 partition 2"),
+        ("damaged", "FilesystemDamaged", "fsck"),
+    ],
+)
+def test_what_is_no_guest_is_refused(build: Builder, open_guest: Open, kind: str, reason: str, text: str) -> None:
+    if kind == "blank":
+        disk = build.filesystem("")
+    elif kind == "empty":
+        disk = build.disk(build.filesystem("ext4", build.content({"file": "x"})), build.filesystem("swap"))
+    elif kind == "several":
+        disk = build.disk(*(build.filesystem("ext4", build.system()) for _ in range(2)))
+    elif kind == "damaged":
+        image = build.filesystem("ext4", build.system())
+        with image.open("r+b") as file:
+            # The group descriptors, behind a sound superblock of 1 KiB blocks.
+            file.seek(2048)
+            file.write(b"\xff" * 1024)
+        disk = build.disk(image)
+    else:
+        disk = build.disk(header(kind, build))
+    with pytest.raises(JobError) as caught, open_guest(disk):
+        pytest.fail("it was mounted")
+    assert caught.value.reason == reason
+    assert text in f"{caught.value.message} {caught.value.suggestion}"
+    assert not caught.value.retryable
+
+
+def test_of_two_roots_the_one_that_names_itself_is_taken(build: Builder, open_guest: Open) -> None:
+    backup = build.filesystem("ext4", build.system("/dev/sda2 / ext4 x\n"))
+    root = build.filesystem("ext4", build.system("/dev/sda2 / ext4 x\n", **{"etc/name": "live"}))
+    with open_guest(build.disk(backup, root)) as guest:
+        assert guest.tree.read_text("/etc/name") == "live"
+
+
+def test_damaged_data_does_not_stop_a_guest_but_a_damaged_boot_does(build: Builder, open_guest: Open) -> None:
+    data = build.filesystem("ext4")
+    with data.open("r+b") as file:
+        file.seek(2048)
+        file.write(b"\xff" * 1024)
+    root = build.system("/dev/sda1 / ext4 x\n/dev/sda2 /srv ext4 x\n")
+    with open_guest(build.disk(build.filesystem("ext4", root), data)) as guest:
+        assert [mount.mountpoint for mount in guest.mounts] == ["/"]
+        assert "/srv" in guest.warnings[0]
+    (root / "etc/fstab").write_text("/dev/sda1 / ext4 x\n/dev/sda2 /boot ext4 x\n")
+    with (
+        pytest.raises(JobError, match="partition 2"),
+        open_guest(build.disk(build.filesystem("ext4", root), data)),
+    ):
+        pytest.fail("it was mounted")
+
+
+def test_a_failure_inside_leaves_nothing(build: Builder, open_guest: Open) -> None:
+    disk = build.disk(build.filesystem("ext4", build.system()))
+    with pytest.raises(ZeroDivisionError), open_guest(disk):
+        _ = 1 / 0
+
+
+def test_what_holds_the_guest_open_is_said(build: Builder, open_guest: Open) -> None:
+    disk = build.disk(build.filesystem("ext4", build.system()))
+    with pytest.raises(JobError) as caught, open_guest(disk) as guest:
+        file = guest.tree.open_fd("/etc/os-release")
+    os.close(file)
+    assert caught.value.reason == "StillMounted"
+    assert caught.value.error_class is ErrorClass.TRANSIENT
