@@ -44,7 +44,12 @@ def pretend(collections: pathlib.Path) -> None:
 
 
 def _run(command: t.Sequence[str | pathlib.Path]) -> None:
-    subprocess.run(command, check=True, capture_output=True, cwd="/")
+    subprocess.run(command, check=True, capture_output=True, cwd="/", env=_environment())
+
+
+def _environment(**variables: str) -> dict[str, str]:
+    """The environment without what this user has set for Ansible."""
+    return {**{key: value for key, value in os.environ.items() if not key.startswith("ANSIBLE_")}, **variables}
 
 
 @dataclasses.dataclass
@@ -95,12 +100,9 @@ class Inventory:
         command = [str(_BIN / "ansible-playbook"), "-i", str(path), str(playbook), *arguments]
         done = subprocess.run(
             [*command, "-e", json.dumps(extra)],
-            env={
-                **{key: value for key, value in os.environ.items() if not key.startswith("ANSIBLE_")},
-                "ANSIBLE_COLLECTIONS_PATH": str(self.collections),
-                "ANSIBLE_SHOW_CUSTOM_STATS": "true",
-                "LC_ALL": "C.UTF-8",
-            },
+            env=_environment(
+                ANSIBLE_COLLECTIONS_PATH=str(self.collections), ANSIBLE_SHOW_CUSTOM_STATS="true", LC_ALL="C.UTF-8"
+            ),
             cwd=self.folder,
             stdin=subprocess.DEVNULL,
             capture_output=True,
