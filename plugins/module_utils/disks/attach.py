@@ -22,7 +22,7 @@ from . import nbd
 from .loop import LoopDevice
 from .model import DiskImage, Partition
 from .qemu import blockdev, check_qcow2, file_blockdev
-from .storage_daemon import StorageDaemon
+from .storage_daemon import FOLDER_PREFIX, StorageDaemon
 
 Layer: t.TypeAlias = "pathlib.Path | DiskImage"
 
@@ -99,7 +99,7 @@ def attach(layers: t.Mapping[str, Layer], *, writable: bool, workdir: pathlib.Pa
     """
     if writable and any(isinstance(layer, DiskImage) for layer in layers.values()):
         raise ValueError("a source's image is never attached for writing")
-    folder = pathlib.Path(tempfile.mkdtemp(prefix="attach-", dir=workdir))
+    folder = pathlib.Path(tempfile.mkdtemp(prefix=FOLDER_PREFIX, dir=workdir))
     try:
         options = {name: _options(layer, writable=writable) for name, layer in layers.items()}
         server, devices = _serve(options, folder, writable=writable)
@@ -159,9 +159,9 @@ def _serve(
     try:
         devices = {}
         for index, (name, image) in enumerate(options.items()):
-            devices[name] = folder / f"{name}.raw"
-            devices[name].touch()
-            daemon.export(f"disk{index}", image, devices[name], writable=writable)
+            mountpoint = folder.resolve() / f"{name}.raw"
+            mountpoint.touch()
+            devices[name] = daemon.export(f"disk{index}", image, mountpoint, writable=writable)
         return daemon, devices
     except BaseException:
         daemon.kill()

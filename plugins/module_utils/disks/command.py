@@ -34,14 +34,23 @@ def dying_with_parent(args: t.Sequence[str | pathlib.Path]) -> list[str]:
     Raises:
         JobError: class ``environment``, the program is not installed.
     """
-    program = shutil.which(args[0])
+    return ["setpriv", "--pdeathsig", "KILL", find_program(str(args[0])), *(str(arg) for arg in args[1:])]
+
+
+def find_program(name: str) -> str:
+    """Return the path of an installed program.
+
+    Raises:
+        JobError: class ``environment``, it is not installed.
+    """
+    program = shutil.which(name)
     if program is None:
         raise environment(
             "MissingTool",
-            f"The program {args[0]} is not installed on this worker.",
+            f"The program {name} is not installed on this worker.",
             "Install what bindep.txt lists (the role conversion_host does it).",
         )
-    return ["setpriv", "--pdeathsig", "KILL", program, *(str(arg) for arg in args[1:])]
+    return program
 
 
 def clean_environment() -> dict[str, str]:

@@ -88,7 +88,7 @@ class LoopDevice:
                 "The worker must be root and may need more loop devices (module parameter loop.max_loop).",
             ) from error
         self.device = pathlib.Path(f"/dev/loop{self.number}")
-        self._backing_file = self._read_backing_file()
+        self._attached_as = self._read_attachment()
 
     def sync(self) -> None:
         """Write out what the kernel still holds of the device.
@@ -116,16 +116,23 @@ class LoopDevice:
         os.close(self._descriptor)
         self._descriptor = -1
         deadline = time.monotonic() + _RELEASE_TIMEOUT
-        while self._backing_file and self._read_backing_file() == self._backing_file:
+        while self._attached_as and self._read_attachment() == self._attached_as:
             if time.monotonic() > deadline:
                 raise transient("DeviceBusy", f"{self.device} is still in use.", "See what has it mounted or open.")
             time.sleep(0.01)
 
-    def _read_backing_file(self) -> str:
+    def _read_attachment(self) -> tuple[str, str] | None:
+        """What tells this use of the device from every other one, as long as it lasts."""
+        folder = pathlib.Path(f"/sys/block/loop{self.number}")
         try:
-            return pathlib.Path(f"/sys/block/loop{self.number}/loop/backing_file").read_text(encoding="utf-8")
+            backing_file = (folder / "loop" / "backing_file").read_text(encoding="utf-8", errors="replace")
         except OSError:
-            return ""
+            return None
+        try:
+            # Counts uses of the device; since Linux 5.15.
+            return backing_file, (folder / "diskseq").read_text(encoding="ascii")
+        except OSError:
+            return backing_file, ""
 
 
 def _configure(backing: int, path: pathlib.Path, offset: int, size: int, *, writable: bool) -> tuple[int, int]:

@@ -6,12 +6,17 @@
 
 The daemon is a child that speaks QMP over its standard input and output, so there is no socket to place or to wait
 for: when a command was answered, it is done. It dies with the thread that started it.
+
+It runs in a mount namespace of its own, and its FUSE mounts exist there alone; others reach them through
+``/proc/<pid>/root``. Were it in the namespace where guests are mounted from its exports, and the last process there to
+end (a whole job was killed), the kernel would unmount those guests while it ends the daemon: their writes would wait
+for the daemon's answers, and the daemon's end, which fails such requests, for the unmounting, for ever (seen on Linux
+6.18: ``exit_task_namespaces`` comes before ``/dev/fuse`` is let go).
 """
 
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import json
 import os
 import pathlib
@@ -22,11 +27,25 @@ import time
 import typing as t
 
 from ..protocol.errors import JobError, environment, transient
-from .command import clean_environment, dying_with_parent, last_lines
+from .command import clean_environment, dying_with_parent, find_program, last_lines
 
 #: For the answer to one QMP command, and for the daemon's end. Seconds.
 _TIMEOUT = 60.0
-_MNT_DETACH = 2
+#: Part of the names of folders with exports; it tells the loop devices over them from all others.
+FOLDER_PREFIX = "hyper2kvm-attach-"
+# A new mount namespace begins as a copy, with the guests that are mounted from other daemons' exports just now. They
+# are taken out of it (not out of where they came from), or their devices would be in use until this daemon ends.
+_OWN_NAMESPACE = r"""
+while read -r _ _ _ _ place rest; do
+    fields=${rest##* - }
+    source=${fields#* }
+    source=${source%% *}
+    case $source in /dev/loop[0-9]*) ;; *) continue ;; esac
+    read -r backing < "/sys/block/${source#/dev/}/loop/backing_file" || continue
+    case $backing in */"$0"*) umount -l "$(printf %b "$place")" ;; esac
+done < /proc/self/mountinfo
+exec "$@"
+"""
 
 
 class StorageDaemon:
@@ -38,13 +57,18 @@ class StorageDaemon:
         Raises:
             JobError: class ``environment``, it is not installed or does not start.
         """
+        program = find_program("qemu-storage-daemon")
         self._messages = tempfile.TemporaryFile()  # noqa: SIM115 (closed by close and kill)
         self._buffer = b""
         self._events: list[dict[str, t.Any]] = []
-        self._exports: dict[str, pathlib.Path] = {}
+        self._exports: list[str] = []
         self._process = subprocess.Popen(
             dying_with_parent(
-                ["qemu-storage-daemon", "--chardev", "stdio,id=qmp,signal=off", "--monitor", "chardev=qmp"]
+                [
+                    *("unshare", "--mount", "--propagation", "private"),
+                    *("sh", "-c", _OWN_NAMESPACE, FOLDER_PREFIX),
+                    *(program, "--chardev", "stdio,id=qmp,signal=off", "--monitor", "chardev=qmp"),
+                ]
             ),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
@@ -59,12 +83,15 @@ class StorageDaemon:
             self.kill()
             raise
 
-    def export(self, name: str, options: t.Mapping[str, t.Any], mountpoint: pathlib.Path, *, writable: bool) -> None:
-        """Show an image as the flat file ``mountpoint``, an empty regular file until now.
+    def export(
+        self, name: str, options: t.Mapping[str, t.Any], mountpoint: pathlib.Path, *, writable: bool
+    ) -> pathlib.Path:
+        """Show an image as a flat file, and return that file.
 
         Args:
             name: unique among this daemon's exports.
             options: QEMU's blockdev options of the image.
+            mountpoint: an empty regular file, absolute; it stays empty for everybody but the daemon.
             writable: the image and the file take writes.
 
         Raises:
@@ -86,7 +113,8 @@ class StorageDaemon:
                 f"A disk image cannot be shown as a file: {error.message}",
                 "The worker must be root, with /dev/fuse (in a container: privileged, or the device given).",
             ) from error
-        self._exports[name] = mountpoint
+        self._exports.append(name)
+        return pathlib.Path(f"/proc/{_pid_in_proc(self._process.pid)}/root{mountpoint}")
 
     def close(self) -> None:
         """Delete the exports, let the daemon end, and see that it ended well: all writes are in the images then.
@@ -108,13 +136,9 @@ class StorageDaemon:
         self._release()
 
     def kill(self) -> None:
-        """End the daemon at once, whatever it was doing, and take its dead mounts away."""
+        """End the daemon at once, whatever it was doing; its mounts go with it."""
         self._process.kill()
         self._process.wait()
-        libc = ctypes.CDLL(None, use_errno=True)
-        for mountpoint in self._exports.values():
-            # EINVAL where an export was deleted in order before: it is no mount point any more.
-            libc.umount2(os.fsencode(mountpoint), _MNT_DETACH)
         self._release()
 
     def command(self, name: str, **arguments: t.Any) -> t.Any:
@@ -171,3 +195,18 @@ class StorageDaemon:
                 with contextlib.suppress(OSError):
                     stream.close()
         self._messages.close()
+
+
+def _pid_in_proc(pid: int) -> int:
+    """The number that the mounted /proc has for our child ``pid``: in a PID namespace /proc may be the outer one's."""
+    descriptor = os.pidfd_open(pid)
+    try:
+        for line in pathlib.Path(f"/proc/self/fdinfo/{descriptor}").read_text(encoding="ascii").splitlines():
+            key, _colon, value = line.partition(":")
+            if key == "Pid" and int(value) > 0:
+                return int(value)
+    finally:
+        os.close(descriptor)
+    raise environment(
+        "NoProc", "/proc does not show this worker's processes.", "Mount /proc for the worker's namespace."
+    )
