@@ -43,6 +43,8 @@ _LOOK_SECONDS = 1.0
 _SWEEP_SECONDS = 30.0
 #: Between the request to stop and the kill; with the rest of the way, a cancel takes less than 5 s.
 _GRACE_SECONDS = 3.0
+#: How long to wait for killed processes.
+_KILL_SECONDS = 3.0
 #: Heartbeats in one lease.
 _BEATS = 6
 #: A registration that meets a stopped writer waits until that one's lease has ended.
@@ -61,10 +63,10 @@ class _Running:
         if self.code is None:
             os.kill(self.child.pid, number)
 
-    def ended(self, *, wait: bool = False) -> bool:
+    def ended(self) -> bool:
         """Whether the process, and with it all its descendants, has ended."""
         if self.code is None:
-            pid, status = os.waitpid(self.child.pid, 0 if wait else os.WNOHANG)
+            pid, status = os.waitpid(self.child.pid, os.WNOHANG)
             if pid:
                 self.code = os.waitstatus_to_exitcode(status)
         return self.code is not None
@@ -276,14 +278,21 @@ class Agent:
         running.signal(signal.SIGKILL if at_once else signal.SIGTERM)
 
     def _kill_all(self) -> None:
+        """Kill the jobs. One that the kernel does not let go of (storage that hangs) stays ours until it does."""
         for running in self._running.values():
+            running.order = Order.FENCED
             running.signal(signal.SIGKILL)
-        for running in self._running.values():
-            running.ended(wait=True)
-            with contextlib.suppress(JobError, Fenced):
-                self._backend.release(running.child.hold, "the worker could not keep its hold on the job")
-            self._clear(running.child)
-        self._running.clear()
+        deadline = time.monotonic() + _KILL_SECONDS
+        while time.monotonic() < deadline and not all(running.ended() for running in self._running.values()):
+            time.sleep(0.01)
+        for uid, running in list(self._running.items()):
+            if running.ended():
+                del self._running[uid]
+                with contextlib.suppress(JobError, Fenced):
+                    self._backend.release(running.child.hold, "the worker could not keep its hold on the job")
+                self._clear(running.child)
+            else:
+                log.error("job %s: its process %d cannot be killed", running.child.name, running.child.pid)
 
     def _settle_ended(self) -> None:
         for uid, running in list(self._running.items()):

@@ -81,6 +81,8 @@ def _child(
     namespace: int,
 ) -> int:
     name = job.metadata.name
+    # As everybody else sees it: inside its namespace it is the first process.
+    process = ProcessId.current(namespace)
     _isolate(name, life)
     backend = LocalBackend(config.state_dir)
     reporter = QueueReporter(backend, LocalBackend(config.state_dir), hold, name, config.lease_seconds)
@@ -88,7 +90,7 @@ def _child(
     reporter.start()
     # From here on a successor can make sure that this process is dead before it touches the job.
     try:
-        reporter.insist(lambda: backend.started(hold, ProcessId.current(namespace)))
+        reporter.insist(lambda: backend.started(hold, process))
     except Stopped:
         return EXIT_FENCED
     return _run(job, hold, config, pipeline, workdir, backend, reporter)

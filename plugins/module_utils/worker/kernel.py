@@ -15,6 +15,9 @@ import signal
 
 _CLONE_NEWNS = 0x00020000
 _CLONE_NEWPID = 0x20000000
+_MS_NOSUID = 2
+_MS_NODEV = 4
+_MS_NOEXEC = 8
 _MS_REC = 0x4000
 _MS_PRIVATE = 1 << 18
 _MNT_DETACH = 2
@@ -63,13 +66,16 @@ def fork_into_pid_namespace() -> int:
 
 
 def own_mounts() -> None:
-    """Move this process to a mount namespace of its own, whose mounts nobody else sees and which dies with it.
+    """Move the first process of a PID namespace to a mount namespace of its own, with a ``/proc`` that fits.
+
+    Nobody else sees the mounts made there, and they go when its last process ends.
 
     Raises:
         OSError: this process may not.
     """
     _check(_libc.unshare(_CLONE_NEWNS), "unshare")
     _check(_libc.mount(b"none", b"/", None, _MS_REC | _MS_PRIVATE, None), "mount")
+    _check(_libc.mount(b"proc", b"/proc", b"proc", _MS_NOSUID | _MS_NODEV | _MS_NOEXEC, None), "mount /proc")
 
 
 def detach_mount(path: str) -> None:

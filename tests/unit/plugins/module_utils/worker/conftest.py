@@ -48,7 +48,6 @@ class TraceLine:
     """A stage's begin or end, as the job's process saw it."""
 
     epoch: int
-    pid: int
     stage: str
     what: str
 
@@ -100,13 +99,19 @@ class Site:
         except FileNotFoundError:
             return []
         parts = [line.split() for line in lines]
-        return [TraceLine(int(epoch), int(pid), stage, what) for epoch, pid, stage, what in parts]
+        return [TraceLine(int(epoch), stage, what) for epoch, stage, what in parts]
 
     def running_pid(self, name: str) -> int:
         """Wait until a stage of the job runs, and return its process's PID."""
-        line = wait_for(lambda: next((one for one in self.trace(name)[-1:] if one.what == "begin"), None))
-        assert isinstance(line, TraceLine)
-        return line.pid
+        wait_for(lambda: [one for one in self.trace(name)[-1:] if one.what == "begin"])
+        title = f"h2k:{name}"[:15]
+        workers = {worker.pid for worker in self.workers}
+        for status in pathlib.Path("/proc").glob("[0-9]*/stat"):
+            with contextlib.suppress(OSError):
+                before, _, after = status.read_text().rpartition(")")
+                if before.endswith(f"({title}") and int(after.split()[1]) in workers:
+                    return int(status.parent.name)
+        raise AssertionError(f"no process of {name} was found")
 
     def log(self) -> str:
         return (self.root / "worker.log").read_text()

@@ -9,7 +9,7 @@ What a job does is said in its annotations: ``stages`` (names, by commas), ``sec
 process in a session of its own that would outlive it), ``leave`` (a mount and a loop device), ``crash`` (raises what it
 must not), ``die`` (ends without a word).
 
-Every stage's begin and end is a line in ``<output>/<job>.trace``: ``<epoch> <pid> <stage> <begin|end>``.
+Every stage's begin and end is a line in ``<output>/<job>.trace``: ``<epoch> <stage> <begin|end>``.
 """
 
 from __future__ import annotations
@@ -101,7 +101,7 @@ class FakePipeline:
             raise JobError(ErrorClass(kind), "FakeFailure", "it was asked to fail", "Ask for something else.", "fake")
 
     def tell(self, stage: str, what: str) -> None:
-        line = f"{self.job.status.epoch} {os.readlink('/proc/self')} {stage} {what}\n".encode()
+        line = f"{self.job.status.epoch} {stage} {what}\n".encode()
         descriptor = os.open(self.trace, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
         os.write(descriptor, line)
         os.close(descriptor)
