@@ -25,6 +25,7 @@ import time
 import typing as t
 
 from ..backends.host import boot_id
+from ..disks.loop import LoopDevice
 from ..guests.boottest import accelerator
 from ..protocol import models
 from ..protocol.errors import JobError
@@ -198,14 +199,14 @@ def _qemu_img(place: pathlib.Path) -> str:
 
 
 def _loop(place: pathlib.Path) -> str:
-    device = _run("losetup", "--find", "--show", "--offset", "512", _sparse(place / "file", _MIB)).strip()
+    device = LoopDevice(_sparse(place / "file", _MIB), 512, 4096, writable=False)
     try:
-        with open(device, "rb") as file:
+        with open(device.device, "rb") as file:
             size = file.seek(0, os.SEEK_END)
     finally:
-        _run("losetup", "--detach", device)
-    if size != _MIB - 512:
-        raise _Lacking(f"{device} has {size} bytes instead of {_MIB - 512}")
+        device.detach()
+    if size != 4096:
+        raise _Lacking(f"{device.device} has {size} bytes instead of 4096")
     return "a file was attached at an offset"
 
 
@@ -303,8 +304,12 @@ def _filesystem(name: str) -> c.Callable[[pathlib.Path], str]:
         image, point = _sparse(place / "fs", size), place / "mnt"
         point.mkdir()
         _run(*maker, image)
-        _run("mount", "-t", name, "-o", "loop,nosuid,nodev", image, point)
-        _run("umount", point)
+        device = LoopDevice(image, 0, size, writable=True)
+        try:
+            _run("mount", "-t", name, "-o", "nosuid,nodev", device.device, point)
+            _run("umount", point)
+        finally:
+            device.detach()
         return "one was made and mounted"
 
     return trial
