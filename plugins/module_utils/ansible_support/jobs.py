@@ -18,8 +18,11 @@ from ..protocol.errors import ErrorClass, JobError, invalid
 from ..protocol.lifecycle import TERMINAL
 from ..worker.config import Config, make_roots
 from ..worker.local import ensure_worker
-from . import documents, options, rollback
+from . import documents, options
 from .presence import Presence, ensure_present, find
+
+if t.TYPE_CHECKING:
+    from .rollback import PublishedTarget
 
 Result = dict[str, t.Any]
 
@@ -158,17 +161,19 @@ class JobModule:
         backend.cancel(job.metadata.name)
         wait_for(backend, job, _STOP_PATIENCE)
 
-    def _target(self, name: str, job: models.MigrationJob | None) -> rollback.PublishedTarget:
+    def _target(self, name: str, job: models.MigrationJob | None) -> PublishedTarget:
+        # Imported here, as the engine below: a module's code is compiled each time it runs.
+        from .rollback import PublishedTarget
+
         target = self._params["target"] or {}
         folder = target.get("path") or (job.spec.target.path if job is not None else None) or name
-        return rollback.PublishedTarget(pathlib.Path(self._params["output_root"]), folder)
+        return PublishedTarget(pathlib.Path(self._params["output_root"]), folder)
 
     def _preview(self, presence: Presence, job: models.MigrationJob) -> Result:
         if not presence.changed:
             return {"changed": False, "job": presence.job.to_document(), "diff": []}
         shown = presence.job
         if job.spec.operation in (models.Operation.CONVERT, models.Operation.FIX):
-            # Imported here because a run that is no check does without all of the engine's code.
             from ..worker.engine import plan_only
 
             plan = plan_only(job, options.roots(self._params))

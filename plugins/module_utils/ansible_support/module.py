@@ -33,7 +33,8 @@ def run(module: AnsibleModule, body: c.Callable[[], dict[str, t.Any]]) -> None:
     try:
         result = body()
     except JobError as error:
-        return fail(module, error)
+        fail(module, error)
+        return
     except Exception as error:
         failure = JobError(
             ErrorClass.INTERNAL,
@@ -41,7 +42,8 @@ def run(module: AnsibleModule, body: c.Callable[[], dict[str, t.Any]]) -> None:
             f"{type(error).__name__}: {error}",
             "This is a mistake in the collection; report it with the output of -vvv.",
         )
-        return fail(module, failure, exception=traceback.format_exc())
+        fail(module, failure, exception=traceback.format_exc())
+        return
     for warning in result.pop("warnings", ()):
         module.warn(warning)
     module.exit_json(**result)

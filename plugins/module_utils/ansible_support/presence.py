@@ -10,7 +10,6 @@ import dataclasses
 import json
 
 from ..backends.base import Backend, NotFound, Submission
-from ..disks.source import open_source
 from ..protocol import models, validation
 from ..protocol.errors import JobError, invalid
 from ..protocol.lifecycle import TERMINAL, Phase
@@ -91,6 +90,9 @@ def published_result(job: models.MigrationJob, roots: Roots) -> models.JobResult
 def _same_work(published: models.JobResult, job: models.MigrationJob, roots: Roots) -> bool:
     if published.operation is not job.spec.operation or published.spec_digest != validation.spec_digest(job.spec):
         return False
+    # Imported here: a module's code is compiled each time it runs, and most runs submit something new.
+    from ..disks.source import open_source
+
     return published.source_identity == open_source(job.spec.source, roots.input).identity
 
 
