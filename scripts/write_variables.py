@@ -50,8 +50,8 @@ def _plain(text: str) -> str:
 
 def page() -> str:
     """Return the page with the table as it should be."""
-    before, _, rest = PAGE.read_text(encoding="utf-8").partition(BEGIN)
-    _, _, after = rest.partition(END)
+    before, dummy, rest = PAGE.read_text(encoding="utf-8").partition(BEGIN)
+    dummy, dummy, after = rest.partition(END)
     return f"{before}{BEGIN}\n{table()}\n{END}{after}"
 
 

@@ -303,7 +303,7 @@ def schema_for(document: dict[str, t.Any]) -> jsonschema.Draft202012Validator | 
 class TestExamples:
     """Every document that is shown to somebody."""
 
-    @pytest.mark.parametrize(("place", "document"), examples(), ids=[place for place, _ in examples()])
+    @pytest.mark.parametrize(("place", "document"), examples(), ids=[place for place, dummy in examples()])
     def test_is_valid(self, place: str, document: dict[str, t.Any]) -> None:
         checker = schema_for(document)
         assert checker is not None
@@ -315,7 +315,7 @@ class TestExamples:
         checker.validate(document)
 
     def test_there_is_one_for_each_operation_and_one_of_several_disks(self) -> None:
-        jobs = [validation.parse_job(document) for _, document in examples() if "spec" in document]
+        jobs = [validation.parse_job(document) for dummy, document in examples() if "spec" in document]
         assert {one.spec.operation for one in jobs} == set(models.Operation)
         assert any(len(one.spec.source.disks) > 1 for one in jobs)
 
@@ -656,7 +656,7 @@ class TestStatus:
 
     def test_a_retryable_failure_waits_longer_each_time_and_ends_at_the_limit(self) -> None:
         now, waits = queued(), []
-        for _ in range(4):
+        for dummy in range(4):
             now = status.fail(running(now), errors.transient("Broken", "x"), Actor.WORKER, NOW, backoff_limit=3)
             if now.not_before:
                 waits.append((fields.moment(now.not_before) - NOW).total_seconds())
@@ -681,7 +681,7 @@ class TestStatus:
 
     def test_a_stage_that_ended_between_losses_starts_the_count_anew(self) -> None:
         now, moment = queued(), NOW
-        for _ in range(status.MAX_LOSSES + 2):
+        for dummy in range(status.MAX_LOSSES + 2):
             moment += datetime.timedelta(minutes=1)
             now = status.start_stage(status.record_attempt(now, "w1", 30, Actor.WORKER, moment), "copy", moment)
             record = models.StageRecord(name="copy", started_at=fields.timestamp(moment), seconds=1)
@@ -735,7 +735,7 @@ def log(path: pathlib.Path, uid: str = "u1") -> EventLog:
 
 def tell(events: EventLog, count: int = 1) -> None:
     """Append ``count`` events."""
-    for _ in range(count):
+    for dummy in range(count):
         events.append(models.EventKind.WARNING, {"stage": "copy", "message": "ä\n\x00\ud800"}, epoch=1, now=NOW)
 
 
@@ -814,7 +814,7 @@ class TestEvents:
     def test_several_processes_share_one_numbering(self, tmp_path: pathlib.Path) -> None:
         path = tmp_path / "e.jsonl"
         context = multiprocessing.get_context("fork")
-        writers = [context.Process(target=_tell_from_a_process, args=(path, 8)) for _ in range(2)]
+        writers = [context.Process(target=_tell_from_a_process, args=(path, 8)) for dummy in range(2)]
         for writer in writers:
             writer.start()
         for writer in writers:

@@ -63,7 +63,7 @@ options:
     type: int
   installation:
     description:
-      - Folder of this collection on the host that the module runs on; a worker is started from there where none is alive.
+      - Folder of this collection on the host that the module runs on; a worker is started from there where none lives.
       - The action plugin gives it where that is the host that Ansible itself runs on.
     type: path
   progress_interval:

@@ -38,7 +38,7 @@ def install(folder: pathlib.Path) -> pathlib.Path:
 def pretend(collections: pathlib.Path) -> None:
     """Let the installed worker's engine only pretend; see :mod:`.pretended_engine`."""
     launcher = collections / CORE / "scripts/hyper2kvm-worker"
-    head, found, _ = launcher.read_text(encoding="utf-8").partition("from ansible_collections")
+    head, found, dummy = launcher.read_text(encoding="utf-8").partition("from ansible_collections")
     assert found
     launcher.write_text(head + _PRETENDED, encoding="utf-8")
 

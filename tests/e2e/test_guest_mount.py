@@ -329,7 +329,7 @@ def lvm_checksum(image: pathlib.Path) -> int:
     crc = 0xF597A6CF
     for byte in data:
         crc ^= byte
-        for _ in range(8):
+        for dummy in range(8):
             crc = (crc >> 1) ^ (0xEDB88320 if crc & 1 else 0)
     return crc
 
@@ -351,7 +351,7 @@ def test_what_is_no_guest_is_refused(build: Builder, open_guest: Open, kind: str
     elif kind == "empty":
         disk = build.disk(build.filesystem("ext4", build.content({"file": "x"})), build.filesystem("swap"))
     elif kind == "several":
-        disk = build.disk(*(build.filesystem("ext4", build.system()) for _ in range(2)))
+        disk = build.disk(*(build.filesystem("ext4", build.system()) for dummy in range(2)))
     elif kind == "damaged":
         image = build.filesystem("ext4", build.system())
         with image.open("r+b") as file:
@@ -395,7 +395,7 @@ def test_damaged_data_does_not_stop_a_guest_but_a_damaged_boot_does(build: Build
 def test_a_failure_inside_leaves_nothing(build: Builder, open_guest: Open) -> None:
     disk = build.disk(build.filesystem("ext4", build.system()))
     with pytest.raises(ZeroDivisionError), open_guest(disk):
-        _ = 1 / 0
+        dummy = 1 / 0
 
 
 def test_what_holds_the_guest_open_is_said(build: Builder, open_guest: Open) -> None:

@@ -58,7 +58,7 @@ def layout(spec: GuestSpec) -> tuple[Slice, ...]:
         wanted.append(("vfat", "/boot/efi", 128))
     if spec.boot_partition:
         wanted.append(("ext4", "/boot", 512))
-    taken = sum(size for _, _, size in wanted) + spec.swap_mib + 2  # a MiB in front, one for the backup GPT
+    taken = sum(size for dummy, dummy, size in wanted) + spec.swap_mib + 2  # a MiB in front, one for the backup GPT
     wanted.append((spec.filesystem, "/", spec.disk_mib - taken))
     if spec.swap_mib:
         wanted.append(("swap", "none", spec.swap_mib))

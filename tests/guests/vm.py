@@ -106,7 +106,7 @@ class Machine:
 
     def _memory(self) -> c.Iterator[bytes]:
         folder = pathlib.Path(f"/proc/{self.process.pid}/fd")
-        memory = next(fd for fd in folder.iterdir() if os.readlink(fd).startswith("/memfd:memory-backend-memfd"))
+        (memory,) = [fd for fd in folder.iterdir() if os.readlink(fd).startswith("/memfd:memory-backend-memfd")]
         with memory.open("rb", buffering=0) as file:
             position = 0
             while True:

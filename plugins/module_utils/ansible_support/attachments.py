@@ -186,7 +186,7 @@ def _read_all(reader: int) -> str:
     parts: list[bytes] = []
     deadline = time.monotonic() + _START_SECONDS
     while True:
-        ready, _, _ = select.select([reader], [], [], max(0.0, deadline - time.monotonic()))
+        ready, dummy, dummy = select.select([reader], [], [], max(0.0, deadline - time.monotonic()))
         if not ready:
             raise transient("AttachTimeout", f"The disks are not attached after {_START_SECONDS:.0f} s.", "Try again.")
         part = os.read(reader, 1 << 16)

@@ -226,7 +226,7 @@ def _mount_type(folder: pathlib.Path) -> str:
     device = folder.stat().st_dev
     wanted = f"{os.major(device)}:{os.minor(device)}"
     for line in pathlib.Path("/proc/self/mountinfo").read_text(encoding="utf-8", errors="replace").splitlines():
-        before, _, after = line.partition(" - ")
+        before, dummy, after = line.partition(" - ")
         if before.split()[2] == wanted:
             return after.split()[0]
     return "fuse"

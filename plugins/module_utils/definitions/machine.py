@@ -65,7 +65,7 @@ def machine_for(
     Raises:
         JobError: class ``invalid``, the job's addresses do not fit the source's cards.
     """
-    nics = hardware.nics or tuple(Nic() for _ in network.macs or (None,))
+    nics = hardware.nics or tuple(Nic() for dummy in network.macs or (None,))
     return Machine(
         name=name,
         cpus=max(1, hardware.cpus),

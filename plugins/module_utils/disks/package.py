@@ -21,7 +21,7 @@ from .tarfiles import index_tar
 _MAX_MANIFEST = 1024**2
 _GZIP = b"\x1f\x8b"
 
-Place = tuple[pathlib.Path, int, int | None]
+Place = tuple[pathlib.Path, int, t.Optional[int]]  # noqa: UP045 (evaluated at run time)
 """A file, or a part of one: path, offset and length (None: to its end). Bytes."""
 
 

@@ -117,7 +117,7 @@ class EspFiles:
 
     def _new_name(self, path: str) -> str:
         """The name to write to: as it is spelled there already, else as asked for below the folder's own spelling."""
-        folder, _, name = path.rpartition("/")
+        folder, dummy, name = path.rpartition("/")
         if not _NAME.match(name):
             raise OSError(errno.EINVAL, os.strerror(errno.EINVAL), path)
         known = self._names.get(path.lower())

@@ -113,7 +113,7 @@ def _old_hostname(tree: Reading) -> str:
 
 def _timezone(tree: Reading) -> str:
     if tree.is_symlink("/etc/localtime"):
-        _, found, zone = tree.readlink("/etc/localtime").partition("/zoneinfo/")
+        dummy, found, zone = tree.readlink("/etc/localtime").partition("/zoneinfo/")
         if found:
             return zone
     return tree.text("/etc/timezone").strip()

@@ -76,7 +76,7 @@ def ini(text: str) -> list[tuple[str, dict[str, list[str]]]]:
         if line.startswith("[") and line.endswith("]"):
             sections.append((line[1:-1], {}))
         elif sections and "=" in line and line[0] not in "#;":
-            key, _, value = line.partition("=")
+            key, dummy, value = line.partition("=")
             sections[-1][1].setdefault(key.strip(), []).append(value.strip())
     return sections
 

@@ -55,7 +55,7 @@ def resolve(path: str, link_at: t.Callable[[str], str | None], *, follow: bool =
 
 def split(path: str) -> tuple[str, str]:
     """Return folder and last name of a canonical path; the root has an empty name."""
-    folder, _, name = path.rpartition("/")
+    folder, dummy, name = path.rpartition("/")
     return folder or "/", name
 
 

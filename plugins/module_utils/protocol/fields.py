@@ -185,6 +185,6 @@ def moment(instant: str) -> datetime.datetime:
     Raises:
         ValueError: ``instant`` is no such text.
     """
-    date, _, rest = instant.partition("T")
-    clock, _, fraction = rest.replace("+00:00", "").rstrip("Z").partition(".")
+    date, dummy, rest = instant.partition("T")
+    clock, dummy, fraction = rest.replace("+00:00", "").rstrip("Z").partition(".")
     return datetime.datetime.fromisoformat(f"{date}T{clock}.{fraction[:6]:0<6}+00:00")

@@ -192,7 +192,7 @@ def _error_reasons(sources: c.Iterable[str]) -> str:
     found = sorted({reason for source in sources for reason in error_reasons(source)})
     rows = []
     for (reason, kinds), group in itertools.groupby(found, key=lambda entry: entry[:2]):
-        rows.append([f"`{reason}`", kinds, " / ".join(message for _, _, message in group)])
+        rows.append([f"`{reason}`", kinds, " / ".join(message for dummy, dummy, message in group)])
     return _table(["Reason", "Class", "Message"], rows)
 
 

@@ -165,7 +165,7 @@ def _refusal(problems: list[Problem]) -> JobError:
 
 
 def _distinct(pairs: list[tuple[str, t.Any]]) -> dict[str, t.Any]:
-    again = fields.duplicates(key for key, _ in pairs)
+    again = fields.duplicates(key for key, dummy in pairs)
     if again:
         raise ValueError(f"the key {_show(again[0])} comes twice")
     return dict(pairs)

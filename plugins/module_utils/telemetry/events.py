@@ -107,7 +107,7 @@ class EventLog:
     def __enter__(self) -> EventLog:
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, *dummy: object) -> None:
         self.close()
 
     @contextlib.contextmanager
@@ -160,7 +160,7 @@ def read_events(path: pathlib.Path, *, uid: str | None = None, since: int = 0) -
             content = path.read_bytes()
         except FileNotFoundError:
             return []
-    events, _ = _split(content)
+    events, dummy = _split(content)
     return [event for event in events if event.sequence > since and uid in (None, event.jobuid)]
 
 

@@ -163,7 +163,7 @@ class Agent:
 
         signal.signal(signal.SIGTERM, leave)
         signal.signal(signal.SIGINT, leave)
-        signal.signal(signal.SIGCHLD, lambda *_: None)
+        signal.signal(signal.SIGCHLD, lambda *dummy: None)
         for end in self._wake:
             os.set_blocking(end, False)
         signal.set_wakeup_fd(self._wake[1], warn_on_full_buffer=False)

@@ -86,7 +86,7 @@ def _child(
     _isolate(name, life)
     backend = LocalBackend(config.state_dir)
     reporter = QueueReporter(backend, LocalBackend(config.state_dir), hold, name, config.lease_seconds)
-    signal.signal(signal.SIGTERM, lambda *_: reporter.stop())
+    signal.signal(signal.SIGTERM, lambda *dummy: reporter.stop())
     reporter.start()
     # From here on a successor can make sure that this process is dead before it touches the job.
     try:

@@ -185,7 +185,7 @@ _SIGNS = (
     ),
     _sign(
         "FirmwareShell",
-        r"(?:^Shell>|BdsDxe: No bootable option or device was found" r"|Press any key to enter the Boot Manager Menu)",
+        r"(?:^Shell>|BdsDxe: No bootable option or device was found|Press any key to enter the Boot Manager Menu)",
         "The UEFI firmware found nothing to boot.",
         "The disk's EFI system partition has no \\EFI\\BOOT\\BOOTX64.EFI: let the fixer for the fallback loader run. "
         "If the source VM booted by BIOS, its disk needs BIOS here as well.",

@@ -62,7 +62,7 @@ def _read_node(data: bytes, pointer: int, key: str, items: list[Item], depth: in
     if pointer & _VALUES:
         (count,) = struct.unpack_from(">I", data, at)
         at += 4
-        for _ in range(count):
+        for dummy in range(count):
             (priority,) = struct.unpack_from(">I", data, at)
             end = data.index(b"\0", at + 4)
             items.append((key, priority, data[at + 4 : end].decode("utf-8", "surrogateescape")))
@@ -103,7 +103,7 @@ def _write_node(out: bytearray, items: list[Item], depth: int) -> int:
         pointer |= _CHILDREN
     if own:
         out += struct.pack(">I", len(own))
-        for _, priority, value in own:
+        for dummy, priority, value in own:
             out += struct.pack(">I", priority) + value.encode("utf-8", "surrogateescape") + b"\0"
         pointer |= _VALUES
     return pointer

@@ -158,7 +158,7 @@ class Indexes:
         aliases = [line.split(None, 2)[1:] for line in _text(load("modules.alias")) if line.startswith("alias ")]
         if not aliases:
             items = index.read_index(load("modules.alias.bin") or _EMPTY_INDEX)
-            aliases = [[key, value] for key, _, value in sorted(items, key=lambda item: item[1])]
+            aliases = [[key, value] for key, dummy, value in sorted(items, key=lambda item: item[1])]
         indexes.aliases = [(words[0], words[1].strip()) for words in aliases if len(words) == 2]
         indexes.softdeps = [line for line in _text(load("modules.softdep")) if not line.startswith("#")]
         return indexes
@@ -168,7 +168,7 @@ class Indexes:
         self.dependencies.update(dependencies)
         known = set(self.aliases)
         for line in aliases:
-            _, pattern, name = line.split(None, 2)
+            dummy, pattern, name = line.split(None, 2)
             if (pattern, name) not in known:
                 self.aliases.append((pattern, name))
         self.softdeps += [line for line in softdeps if line not in self.softdeps]
@@ -214,7 +214,8 @@ def _text(data: bytes | None) -> list[str]:
 
 
 def _binary_values(data: bytes | None) -> list[str]:
-    return [value for _, _, value in sorted(index.read_index(data or _EMPTY_INDEX), key=lambda item: item[1])]
+    entries = sorted(index.read_index(data or _EMPTY_INDEX), key=lambda entry: entry[1])
+    return [value for dummy, priority, value in entries]
 
 
 def _lines(lines: list[str]) -> bytes:

@@ -118,7 +118,7 @@ def _rename(text: str, stable: t.Callable[[str], str | None], unknown: list[str]
 
 def _link(name: str | None) -> str | None:
     """``UUID=…`` as the link that udev makes."""
-    kind, _, value = (name or "").partition("=")
+    kind, dummy, value = (name or "").partition("=")
     return f"/dev/disk/by-{kind.lower()}/{value}" if value else None
 
 

@@ -117,7 +117,7 @@ def test_a_job_that_did_not_end_well_is_tried_again_under_a_new_uid(queue: Local
 
 def test_stages_are_not_kept_for_another_spec(queue: LocalBackend) -> None:
     queue.submit(job())
-    _, hold = claim(queue)
+    dummy, hold = claim(queue)
     queue.stage_started(hold, "inspect")
     queue.stage_ended(hold, stage("inspect"))
     queue.fail(hold, environment("NoSpace", "the disk is full"))
@@ -191,7 +191,7 @@ def test_claims_follow_priority_then_age_and_slots(queue: LocalBackend) -> None:
         queue.submit(job(name, priority=priority))
     queue.submit(job("held-back", priority=99, suspend=True))
     queue.set_priority("new", 1)
-    assert [claim(queue)[0].metadata.name for _ in range(2)] == ["urgent", "new"]
+    assert [claim(queue)[0].metadata.name for dummy in range(2)] == ["urgent", "new"]
     assert queue.claim("host-1") is None
     assert claim(queue, "host-2")[0].metadata.name == "old"
     assert queue.claim("host-2") is None
@@ -225,9 +225,9 @@ def test_waiting_is_explained(queue: LocalBackend) -> None:
 
 def test_a_claim_raises_the_epoch_and_fences_the_one_before(queue: LocalBackend) -> None:
     queue.submit(job())
-    _, old = claim(queue)
+    dummy, old = claim(queue)
     queue.release(old, "handed back")
-    _, new = claim(queue)
+    dummy, new = claim(queue)
     assert new.epoch == old.epoch + 1
     late: list[t.Callable[[], object]] = [
         lambda: queue.stage_started(old, "copy"),
@@ -252,7 +252,7 @@ def test_a_claim_raises_the_epoch_and_fences_the_one_before(queue: LocalBackend)
 
 def test_progress_is_seen_and_goes_stale(queue: LocalBackend, monkeypatch: pytest.MonkeyPatch) -> None:
     queue.submit(job())
-    _, hold = claim(queue)
+    dummy, hold = claim(queue)
     queue.stage_started(hold, "copy")
     assert queue.get("web01-inspect").status.phase is Phase.RUNNING
     queue.progress(hold, models.Progress(stage="copy", bytes_done=1, bytes_total=2))
@@ -275,7 +275,7 @@ def test_progress_is_seen_and_goes_stale(queue: LocalBackend, monkeypatch: pytes
 
 def test_progress_becomes_an_event_only_now_and_then(queue: LocalBackend) -> None:
     queue.submit(job())
-    _, hold = claim(queue)
+    dummy, hold = claim(queue)
     queue.stage_started(hold, "copy")
     for done in range(5):
         queue.progress(hold, models.Progress(stage="copy", bytes_done=done))
@@ -288,14 +288,14 @@ def test_progress_becomes_an_event_only_now_and_then(queue: LocalBackend) -> Non
 def test_retryable_failures_back_off_until_the_limit(queue: LocalBackend, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(status, "BACKOFF_SECONDS", 0.05)
     queue.submit(job(backoff_limit=1))
-    _, hold = claim(queue)
+    dummy, hold = claim(queue)
     assert queue.fail(hold, PROBLEM) is Phase.QUEUED
     waiting = queue.get("web01-inspect").status
     assert waiting.not_before is not None
     assert [one.reason for one in waiting.waiting] == ["BackingOff"]
     assert queue.claim("host-1") is None
     time.sleep(0.06)
-    _, hold = claim(queue)
+    dummy, hold = claim(queue)
     assert queue.fail(hold, PROBLEM) is Phase.FAILED
     ended = queue.get("web01-inspect").status
     assert [one.error.reason for one in ended.attempts if one.error] == ["Hiccup", "Hiccup"]
@@ -305,7 +305,7 @@ def test_retryable_failures_back_off_until_the_limit(queue: LocalBackend, monkey
 
 def test_a_failure_carries_the_result_as_far_as_it_got(queue: LocalBackend) -> None:
     queue.submit(job())
-    _, hold = claim(queue)
+    dummy, hold = claim(queue)
     error = environment("NoSpace", "the disk is full")
     error.details = {"verdict": "will-not-boot"}
     queue.fail(hold, error)
@@ -348,7 +348,7 @@ def test_orders_reach_the_worker(queue: LocalBackend) -> None:
 
 def test_a_suspended_job_that_is_cancelled_meanwhile_does_not_go_back(queue: LocalBackend) -> None:
     queue.submit(job())
-    _, hold = claim(queue)
+    dummy, hold = claim(queue)
     queue.suspend("web01-inspect")
     queue.cancel("web01-inspect")
     queue.release(hold, "suspended")
@@ -418,7 +418,7 @@ def test_a_renewed_lease_is_not_lost(queue: LocalBackend) -> None:
     taken = queue.claim("host-1")
     assert taken is not None
     hold = hold_of(taken)
-    for _ in range(6):
+    for dummy in range(6):
         time.sleep(0.05)
         queue.heartbeat(
             models.Heartbeat(
@@ -508,7 +508,7 @@ def test_a_worker_that_was_stopped_while_it_wrote_does_not_block_the_queue_for_e
 
 def test_clock_steps_do_no_harm(queue: LocalBackend, monkeypatch: pytest.MonkeyPatch) -> None:
     queue.submit(job(active_deadline_seconds=3600))
-    _, hold = claim(queue)
+    dummy, hold = claim(queue)
     real = time.time
     for step in (-10_000_000, 10_000_000):
         monkeypatch.setattr(time, "time", lambda step=step: real() + step)
@@ -566,8 +566,8 @@ def test_an_event_file_that_a_crash_left_is_mended(queue: LocalBackend, tmp_path
 
 def test_long_events_are_found_again(queue: LocalBackend, tmp_path: pathlib.Path) -> None:
     queue.submit(job())
-    _, hold = claim(queue)
-    for _ in range(3):
+    dummy, hold = claim(queue)
+    for dummy in range(3):
         queue.warning(hold, "x" * 200_000)
     file = tmp_path / "state" / "events" / "web01-inspect.jsonl"
     whole = file.read_bytes()

@@ -37,7 +37,7 @@ def make_raw(path: pathlib.Path, size: int, seed: int = 1) -> pathlib.Path:
     with path.open("wb") as file:
         file.truncate(size)
         blocks = size // GRAIN
-        for number in sorted({0, 1, 2, 64, blocks - 1, *(chance.randrange(blocks) for _ in range(40))}):
+        for number in sorted({0, 1, 2, 64, blocks - 1, *(chance.randrange(blocks) for dummy in range(40))}):
             if not 0 <= number < blocks:
                 continue
             kind = chance.randrange(4)

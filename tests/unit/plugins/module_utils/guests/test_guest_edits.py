@@ -56,7 +56,7 @@ def test_nothing_changes_until_it_is_applied(edits: Edits, root: pathlib.Path) -
     assert edits.listdir("/etc") == ["a", "fstab"]
     assert edits.glob("/etc/*/*") == ["/etc/a/link"]
     assert edits.files("/etc/*/*") == []
-    assert [name for _, _, names in edits.walk("/etc") for name in names] == ["fstab", "link"]
+    assert [name for dummy, dummy, names in edits.walk("/etc") for name in names] == ["fstab", "link"]
 
     edits.apply(edits.tree)
     assert (root / "etc/fstab").read_text() == "new\n"

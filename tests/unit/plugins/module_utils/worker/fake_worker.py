@@ -96,7 +96,7 @@ class FakePipeline:
             os._exit(9)
         if "crash" in self.wanted:
             raise ZeroDivisionError("not a message for people")
-        kind, _, times = self.wanted.get("fail", "").partition(" ")
+        kind, dummy, times = self.wanted.get("fail", "").partition(" ")
         if kind and self.job.status.epoch <= int(times):
             raise JobError(ErrorClass(kind), "FakeFailure", "it was asked to fail", "Ask for something else.", "fake")
 

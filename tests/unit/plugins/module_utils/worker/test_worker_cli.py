@@ -52,7 +52,7 @@ def test_a_job_is_submitted_looked_at_and_steered(site: Site, run: Run) -> None:
     file.write_text(DOCUMENT)
     assert run("submit", str(file)) == (0, "web01-inspect: submitted\n", "")
     assert run("submit", str(file))[1] == "web01-inspect: unchanged\n"
-    code, out, _ = run("status")
+    code, out, dummy = run("status")
     assert code == 0
     assert [line.split()[:3] for line in out.splitlines()] == [
         ["NAME", "OPERATION", "PHASE"],
@@ -95,7 +95,7 @@ def test_wrong_input_is_told_and_has_status_2(run: Run, args: list[str], message
 def test_a_wrong_document_is_told_with_its_fields(site: Site, run: Run) -> None:
     file = site.root / "job.yaml"
     file.write_text(DOCUMENT.replace("inspect, source", "inspect, sauce"))
-    code, _, err = run("submit", str(file))
+    code, dummy, err = run("submit", str(file))
     assert code == 2
     assert "spec.sauce" in err
     assert site.queue.list() == []
@@ -107,7 +107,7 @@ def test_waiting_shows_progress_and_ends_with_the_job(site: Site) -> None:
     for name, fail, code in (("good", "", 0), ("bad", "invalid 1", 1)):
         annotations = {"seconds": "0.7"} | ({"fail": fail} if fail else {})
         file.write_text(json.dumps(job(name, annotations=annotations).to_document()))
-        done = subprocess.run(site.command("submit", str(file), "--wait"), capture_output=True, text=True)
+        done = subprocess.run(site.command("submit", str(file), "--wait"), capture_output=True, text=True, check=False)
         assert done.returncode == code, done.stderr
         lines = done.stdout.splitlines()
         assert lines[0] == f"{name}: submitted"
@@ -122,9 +122,9 @@ def test_events_can_be_followed(site: Site) -> None:
     site.submit("web")
     with subprocess.Popen(site.command("events", "--follow", "--json"), stdout=subprocess.PIPE, text=True) as follower:
         assert follower.stdout is not None
-        seen = [json.loads(follower.stdout.readline())["sequence"] for _ in range(3)]
+        seen = [json.loads(follower.stdout.readline())["sequence"] for dummy in range(3)]
         site.queue.cancel("web")
-        seen += [json.loads(follower.stdout.readline())["sequence"] for _ in range(2)]
+        seen += [json.loads(follower.stdout.readline())["sequence"] for dummy in range(2)]
         follower.send_signal(signal.SIGINT)
     assert seen == [1, 2, 3, 4, 5]
     assert follower.returncode == 130
@@ -134,7 +134,9 @@ def test_a_reader_that_has_seen_enough_is_no_error(site: Site) -> None:
     for number in range(50):
         site.submit(f"job{number}")
     command = " ".join(site.command("events"))
-    done = subprocess.run(["bash", "-o", "pipefail", "-c", f"{command} | head -n1"], capture_output=True, text=True)
+    done = subprocess.run(
+        ["bash", "-o", "pipefail", "-c", f"{command} | head -n1"], capture_output=True, text=True, check=False
+    )
     assert done.stderr == ""
     assert len(done.stdout.splitlines()) == 1
 
@@ -232,6 +234,7 @@ def test_the_command_runs_its_own_installation_whatever_else_is_there(tmp_path: 
         env={"PATH": os.environ["PATH"], "PYTHONPATH": str(tmp_path / "site"), "PYTHONDONTWRITEBYTECODE": "1"},
         capture_output=True,
         text=True,
+        check=False,
     )
     assert (done.stdout, done.stderr) == (f"9.8.7 {core}\n", "")
 

@@ -37,7 +37,7 @@ def _at(done: int, total: int = 0) -> models.Progress:
 def test_rate_and_time_left_follow_the_last_seconds(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = Clock(monkeypatch)
     meter = Meter("copy", 10_000)
-    for _ in range(10):
+    for dummy in range(10):
         clock.now += 1
         fast = meter.measure(_at(int(clock.now - 1000) * 500))
     assert (fast.percent, fast.rate_per_second, fast.eta_seconds) == (50.0, 500.0, 10.0)

@@ -157,7 +157,7 @@ def test_text_placed_on_one_row_is_one_line() -> None:
 
 def test_the_console_keeps_its_file_and_memory_small(tmp_path: pathlib.Path) -> None:
     with Console(tmp_path / "console.log") as console:
-        for _ in range(80):
+        for dummy in range(80):
             console.feed(b"x" * 65535 + b"\n")
         console.feed(b"the end\n")
         assert console.tail(1) == ["the end"]

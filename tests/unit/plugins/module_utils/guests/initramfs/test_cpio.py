@@ -59,7 +59,7 @@ def test_program_reads_what_is_written(tmp_path: pathlib.Path) -> None:
 def test_one_archive_at_a_time_and_zeros_between() -> None:
     first, second = cpio.write_archive([cpio.file("one", b"1")]), cpio.write_archive([cpio.file("two", b"2")])
     stream = cpio.MemoryStream(first + b"\0" * 300 + second + b"\0" * 64)
-    reads = [[entry.name for entry in cpio.read_entries(stream, lambda name, size: True)] for _ in range(3)]
+    reads = [[entry.name for entry in cpio.read_entries(stream, lambda name, size: True)] for dummy in range(3)]
     assert reads == [["one", cpio.TRAILER], ["two", cpio.TRAILER], []]
 
 
