@@ -48,7 +48,8 @@ def test_mbr_with_logical_partitions(tmp_path: pathlib.Path) -> None:
     path = disk(
         tmp_path / "disk.raw",
         "label: dos\nlabel-id: 0xff025a63\n"
-        "size=8MiB, type=83, bootable\nsize=40MiB, type=5\nstart=10MiB, size=4MiB, type=82\nstart=16MiB, size=4MiB, type=7\n",
+        "size=8MiB, type=83, bootable\nsize=40MiB, type=5\n"
+        "start=10MiB, size=4MiB, type=82\nstart=16MiB, size=4MiB, type=7\n",
     )
     found = read_partitions(path, "disk0")
     assert [(p.number, p.type_id, p.bootable) for p in found] == [
