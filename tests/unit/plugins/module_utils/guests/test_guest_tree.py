@@ -90,6 +90,20 @@ def test_edits_follow_links_inside_the_guest_only(root: pathlib.Path, canary: pa
     assert (root / "etc/fstab").is_symlink()
 
 
+def test_links_mean_what_the_guest_means(tree: GuestTree, root: pathlib.Path) -> None:
+    for name in ("usr/lib/x", "etc/a/b"):
+        (root / name).mkdir(parents=True)
+    (root / "usr/lib/os-release").write_text("here")
+    os.symlink("../usr/lib/os-release", root / "etc/os-release")
+    os.symlink("usr/lib", root / "lib")
+    os.symlink("../../../../usr/lib/x", root / "etc/a/b/link")
+    for path in ("/etc/os-release", "/lib/os-release", "/lib/../lib/os-release", "/etc/a/b/link/../os-release"):
+        assert tree.resolve(path) == "/usr/lib/os-release"
+        assert tree.read_text(path) == Edits(tree).read_text(path) == "here"
+    assert tree.resolve("/etc/os-release", follow=False) == "/etc/os-release"
+    assert tree.resolve("//etc/./none/") == "/etc/none"
+
+
 def test_loops_end(tree: GuestTree, root: pathlib.Path) -> None:
     os.symlink("b", root / "a")
     os.symlink("a", root / "b")

@@ -52,6 +52,12 @@ def test_fstab_lines_that_name_no_disk_stay(guest: Phony) -> None:
     assert guest.text("/etc/fstab") == text
 
 
+def test_the_root_is_what_was_found_whatever_its_name(guest: Phony) -> None:
+    guest.put("/etc/fstab", "/dev/sdc7 / ext4 errors=remount-ro 0 1\n")
+    assert guest.fix("fstab").warnings == []
+    assert guest.text("/etc/fstab") == f"UUID={ROOT_UUID} / ext4 errors=remount-ro 0 1\n"
+
+
 def test_fstab_says_what_it_cannot_resolve(guest: Phony) -> None:
     guest.put(
         "/etc/fstab",
