@@ -29,6 +29,9 @@ EXTLINUX = (
     "/extlinux.conf",
 )
 
+#: A kernel takes a command line of 2 KiB (4 KiB on some architectures).
+LINE_LIMIT = 16 * 1024
+
 _BLOCK = re.compile(r"^\s*(menuentry|submenu)\s+(?P<title>'[^']*'|\"[^\"]*\"|\S+)(?P<rest>.*)\{\s*$")
 _ID = re.compile(r"(?:\$menuentry_id_option|--id)\s+'?\"?([^'\"\s]+)")
 _LINUX = re.compile(r"^\s*(?:linux|linux16|linuxefi|kernel)\s+(\S+)")
@@ -83,7 +86,7 @@ class _Item:
 def _grub_default(tree: Reading, text: str) -> str:
     items = _menu(text)
     default = "0"
-    for line in text.splitlines():
+    for line in _lines(text):
         match = _DEFAULT.match(line)
         if match and "next_entry" not in match[1]:
             default = match[1]
@@ -92,7 +95,7 @@ def _grub_default(tree: Reading, text: str) -> str:
         default = next((entry for entry in saved if entry), "0")
     for path in tree.files(*BLS_ENTRIES):
         if paths.split(path)[1] == f"{default}.conf":
-            return _kernel_name(re.search(r"(?m)^linux\s+(\S+)", tree.read_text(path)))
+            return _kernel_name(re.search(r"(?m)^linux[ \t]+(\S+)", tree.read_text(path)))
     item: _Item | None = None
     for step in default.split(">"):
         item = next(
@@ -109,7 +112,7 @@ def _menu(text: str) -> list[_Item]:
     top: list[_Item] = []
     open_items: list[tuple[_Item, int]] = []
     depth = 0
-    for line in text.splitlines():
+    for line in _lines(text):
         block = _BLOCK.match(line)
         legacy = re.match(r"^\s*title\s+(.*)$", line)
         linux = _LINUX.match(line)
@@ -132,7 +135,7 @@ def _menu(text: str) -> list[_Item]:
 
 
 def _extlinux_default(text: str) -> str:
-    default = re.search(r"(?im)^\s*(?:default|ontimeout)\s+(\S+)", text)
+    default = re.search(r"(?im)^[ \t]*(?:default|ontimeout)[ \t]+(\S+)", text)
     label = ""
     for line in text.splitlines():
         words = line.split(None, 1)
@@ -141,6 +144,11 @@ def _extlinux_default(text: str) -> str:
         elif len(words) == 2 and words[0].lower() in ("linux", "kernel") and default and label == default[1]:
             return words[1].strip().rpartition("/")[2]
     return ""
+
+
+def _lines(text: str) -> list[str]:
+    """The lines of a configuration, without those that are too long to be meant (and would tire a pattern)."""
+    return [line for line in text.splitlines() if len(line) <= LINE_LIMIT]
 
 
 def _kernel_name(match: re.Match[str] | None) -> str:

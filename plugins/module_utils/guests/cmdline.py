@@ -14,7 +14,7 @@ from __future__ import annotations
 import re
 import typing as t
 
-from .bootloader import GRUB_ENVIRONMENTS
+from .bootloader import GRUB_ENVIRONMENTS, LINE_LIMIT
 from .edits import Edits
 from .facts import GuestFacts
 
@@ -48,7 +48,7 @@ def edit(edits: Edits, path: str, change: t.Callable[[str], str], why: str) -> N
     """Plan ``change`` for each line of ``path`` that is no comment; the kopt comment of menu.lst counts as none."""
     text = edits.read_text(path)
     lines = text.split("\n")
-    new = "\n".join(line if _is_comment(line) else change(line) for line in lines)
+    new = "\n".join(line if _is_untouched(line) else change(line) for line in lines)
     if new != text and text.startswith(_ENVIRONMENT_HEADER):
         new = _padded(new, len(text))
     if new != text:
@@ -73,8 +73,9 @@ def replace_devices(line: str, parameter: str, name: t.Callable[[str], str]) -> 
     return re.sub(pattern, lambda match: match[1] + match[2] + name(match[3]), line)
 
 
-def _is_comment(line: str) -> bool:
-    return line.lstrip().startswith("#") and not line.startswith("# kopt=")
+def _is_untouched(line: str) -> bool:
+    comment = line.lstrip().startswith("#") and not line.startswith("# kopt=")
+    return comment or not line or len(line) > LINE_LIMIT
 
 
 def _padded(text: str, size: int) -> str:

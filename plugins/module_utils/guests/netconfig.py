@@ -106,7 +106,7 @@ def _ifupdown(tree: Reading) -> t.Iterator[Interface]:
         known.add(path)
         text = tree.read_text(path).replace("\\\n", " ")
         texts.append((path, text))
-        for word, pattern in re.findall(r"(?m)^\s*(source|source-directory)\s+(\S+)", text):
+        for word, pattern in re.findall(r"(?m)^[ \t]*(source|source-directory)[ \t]+(\S+)", text):
             pattern = pattern if pattern.startswith("/") else f"/etc/network/{pattern}"
             todo += tree.files(f"{pattern.rstrip('/')}/*" if word == "source-directory" else pattern)
     for path, text in texts:

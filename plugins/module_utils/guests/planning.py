@@ -52,6 +52,7 @@ def plan_fixes(guest: GuestFacts, tree: GuestTree, request: FixRequest) -> Plan:
             with edits.by(fixer.name):
                 fixer.plan(guest, edits, request)
         _check_room(edits)
+        _tell_of_labels(guest, edits)
     return Plan(edits)
 
 
@@ -66,6 +67,15 @@ def _chosen(known: t.Sequence[Fixer], request: FixRequest) -> list[Fixer]:
                 f"Take one of {', '.join(names)}.",
             )
     return [f for f in known if (not selection.only or f.name in selection.only) and f.name not in selection.skip]
+
+
+def _tell_of_labels(guest: GuestFacts, edits: Edits) -> None:
+    new = sorted({change.path for change in edits.changes if change.before is None})
+    if new and guest.selinux in ("enforcing", "permissive"):
+        edits.warn(
+            f"The guest uses SELinux: new files ({', '.join(new)}) take the label of their folder. "
+            "Where its policy wants another, run restorecon on them once the guest runs."
+        )
 
 
 def _check_room(edits: Edits) -> None:

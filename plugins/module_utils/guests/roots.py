@@ -37,6 +37,8 @@ _CONTAINERS = {
     "BitLocker": ("BitLocker", "is encrypted with BitLocker", "Suspend and decrypt BitLocker in the guest first."),
     "ntfs": ("Windows", "is NTFS, and no Linux was found beside it", "Windows guests cannot be converted yet."),
 }
+_MOUNT_LIMIT = 200
+_SUBVOLUME_LIMIT = 64
 # A name that is put into mount options: a comma would add options of the guest's choice.
 _SAFE_OPTION = re.compile(r"^[\w@./+ -]+$", re.ASCII)
 
@@ -138,6 +140,8 @@ class _Assembly:
             found = self._wanted(line, root)
             if found is not None and (mounted := self._mount_below(tree, line, found)):
                 mounts.append(mounted)
+            if len(mounts) > _MOUNT_LIMIT:
+                raise unsupported("TooManyMounts", f"The guest's fstab mounts more than {_MOUNT_LIMIT} filesystems.")
         return MountedGuest(tree, root.filesystem, tuple(mounts), self._add_esp(tree, mounts), tuple(self._warnings))
 
     def close(self) -> None:
@@ -358,11 +362,12 @@ def _fstab_of(tree: GuestTree) -> tuple[FstabLine, ...]:
 
 def _subvolumes(tree: GuestTree) -> list[str]:
     """Names of folders at the top that may be subvolumes holding a root."""
-    return [
+    names = [
         name
         for name in tree.listdir("/")
         if _SAFE_OPTION.match(name) and not tree.is_symlink(f"/{name}") and tree.is_dir(f"/{name}/etc")
     ]
+    return names[:_SUBVOLUME_LIMIT]
 
 
 def _place(filesystem: Filesystem) -> str:

@@ -61,7 +61,7 @@ class GrubFixer:
 
     def _device_maps(self, guest: GuestFacts, edits: Edits) -> None:
         for path in edits.files(*_DEVICE_MAPS):
-            names = re.findall(r"(?m)^\s*\([hf]d\d+\)\s+(\S+)", edits.read_text(path))
+            names = re.findall(r"(?m)^[ \t]*\([hf]d\d+\)[ \t]+(\S+)", edits.read_text(path))
             if guest.bootloader.kind == "grub2" and any(is_unstable(name) for name in names):
                 # GRUB 2 finds disks by itself; a map of disks that are gone makes grub-install fail.
                 edits.remove(path, "names disks of the old controller; GRUB 2 needs no device map")

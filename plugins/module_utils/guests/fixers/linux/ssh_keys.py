@@ -17,7 +17,7 @@ from ...tree import Owner
 from ..base import FixRequest
 
 _WHY = "the job gives this user these keys"
-_SETTING = re.compile(r"(?im)^\s*AuthorizedKeysFile\s+(\S+)")
+_SETTING = re.compile(r"(?im)^[ \t]*AuthorizedKeysFile[ \t]+(\S+)")
 _CONFIGS = ("/etc/ssh/sshd_config.d/*.conf", "/etc/ssh/sshd_config")
 
 

@@ -75,6 +75,28 @@ def test_a_full_filesystem_is_found_before_anything_is_written(
     assert str(room[0]) in caught.value.message
 
 
+def test_labels_of_new_files_are_told_of(guest: Phony) -> None:
+    guest.put("/etc/selinux/config", "# c\nSELINUX=enforcing\nSELINUXTYPE=targeted\n")
+    (warning,) = guest.plan("interface-names").warnings
+    assert "05-hyper2kvm-ens192.link" in warning and "restorecon" in warning
+    assert guest.plan("fstab").warnings == []
+
+
+@pytest.mark.timeout(60)
+def test_configuration_made_to_tire_a_pattern(guest: Phony) -> None:
+    guest.put(
+        "/boot/grub/grub.cfg",
+        "linux /vmlinuz " + " x" * 300_000 + "\n" + "\n" * 200_000 + "menuentry" + " {" * 100_000,
+    )
+    guest.put("/etc/default/grub", "GRUB_CMDLINE_LINUX=" + " " * 300_000 + "x\n")
+    guest.put("/etc/network/interfaces", "\n" * 200_000 + " " * 200_000)
+    guest.put("/etc/fstab", " " * 200_000 + "\n" + "a " * 200_000)
+    guest.put("/etc/ssh/sshd_config", "\n" * 200_000)
+    guest.plan(
+        request=guest.request(ssh_keys=[{"user": "root", "keys": ["ssh-rsa A"]}], fixers={"skip": ["initramfs"]})
+    )
+
+
 def test_a_filesystem_that_makes_inodes_as_needed(guest: Phony, monkeypatch: pytest.MonkeyPatch) -> None:
     free: t.Callable[[GuestTree, str], tuple[int, int, int]] = lambda self, path: (10**9, -1, 1)  # noqa: E731
     monkeypatch.setattr(GuestTree, "free_space", free)
