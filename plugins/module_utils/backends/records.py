@@ -18,6 +18,7 @@ from ..protocol.errors import JobError
 from ..protocol.fields import timestamp
 from ..protocol.lifecycle import Actor, Phase
 from ..scheduling.matching import Demand
+from ..telemetry.events import EVENT_TYPE_PREFIX, event_line
 from .host import Instant, ProcessId, now
 
 _EVENT_SOURCE = "/hyper2kvm/local"
@@ -131,7 +132,7 @@ class Record:
             specversion="1.0",
             id=f"{self.uid}-{self.sequence}",
             source=_EVENT_SOURCE,
-            type=f"io.hyper2kvm.job.{kind}",
+            type=EVENT_TYPE_PREFIX + kind,
             subject=self.name,
             time=timestamp(now()),
             sequence=self.sequence,
@@ -139,7 +140,7 @@ class Record:
             epoch=self.epoch,
             data=data,
         )
-        self._events.append(json.dumps(event.to_document(), ensure_ascii=False, separators=(",", ":")))
+        self._events.append(event_line(event).decode().rstrip("\n"))
 
     def turn(self, status: models.JobStatus, why: str, **data: t.Any) -> None:
         """Take over a status that :mod:`..protocol.status` made, announce a change of phase, and forget a lost hold."""

@@ -286,17 +286,19 @@ def test_progress_becomes_an_event_only_now_and_then(queue: LocalBackend) -> Non
 
 
 def test_retryable_failures_back_off_until_the_limit(queue: LocalBackend, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(status, "BACKOFF_SECONDS", 0.05)
+    monkeypatch.setattr(status, "BACKOFF_SECONDS", 1.0)
     queue.submit(job(backoff_limit=1))
     dummy, hold = claim(queue)
     assert queue.fail(hold, PROBLEM) is Phase.QUEUED
     waiting = queue.get("web01-inspect").status
     assert waiting.not_before is not None
     assert [one.reason for one in waiting.waiting] == ["BackingOff"]
-    assert queue.claim("host-1") is None
-    time.sleep(0.06)
-    dummy, hold = claim(queue)
-    assert queue.fail(hold, PROBLEM) is Phase.FAILED
+    failed = time.monotonic()
+    while (taken := queue.claim("host-1")) is None:
+        assert time.monotonic() < failed + 10
+        time.sleep(0.02)
+    assert time.monotonic() - failed > 0.8
+    assert queue.fail(hold_of(taken), PROBLEM) is Phase.FAILED
     ended = queue.get("web01-inspect").status
     assert [one.error.reason for one in ended.attempts if one.error] == ["Hiccup", "Hiccup"]
     assert ended.last_error is not None
