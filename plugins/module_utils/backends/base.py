@@ -22,7 +22,7 @@ class NotFound(JobError):
 
     def __init__(self, name: str) -> None:
         """Say that ``name`` is unknown."""
-        super().__init__(ErrorClass.INVALID, "NoSuchJob", f"there is no job {name}", "See the list of jobs.")
+        super().__init__(ErrorClass.INVALID, "NoSuchJob", f"There is no job {name}.", "See the list of jobs.")
 
 
 class Conflict(JobError):

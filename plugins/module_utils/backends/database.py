@@ -163,12 +163,12 @@ class Database:
             if "locked" in text or "busy" in text:
                 raise errors.transient(
                     "QueueBusy",
-                    f"the queue {self._path} was in use by {self._who()} for {self._patience:.0f} s: {text}",
+                    f"The queue {self._path} was in use by {self._who()} for {self._patience:.0f} s: {text}.",
                     "Try again; if that process hangs or is stopped, end it.",
                 ) from error
             raise errors.environment(
                 "QueueUnavailable",
-                f"the queue {self._path} cannot be used: {text}",
+                f"The queue {self._path} cannot be used: {text}.",
                 "Look at the disk's free space, its health and the folder's permissions.",
             ) from error
 
@@ -198,7 +198,7 @@ class Database:
             if found not in (0, _VERSION):
                 raise errors.environment(
                     "QueueFromAnotherVersion",
-                    f"the queue {self._path} was written by another version of this collection (schema {found})",
+                    f"The queue {self._path} was written by another version of this collection (schema {found}).",
                     "Use that version, or give another state folder (--state-dir).",
                 )
             if found == 0:

@@ -200,7 +200,7 @@ def refuse_network_filesystem(folder: pathlib.Path) -> None:
     if kind is not None:
         raise errors.environment(
             "StateOnNetworkFilesystem",
-            f"the state folder {folder} lies on a network filesystem ({kind}), where the queue's locks do not hold",
+            f"The state folder {folder} lies on a network filesystem ({kind}), where the queue's locks do not hold.",
             "Give a state folder on a local disk (--state-dir).",
         )
 
@@ -212,7 +212,9 @@ def _network_filesystem(folder: pathlib.Path) -> str | None:
     if libc.statfs(os.fsencode(folder), buffer) != 0:
         number = ctypes.get_errno()
         raise errors.environment(
-            "StateUnreadable", f"cannot look at the state folder {folder}: {os.strerror(number)}", "Check its path."
+            "StateUnreadable",
+            f"The state folder {folder} cannot be looked at: {os.strerror(number)}.",
+            "Check its path.",
         )
     magic = ctypes.c_long.from_buffer(buffer).value & 0xFFFFFFFF
     if magic == _FUSE:

@@ -43,7 +43,7 @@ class LocalBackend(LocalWorkerSide):
             if time.monotonic() > patience:
                 raise Conflict(
                     "JobStillRunning",
-                    f"job {job.metadata.name} was asked to stop, and still runs",
+                    f"Job {job.metadata.name} was asked to stop, and still runs.",
                     "See whether its worker is alive, and submit again.",
                 )
             time.sleep(_POLL_SECONDS)
@@ -204,7 +204,7 @@ class LocalBackend(LocalWorkerSide):
             record = change.get(name)
             if not record.over:
                 raise Conflict(
-                    "JobNotOver", f"job {name} is {record.phase.value}", "Cancel it, wait for its end, then delete it."
+                    "JobNotOver", f"Job {name} is {record.phase.value}.", "Cancel it, wait for its end, then delete it."
                 )
             change.remove(record)
 
@@ -238,7 +238,7 @@ def _differs(old: Record, differing: builtins.list[str]) -> Conflict:
     fields = ", ".join(differing)
     return Conflict(
         "JobDiffers",
-        f"job {old.name} is {old.phase.value} with a different document; these fields differ: {fields}",
+        f"Job {old.name} is {old.phase.value} with a different document; these fields differ: {fields}.",
         "Give the new job another name, or force it.",
     )
 

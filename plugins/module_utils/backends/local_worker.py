@@ -280,7 +280,7 @@ class LocalWorkerSide(Store):
             error = errors.JobError(
                 errors.ErrorClass.TRANSIENT,
                 status.WORKER_LOST if dead else status.LEASE_EXPIRED,
-                f"the worker {lost.worker} {'died' if dead else 'was not heard of in time'}",
+                f"The worker {lost.worker} {'died' if dead else 'was not heard of in time'}.",
                 "See the worker's log and the kernel's (out of memory?).",
                 stage,
             )

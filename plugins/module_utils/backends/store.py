@@ -24,7 +24,7 @@ from .records import Record
 
 _HELD = tuple(phase.value for phase in sorted(HELD))
 HELD_SQL = f"phase IN ({', '.join(repr(phase) for phase in _HELD)})"
-_NEVER_STARTED = "its deadline (activeDeadlineSeconds) passed while it waited"
+_NEVER_STARTED = "Its deadline (activeDeadlineSeconds) passed while it waited."
 
 
 class Change:
@@ -181,7 +181,7 @@ class Store:
         except OSError as error:
             raise errors.environment(
                 "StateUnusable",
-                f"cannot make the state folder {state_dir}: {error.strerror}",
+                f"The state folder {state_dir} cannot be made: {error.strerror}.",
                 "Give a folder that may be written (--state-dir).",
             ) from error
         refuse_network_filesystem(state_dir)

@@ -320,7 +320,7 @@ class Agent:
                 hold,
                 errors.environment(
                     "DeadlineExceeded",
-                    "its deadline (activeDeadlineSeconds) passed while it ran",
+                    "Its deadline (activeDeadlineSeconds) passed while it ran.",
                     "Submit it again with more time.",
                 ),
             )
@@ -332,7 +332,7 @@ class Agent:
                 hold,
                 errors.transient(
                     "JobProcessDied",
-                    f"the job's process {how}",
+                    f"The job's process {how}.",
                     "See the worker's log and the kernel's (out of memory?).",
                 ),
             )

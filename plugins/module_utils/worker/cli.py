@@ -165,7 +165,7 @@ def _folder(options: argparse.Namespace, name: str, fallback: str | None = None)
 def _output_root(options: argparse.Namespace) -> pathlib.Path:
     output = _folder(options, "output_root", _CONTAINER_OUTPUT)
     if output is None:
-        raise invalid("NoOutputRoot", "no output root was given", "Give --output-root or --state-dir.")
+        raise invalid("NoOutputRoot", "No output root was given.", "Give --output-root or --state-dir.")
     return output
 
 
@@ -186,7 +186,7 @@ def _run(options: argparse.Namespace, pipeline: Pipeline | None) -> int:
 
     input_root = _folder(options, "input_root", _CONTAINER_INPUT)
     if input_root is None:
-        raise invalid("NoInputRoot", "no input root was given", "Give --input-root.")
+        raise invalid("NoInputRoot", "No input root was given.", "Give --input-root.")
     state_dir = _state_dir(options)
     roots = make_roots(
         input_root,
@@ -219,7 +219,7 @@ def _labels(pairs: c.Iterable[str]) -> dict[str, str]:
     for pair in pairs:
         key, equals, value = pair.partition("=")
         if not key or not equals:
-            raise invalid("InvalidLabel", f"{pair} is no label", "Write it as KEY=VALUE.")
+            raise invalid("InvalidLabel", f"{pair} is no label.", "Write it as KEY=VALUE.")
         labels[key] = value
     return labels
 
@@ -232,7 +232,7 @@ def _capabilities(options: argparse.Namespace) -> int:
         if folder is None:
             folder = pathlib.Path(stack.enter_context(tempfile.TemporaryDirectory()))
         elif not folder.is_dir():
-            raise invalid("NoSuchFolder", f"{folder} is no folder", "Give one in which scratch files can be made.")
+            raise invalid("NoSuchFolder", f"{folder} is no folder.", "Give one in which scratch files can be made.")
         found = probe(folder)
     if options.json:
         _print_json({name: one.to_document() for name, one in found.items()})
@@ -262,7 +262,7 @@ def _read(file: str) -> bytes:
         with open(file, "rb") as stream:
             return stream.read(validation.MAX_DOCUMENT_BYTES + 1)
     except OSError as error:
-        raise invalid("UnreadableFile", f"cannot read {file}: {error.strerror}", "Check its path.") from error
+        raise invalid("UnreadableFile", f"{file} cannot be read: {error.strerror}.", "Check its path.") from error
 
 
 def _watch(backend: LocalBackend, names: c.Collection[str], as_json: bool) -> int:
@@ -325,7 +325,7 @@ def _resume(backend: LocalBackend, options: argparse.Namespace) -> int:
 
 def _priority(backend: LocalBackend, options: argparse.Namespace) -> int:
     if not -1000 <= options.priority <= 1000:
-        raise invalid("InvalidPriority", f"{options.priority} is no priority", "Give a number from -1000 to 1000.")
+        raise invalid("InvalidPriority", f"{options.priority} is no priority.", "Give a number from -1000 to 1000.")
     return _tell(backend.set_priority(options.job, options.priority), options, f"has priority {options.priority}")
 
 

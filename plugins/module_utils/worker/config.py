@@ -68,7 +68,7 @@ def make_roots(
 
 def _existing(path: pathlib.Path, what: str, option: str) -> pathlib.Path:
     if not path.is_dir():
-        raise errors.environment("RootMissing", f"the {what} {path} is no folder", f"Create it or correct {option}.")
+        raise errors.environment("RootMissing", f"The {what} {path} is no folder.", f"Create it or correct {option}.")
     return path.resolve()
 
 
@@ -77,7 +77,7 @@ def _made(path: pathlib.Path, what: str, option: str) -> pathlib.Path:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise errors.environment(
-            "RootUnusable", f"cannot make the {what} {path}: {error.strerror}", f"Correct {option}."
+            "RootUnusable", f"The {what} {path} cannot be made: {error.strerror}.", f"Correct {option}."
         ) from error
     return path.resolve()
 

@@ -64,6 +64,6 @@ def find_installation(hint: str | None = None) -> pathlib.Path:
             return place.resolve()
     raise errors.environment(
         "CollectionNotInstalled",
-        f"the collection hyper2kvm.core is not installed on this host (looked at {', '.join(map(str, places[:5]))})",
+        f"The collection hyper2kvm.core is not installed on this host (looked at {', '.join(map(str, places[:5]))}).",
         "Install it there with ansible-galaxy collection install hyper2kvm.core, or use the role conversion_host.",
     )

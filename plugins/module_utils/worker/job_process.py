@@ -144,7 +144,7 @@ def _run(
         error = JobError(
             ErrorClass.INTERNAL,
             "InternalError",
-            f"a mistake in the program: {type(caught).__name__}: {str(caught).splitlines()[0] if str(caught) else ''}",
+            f"A mistake in the program: {' '.join([type(caught).__name__, *str(caught).splitlines()[:1]])}.",
             "The worker's log has the details; please report it.",
         )
     if reporter.cancelled():

@@ -38,13 +38,13 @@ def starting_lock(state_dir: pathlib.Path) -> c.Iterator[None]:
         file = open(state_dir / "start.lock", "ab")  # noqa: SIM115 (closed below)
     except OSError as error:
         raise errors.environment(
-            "StateUnusable", f"cannot write to the state folder {state_dir}: {error.strerror}", "Look at its disk."
+            "StateUnusable", f"The state folder {state_dir} cannot be written: {error.strerror}.", "Look at its disk."
         ) from error
     with file:
         if not lock_file(file.fileno(), _START_SECONDS):
             raise errors.transient(
                 "WorkerStarting",
-                f"another process has been starting a worker for {_START_SECONDS:.0f} s",
+                f"Another process has been starting a worker for {_START_SECONDS:.0f} s.",
                 f"See which one holds {file.name} (fuser), and end it if it hangs.",
             )
         yield
@@ -70,13 +70,13 @@ def ensure_worker(config: Config, installation: str | None = None) -> None:
                 name, roots = next(iter(alive.items()))
                 raise errors.environment(
                     "WorkerServesOtherFolders",
-                    f"the worker {name} of this queue serves other folders: {roots} instead of {config.roots_text}",
+                    f"The worker {name} of this queue serves other folders: {roots} instead of {config.roots_text}.",
                     "Give each set of folders a state folder of its own, or wait until that worker has ended.",
                 )
             if os.geteuid() != 0:
                 raise errors.environment(
                     "NotRoot",
-                    "a worker attaches disks and mounts filesystems, and must be root for that",
+                    "A worker attaches disks and mounts filesystems, and must be root for that.",
                     "Run the play with become, or on a conversion host.",
                 )
             _start(config, backend, find_installation(installation))
@@ -121,12 +121,12 @@ def _start(config: Config, backend: LocalBackend, installation: pathlib.Path) ->
         if process.poll() is not None:
             raise errors.environment(
                 "WorkerDidNotStart",
-                f"the worker ended with status {process.returncode}: {_tail(log_path)}",
+                f"The worker ended with status {process.returncode}: {_tail(log_path)}.",
                 f"See {log_path}.",
             )
         if time.monotonic() > deadline:
             raise errors.environment(
-                "WorkerDidNotStart", f"the worker did not get ready within {_START_SECONDS:.0f} s", f"See {log_path}."
+                "WorkerDidNotStart", f"The worker did not get ready within {_START_SECONDS:.0f} s.", f"See {log_path}."
             )
         time.sleep(0.05)
     # It is nobody's child in the end; Popen would warn that it still runs.

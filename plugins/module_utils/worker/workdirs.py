@@ -52,13 +52,13 @@ def held(workdir: pathlib.Path, state_dir: pathlib.Path) -> c.Iterator[None]:
         descriptor = os.open(workdir / _OWNER, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     except OSError as error:
         raise errors.environment(
-            "ScratchUnusable", f"cannot make the folder {workdir}: {error.strerror}", "Look at the scratch root."
+            "ScratchUnusable", f"The folder {workdir} cannot be made: {error.strerror}.", "Look at the scratch root."
         ) from error
     try:
         # A sweep may hold it for a moment.
         if not lock_file(descriptor, _PATIENCE_SECONDS):
             raise errors.transient(
-                "WorkdirInUse", f"another process still works in {workdir}", "See which one (fuser), and end it."
+                "WorkdirInUse", f"Another process still works in {workdir}.", "See which one (fuser), and end it."
             )
         os.pwrite(descriptor, os.fsencode(state_dir.resolve()), 0)
         yield

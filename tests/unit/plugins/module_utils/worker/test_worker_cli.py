@@ -77,10 +77,10 @@ def test_a_job_is_submitted_looked_at_and_steered(site: Site, run: Run) -> None:
 @pytest.mark.parametrize(
     ("args", "message"),
     [
-        (["status", "nobody"], "there is no job nobody"),
-        (["submit", "/nonexistent/job.yaml"], "cannot read /nonexistent/job.yaml: No such file or directory"),
-        (["run", "--label", "nothing"], "no input root was given"),
-        (["run", "--input-root", "/nonexistent"], "the input root /nonexistent is no folder"),
+        (["status", "nobody"], "There is no job nobody."),
+        (["submit", "/nonexistent/job.yaml"], "/nonexistent/job.yaml cannot be read: No such file or directory."),
+        (["run", "--label", "nothing"], "No input root was given."),
+        (["run", "--input-root", "/nonexistent"], "The input root /nonexistent is no folder."),
         (["run", "--input-root", "/", "--label", "nothing"], "nothing is no label"),
         (["priority", "nobody", "5000"], "5000 is no priority"),
     ],
