@@ -21,14 +21,34 @@ _FLOCK = struct.Struct("@hhqqi")
 def writer_of(path: pathlib.Path) -> str | None:
     """Return who holds the file ``path`` open for writing, in words for a person; None: nobody that can be seen.
 
-    Processes are seen on this host only, and all of them only by root; QEMU's locks are seen wherever the filesystem
-    shares locks.
+    A writer on this host is seen whatever its namespaces are, though its name only within this one's; QEMU's locks are
+    seen wherever the filesystem shares locks.
     """
     try:
-        status = path.stat()
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
     except OSError:
         return None
-    return _process_with(path, (status.st_dev, status.st_ino)) or _qemu_lock(path)
+    try:
+        status = os.fstat(descriptor)
+        found = _process_with(path, (status.st_dev, status.st_ino)) or _qemu_lock(path, descriptor)
+        if found is None and _is_open_for_writing(descriptor):
+            return f"a process has {path.name} open for writing (fuser tells which)"
+        return found
+    finally:
+        os.close(descriptor)
+
+
+def _is_open_for_writing(descriptor: int) -> bool:
+    """Whether anybody can write to the file: the kernel gives a read lease on files without writers only (fcntl(2))."""
+    try:
+        fcntl.fcntl(descriptor, fcntl.F_SETLEASE, fcntl.F_RDLCK)
+    except BlockingIOError:
+        return True
+    except OSError:
+        # This filesystem has no leases.
+        return False
+    fcntl.fcntl(descriptor, fcntl.F_SETLEASE, fcntl.F_UNLCK)
+    return False
 
 
 def _process_with(path: pathlib.Path, file: tuple[int, int]) -> str | None:
@@ -54,15 +74,11 @@ def _opened_for_writing(process: pathlib.Path, descriptor: str) -> bool:
     return False
 
 
-def _qemu_lock(path: pathlib.Path) -> str | None:
+def _qemu_lock(path: pathlib.Path, descriptor: int) -> str | None:
     with contextlib.suppress(OSError):
-        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
-        try:
-            for byte in _QEMU_WRITE_LOCKS:
-                asked = _FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, byte, 1, 0)
-                answer = fcntl.fcntl(descriptor, _F_OFD_GETLK, asked.ljust(32, b"\0"))
-                if _FLOCK.unpack_from(answer)[0] != fcntl.F_UNLCK:
-                    return f"a QEMU process holds its lock for writing on {path.name}"
-        finally:
-            os.close(descriptor)
+        for byte in _QEMU_WRITE_LOCKS:
+            asked = _FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, byte, 1, 0)
+            answer = fcntl.fcntl(descriptor, _F_OFD_GETLK, asked.ljust(32, b"\0"))
+            if _FLOCK.unpack_from(answer)[0] != fcntl.F_UNLCK:
+                return f"a QEMU process holds its lock for writing on {path.name}"
     return None
