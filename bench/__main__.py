@@ -15,6 +15,7 @@ import tempfile
 import time
 import typing as t
 
+from bench.copy import copy_ratios
 from bench.playbook import overhead_per_vm
 from tests.e2e.migration import GUESTS, ConversionHost, job
 from tests.guests import build
@@ -57,13 +58,21 @@ def conversion() -> None:
     print(f"inspect + plan + fix            {statistics.median(early):.2f} s  (at most 3 s)")
 
 
+def copy() -> None:
+    """The copy of a streamOptimized VMDK alone, and with digests and commit, against ``qemu-img convert``."""
+    with tempfile.TemporaryDirectory(dir=GUESTS) as scratch:
+        ratios = copy_ratios(build("debian12", GUESTS) / "debian12.ova", pathlib.Path(scratch), ROUNDS)
+    print(f"copy ÷ qemu-img convert         {ratios.copy:.2f}  (processor time {ratios.copy_processor:.2f})")
+    print(f"copy, digests, commit ÷ convert {ratios.whole:.2f}  (processor time {ratios.whole_processor:.2f})")
+
+
 def playbook() -> None:
     """What Ansible adds to each VM: (wall of the playbook - sum of the jobs' walls) ÷ 20, forks 1."""
     with tempfile.TemporaryDirectory(dir=GUESTS) as scratch:
         print(f"Ansible's overhead a VM         {overhead_per_vm(pathlib.Path(scratch)):.2f} s  (at most 3 s)")
 
 
-BENCHES: dict[str, t.Callable[[], None]] = {"conversion": conversion, "playbook": playbook}
+BENCHES: dict[str, t.Callable[[], None]] = {"conversion": conversion, "copy": copy, "playbook": playbook}
 
 
 def _timed(work: t.Callable[[], object]) -> float:
