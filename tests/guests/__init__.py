@@ -10,6 +10,7 @@
 
 from __future__ import annotations
 
+import collections.abc as c
 import contextlib
 import dataclasses
 import fcntl
@@ -32,7 +33,8 @@ DEFAULT_CACHE = pathlib.Path(os.environ.get("HYPER2KVM_TEST_GUESTS", REPOSITORY 
 _REST_SECONDS = 3600
 
 #: The modules that decide what a guest is made of; those that only start guests do not make them new.
-_MAKERS = ("chroot", "debian", "disk", "grub", "host", "ova", "produce", "tiny", "vmdk")
+_MAKERS = ("chroot", "debian", "disk", "grub", "host", "ova", "produce", "vmdk")
+_TINY_MAKERS = (*_MAKERS, "tiny")
 
 
 def build(name: str, cache: pathlib.Path = DEFAULT_CACHE) -> pathlib.Path:
@@ -56,7 +58,8 @@ def build(name: str, cache: pathlib.Path = DEFAULT_CACHE) -> pathlib.Path:
             material = package_tree(trees.DEBIAN, cache) / "tree.tar"
         run_privately("tests.guests.produce", spec.name, str(material), str(folder))
 
-    document = {"spec": dataclasses.asdict(spec), "tree": dataclasses.asdict(trees.DEBIAN), "code": _code()}
+    code = _code(_MAKERS if spec.kind == "debian" else _TINY_MAKERS)
+    document = {"spec": dataclasses.asdict(spec), "tree": dataclasses.asdict(trees.DEBIAN), "code": code}
     return _entry(cache, name, _digest(document), produce)
 
 
@@ -81,9 +84,9 @@ def _digest(document: object) -> str:
     return hashlib.sha256(json.dumps(document, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def _code() -> dict[str, str]:
+def _code(makers: c.Iterable[str]) -> dict[str, str]:
     here = pathlib.Path(__file__).parent
-    return {name: hashlib.sha256((here / f"{name}.py").read_bytes()).hexdigest() for name in _MAKERS}
+    return {name: hashlib.sha256((here / f"{name}.py").read_bytes()).hexdigest() for name in makers}
 
 
 def _entry(cache: pathlib.Path, name: str, key: str, produce: t.Callable[[pathlib.Path], None]) -> pathlib.Path:

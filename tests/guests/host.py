@@ -49,8 +49,11 @@ def run_privately(module: str, *args: str, timeout: float = 1800) -> None:
     """
     private = ["unshare", "--mount", "--propagation", "private", "--pid", "--fork", "--kill-child", "--mount-proc"]
     command = ["setpriv", "--pdeathsig", "KILL", *private, sys.executable, "-m", module, *args]
-    done = subprocess.run(
-        command, cwd=REPOSITORY, stdin=subprocess.DEVNULL, stderr=subprocess.PIPE, timeout=timeout, check=False
-    )
+    try:
+        done = subprocess.run(
+            command, cwd=REPOSITORY, stdin=subprocess.DEVNULL, stderr=subprocess.PIPE, timeout=timeout, check=False
+        )
+    except subprocess.TimeoutExpired as error:
+        raise BuildError(f"{module} did not end within {timeout:.0f} s") from error
     if done.returncode != 0:
         raise BuildError(done.stderr.decode(errors="replace").strip()[-4000:])

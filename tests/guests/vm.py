@@ -31,7 +31,8 @@ from tests.guests.specs import MIB, GuestSpec
 
 _CODE = pathlib.Path("/usr/share/OVMF/OVMF_CODE_4M.fd")
 _VARIABLES = pathlib.Path("/usr/share/OVMF/OVMF_VARS_4M.fd")
-_POLL_SECONDS = 0.5
+#: The screen of a UEFI guest is looked for in the whole of its memory, which takes most of a second.
+_POLL_SECONDS = {"bios": 0.5, "uefi": 3.0}
 
 #: What a Debian initramfs prints when it gives up on the root device.
 NO_ROOT_DEVICE = r"ALERT! +/dev/\S+ does not exist|\(initramfs\)"
@@ -65,7 +66,7 @@ class Machine:
                 return text
             if time.monotonic() > deadline or self.process.poll() is not None:
                 raise NotSeenError(f"{pattern!r} was not seen within {timeout:.0f} s. The screen:\n{text}")
-            time.sleep(_POLL_SECONDS)
+            time.sleep(_POLL_SECONDS[self.firmware])
 
     def wait_for_ssh(self, timeout: float = 240) -> str:
         """Connect to the guest's static address, port 22, until a server greets; returns its greeting.
@@ -78,7 +79,7 @@ class Machine:
             with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 5) as connection:
                 if greeting := connection.recv(256):
                     return greeting.decode(errors="replace").strip()
-            time.sleep(_POLL_SECONDS)
+            time.sleep(_POLL_SECONDS["bios"])
         raise NotSeenError(f"No ssh server greeted within {timeout:.0f} s. The screen:\n{self.screen()}")
 
     def _ssh_port(self) -> int:
@@ -105,9 +106,7 @@ class Machine:
         return _tidy("\n".join(found))
 
     def _memory(self) -> c.Iterator[bytes]:
-        folder = pathlib.Path(f"/proc/{self.process.pid}/fd")
-        (memory,) = [fd for fd in folder.iterdir() if os.readlink(fd).startswith("/memfd:memory-backend-memfd")]
-        with memory.open("rb", buffering=0) as file:
+        with self._memory_file().open("rb", buffering=0) as file:
             position = 0
             while True:
                 try:
@@ -118,6 +117,14 @@ class Machine:
                 if b"\x07 \x07" in data:
                     yield data
                 position += 16 * MIB
+
+    def _memory_file(self) -> pathlib.Path:
+        """The guest's memory is a file without a name that QEMU holds open."""
+        for descriptor in pathlib.Path(f"/proc/{self.process.pid}/fd").iterdir():
+            with contextlib.suppress(FileNotFoundError):  # QEMU opens and closes others meanwhile
+                if os.readlink(descriptor).startswith("/memfd:memory-backend-memfd"):
+                    return descriptor
+        raise NotSeenError("QEMU has no memory")
 
 
 def _tidy(text: str) -> str:
