@@ -64,7 +64,7 @@ sanity: setup $(SANITY_TREE) ## ansible-test sanity
 	cd $(SANITY_TREE) && ansible-test sanity --python 3.11
 
 schemas: setup ## Write schemas/ and the specification's tables from the models
-	python -m ansible_collections.hyper2kvm.core.plugins.module_utils.protocol.schema --write
+	PYTHONPATH=.collections python -m ansible_collections.hyper2kvm.core.plugins.module_utils.protocol.schema --write
 
 bench: setup ## Print the ratios against qemu-img
 	python -m bench

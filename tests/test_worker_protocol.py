@@ -14,10 +14,8 @@ import datetime
 import functools
 import hashlib
 import json
-import multiprocessing
 import pathlib
 import re
-import resource
 import subprocess
 import sys
 import typing as t
@@ -28,6 +26,7 @@ import jsonschema
 import pydantic
 import pytest
 import yaml
+from ansible_collections.hyper2kvm.core.plugins.module_utils.backends.local import LocalBackend
 from ansible_collections.hyper2kvm.core.plugins.module_utils.protocol import (
     errors,
     fields,
@@ -39,7 +38,6 @@ from ansible_collections.hyper2kvm.core.plugins.module_utils.protocol import (
     validation,
 )
 from ansible_collections.hyper2kvm.core.plugins.module_utils.protocol.lifecycle import Actor, IllegalTransition, Phase
-from ansible_collections.hyper2kvm.core.plugins.module_utils.telemetry.events import EventLog, read_events
 from hypothesis import strategies as st
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
@@ -728,114 +726,37 @@ class TestStatus:
 # -- events ----------------------------------------------------------------------------------------------------------
 
 
-def log(path: pathlib.Path, uid: str = "u1") -> EventLog:
-    """Open the event log at ``path``."""
-    return EventLog(path, source="/hyper2kvm/test", job="web01", uid=uid)
-
-
-def tell(events: EventLog, count: int = 1) -> None:
-    """Append ``count`` events."""
-    for dummy in range(count):
-        events.append(models.EventKind.WARNING, {"stage": "copy", "message": "ä\n\x00\ud800"}, epoch=1, now=NOW)
-
-
-def _tell_from_a_process(path: pathlib.Path, count: int) -> None:
-    with log(path) as events:
-        tell(events, count)
-
-
 class TestEvents:
-    """The log: whole lines, numbers without a gap."""
+    """An event as the line that stands for it in a stream."""
 
-    def test_events_are_cloudevents_one_a_line(self, tmp_path: pathlib.Path) -> None:
-        path = tmp_path / "e.jsonl"
-        with log(path) as events:
-            tell(events, 3)
-            assert events.sequence == 3
-        lines = path.read_bytes().splitlines()
+    def test_an_event_is_a_cloudevent_on_one_line(self) -> None:
+        event = models.Event(
+            id="u1-1",
+            source="/hyper2kvm/test",
+            type="io.hyper2kvm.job.warning",
+            subject="web01",
+            time=NOW.isoformat(),
+            sequence=1,
+            jobuid="u1",
+            data={"stage": "copy", "message": "ä\n\x00\u2028\ud800"},
+        )
+        line = event.line()
+        assert "\n" not in line
+        document = json.loads(line.encode())
+        validator("event").validate(document)
+        assert models.Event.model_validate(document).data["stage"] == "copy"
+
+    def test_a_queue_numbers_them_without_a_gap(self, tmp_path: pathlib.Path) -> None:
+        queue = LocalBackend(tmp_path)
+        queue.submit(validation.parse_job({"metadata": {"name": "web01"}, "spec": {"source": {"path": "web01.ova"}}}))
+        queue.cancel("web01")
+        lines = (tmp_path / "events" / "web01.jsonl").read_bytes().splitlines()
         for number, line in enumerate(lines, 1):
             document = json.loads(line)
             validator("event").validate(document)
-            assert (document["sequence"], document["id"]) == (number, f"u1-{number}")
-            assert document["type"] == "io.hyper2kvm.job.warning"
-        assert len(lines) == 3
-        assert [event.sequence for event in read_events(path, since=1)] == [2, 3]
-
-    def test_reopening_goes_on_and_a_new_uid_begins_at_one(self, tmp_path: pathlib.Path) -> None:
-        path = tmp_path / "e.jsonl"
-        for uid in ("u1", "u1", "u2"):
-            with log(path, uid) as events:
-                tell(events, 2)
-        assert [(e.jobuid, e.sequence) for e in read_events(path)] == [
-            *[("u1", n) for n in (1, 2, 3, 4)],
-            *[("u2", n) for n in (1, 2)],
-        ]
-        assert [e.sequence for e in read_events(path, uid="u2")] == [1, 2]
-
-    @QUICK
-    @hypothesis.given(
-        rounds=st.lists(st.tuples(st.integers(0, 3), st.integers(0, 400), st.binary(max_size=20)), max_size=4)
-    )
-    def test_a_crash_at_any_byte_leaves_whole_gapless_events(
-        self, tmp_path_factory: pytest.TempPathFactory, rounds: list[tuple[int, int, bytes]]
-    ) -> None:
-        path = tmp_path_factory.mktemp("log") / "e.jsonl"
-        for count, lost, junk in rounds:
-            with log(path) as events:
-                tell(events, count)
-            content = path.read_bytes()
-            path.write_bytes(content[: max(0, len(content) - lost)] + junk)
-            assert [event.sequence for event in read_events(path)] == list(range(1, len(read_events(path)) + 1))
-        before = len(read_events(path))
-        with log(path) as events:
-            tell(events)
-        numbers = [json.loads(line)["sequence"] for line in path.read_bytes().splitlines(keepends=False)]
-        assert numbers == list(range(1, before + 2))
-        assert path.read_bytes().endswith(b"}\n")
-
-    def test_a_full_disk_is_told_and_leaves_the_log_as_it_was(self, tmp_path: pathlib.Path) -> None:
-        path = tmp_path / "e.jsonl"
-        with log(path) as events:
-            tell(events)
-            before = path.read_bytes()
-            soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-            # The kernel takes the first 100 bytes of the line and refuses the rest, as on a disk that fills up.
-            resource.setrlimit(resource.RLIMIT_FSIZE, (len(before) + 100, hard))
-            try:
-                with pytest.raises(errors.JobError) as caught:
-                    tell(events)
-            finally:
-                resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-            assert caught.value.error_class is errors.ErrorClass.ENVIRONMENT
-            assert path.read_bytes() == before
-            tell(events)
-        assert [event.sequence for event in read_events(path)] == [1, 2]
-
-    def test_several_processes_share_one_numbering(self, tmp_path: pathlib.Path) -> None:
-        path = tmp_path / "e.jsonl"
-        context = multiprocessing.get_context("fork")
-        writers = [context.Process(target=_tell_from_a_process, args=(path, 8)) for dummy in range(2)]
-        for writer in writers:
-            writer.start()
-        for writer in writers:
-            writer.join(60)
-        assert [event.sequence for event in read_events(path)] == list(range(1, 17))
-
-    def test_a_gap_is_no_crash_and_is_told(self, tmp_path: pathlib.Path) -> None:
-        path = tmp_path / "e.jsonl"
-        with log(path) as events:
-            tell(events, 3)
-        lines = path.read_bytes().splitlines(keepends=True)
-        path.write_bytes(lines[0] + lines[2])
-        with pytest.raises(errors.JobError) as caught:
-            log(path)
-        assert caught.value.reason == "EventLogDamaged"
-
-    def test_a_folder_that_is_not_there_is_told(self, tmp_path: pathlib.Path) -> None:
-        with pytest.raises(errors.JobError) as caught:
-            log(tmp_path / "none" / "e.jsonl")
-        assert caught.value.reason == "EventLogUnusable"
-        assert read_events(tmp_path / "none") == []
+            assert document["sequence"] == number
+        assert [event.line().encode() for event in queue.events("web01")] == lines
+        assert json.loads(lines[-1])["data"]["to"] == "CANCELLED"
 
 
 class TestWithoutThirdParties:
@@ -853,7 +774,7 @@ class Hidden:
         if name.partition(".")[0] in ("pydantic", "pydantic_core", "yaml", "jsonschema"):
             raise ImportError(name)
 sys.meta_path.insert(0, Hidden())
-for name in {[*modules, EventLog.__module__]!r}:
+for name in {modules!r}:
     importlib.import_module(name)
 try:
     sys.modules[{validation.__name__!r}].parse_job({{}})

@@ -17,8 +17,8 @@ from ..protocol import fields, lifecycle, models, status
 from ..protocol.errors import JobError
 from ..protocol.fields import timestamp
 from ..protocol.lifecycle import Actor, Phase
+from ..protocol.reports import EVENT_TYPE_PREFIX
 from ..scheduling.matching import Demand
-from ..telemetry.events import EVENT_TYPE_PREFIX, event_line
 from .host import Instant, ProcessId, now
 
 _EVENT_SOURCE = "/hyper2kvm/local"
@@ -140,7 +140,7 @@ class Record:
             epoch=self.epoch,
             data=data,
         )
-        self._events.append(event_line(event).decode().rstrip("\n"))
+        self._events.append(event.line())
 
     def turn(self, status: models.JobStatus, why: str, **data: t.Any) -> None:
         """Take over a status that :mod:`..protocol.status` made, announce a change of phase, and forget a lost hold."""

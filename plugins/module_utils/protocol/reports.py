@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import enum
+import json
 import typing as t
 
 from . import _pydantic as p
@@ -276,6 +277,9 @@ class Heartbeat(Report):
     """Free space for targets, in bytes."""
 
 
+EVENT_TYPE_PREFIX = "io.hyper2kvm.job."
+
+
 class EventKind(str, enum.Enum):
     """What an event tells: the last word of its type. A reader skips kinds that it does not know."""
 
@@ -318,3 +322,7 @@ class Event(Report):
     """Of the claim under which it happened; 0: before the first (extension attribute, Integer)."""
     data: dict[str, t.Any] = p.Field(default_factory=dict)
     """Details, by the kind of event."""
+
+    def line(self) -> str:
+        """Return the event as a line of a JSON Lines file, without its line feed."""
+        return json.dumps(self.to_document(), ensure_ascii=False, separators=(",", ":"), allow_nan=False)
