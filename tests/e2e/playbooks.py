@@ -28,6 +28,7 @@ sys.exit(pretended_engine.main())
 
 def install(folder: pathlib.Path) -> pathlib.Path:
     """Build the collection's tarball and install it; where to."""
+    folder.mkdir(exist_ok=True)
     galaxy = [str(_BIN / "ansible-galaxy"), "collection"]
     _run([*galaxy, "build", "--output-path", folder, REPOSITORY])
     (tarball,) = folder.glob("*.tar.gz")
@@ -44,10 +45,10 @@ def pretend(collections: pathlib.Path) -> None:
 
 
 def _run(command: t.Sequence[str | pathlib.Path]) -> None:
-    subprocess.run(command, check=True, capture_output=True, cwd="/", env=_environment())
+    subprocess.run(command, check=True, capture_output=True, cwd="/", env=environment())
 
 
-def _environment(**variables: str) -> dict[str, str]:
+def environment(**variables: str) -> dict[str, str]:
     """The environment without what this user has set for Ansible."""
     return {**{key: value for key, value in os.environ.items() if not key.startswith("ANSIBLE_")}, **variables}
 
@@ -100,7 +101,7 @@ class Inventory:
         command = [str(_BIN / "ansible-playbook"), "-i", str(path), str(playbook), *arguments]
         done = subprocess.run(
             [*command, "-e", json.dumps(extra)],
-            env=_environment(
+            env=environment(
                 ANSIBLE_COLLECTIONS_PATH=str(self.collections), ANSIBLE_SHOW_CUSTOM_STATS="true", LC_ALL="C.UTF-8"
             ),
             cwd=self.folder,

@@ -1,0 +1,58 @@
+# Copyright: (c) 2026, hyper2kvm contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""The modules that work without a job, from the installed collection, on a real guest."""
+
+from __future__ import annotations
+
+import json
+import os
+import pathlib
+import subprocess
+import sys
+
+from tests.e2e.migration import GUESTS, ConversionHost, sha256
+from tests.e2e.playbooks import environment, install
+from tests.guests import build
+
+
+def test_every_module_does_what_it_says_and_leaves_nothing(host: ConversionHost, tmp_path: pathlib.Path) -> None:
+    collections = install(tmp_path / "installed")
+    ova = host.add(build("tiny", GUESTS) / "tiny.ova", "vm.ova")
+    before = sha256(ova)
+    roots = {"input_root": str(host.input), "output_root": str(host.output)}
+    done = subprocess.run(
+        [
+            pathlib.Path(sys.executable).parent / "ansible-playbook",
+            *("-e", json.dumps({"roots": roots})),
+            pathlib.Path(__file__).with_name("modules.yml"),
+        ],
+        env=environment(ANSIBLE_COLLECTIONS_PATH=str(collections)),
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=1500,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert sha256(ova) == before
+    assert leftovers(tmp_path) == []
+    assert os.listdir(host.output / ".hyper2kvm/attachments") == []
+
+
+def leftovers(folder: pathlib.Path) -> list[str]:
+    """Mounts, loop devices and processes that have to do with files below ``folder``."""
+    told = [
+        *pathlib.Path("/proc/self/mountinfo").read_text(encoding="utf-8").splitlines(),
+        *(_read(path) for path in pathlib.Path("/sys/block").glob("loop*/loop/backing_file")),
+        *(_read(path) for path in pathlib.Path("/proc").glob("[0-9]*/cmdline")),
+    ]
+    return [line for line in told if f"{folder}/" in line]
+
+
+def _read(path: pathlib.Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return ""
