@@ -17,8 +17,11 @@ description:
 extends_documentation_fragment:
   - hyper2kvm.core.attributes
   - hyper2kvm.core.attributes.info
+  - hyper2kvm.core.roots
+  - hyper2kvm.core.roots.queue
   - hyper2kvm.core.job
 notes:
+  - Folders and backend are options because C(module_defaults) gives them to all modules; nothing is looked for there.
   - The document is not handed in; M(hyper2kvm.core.migration_job) does that, and checks it as well.
 seealso:
   - module: hyper2kvm.core.migration_job
@@ -68,7 +71,7 @@ from ansible_collections.hyper2kvm.core.plugins.module_utils.ansible_support.mod
 
 def main() -> None:
     module = AnsibleModule(
-        argument_spec=arguments.JOB,
+        argument_spec={**arguments.ROOTS, **arguments.QUEUE, **arguments.JOB},
         mutually_exclusive=arguments.JOB_EXCLUSIONS,
         required_one_of=[("name", "definition")],
         supports_check_mode=True,
