@@ -116,12 +116,11 @@ class ProcessId:
     """Of the ``/proc`` in which ``pid`` counts."""
 
     @classmethod
-    def current(cls, namespace: int | None = None) -> ProcessId:
-        """Return this process as ``/proc`` shows it; ``namespace`` is that of ``/proc`` where it is not our own."""
-        pid = int(os.readlink("/proc/self"))
+    def of(cls, pid: int) -> ProcessId:
+        """Return the process of that PID, which must be a child of ours, or this process itself."""
         process = look_at(pid)
         assert process is not None
-        return cls(pid, process.started, boot_id(), pid_namespace() if namespace is None else namespace)
+        return cls(pid, process.started, boot_id(), pid_namespace())
 
     def alive(self) -> bool | None:
         """Whether the process still runs; None where this cannot be told from here (another PID namespace)."""

@@ -54,7 +54,7 @@ class LocalWorkerSide(Store):
                     registration.name,
                     json.dumps(registration.to_document()),
                     roots,
-                    ProcessId.current().dump(),
+                    ProcessId.of(os.getpid()).dump(),
                     lease_seconds,
                     Instant.after(lease_seconds).dump(),
                 ),

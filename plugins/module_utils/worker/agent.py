@@ -20,7 +20,7 @@ import signal
 import time
 import types
 
-from ..backends.base import Fenced, Order
+from ..backends.base import Fenced, Hold, Order
 from ..backends.host import boot_id, boottime, now
 from ..backends.local import LocalBackend
 from ..protocol import errors, models
@@ -61,12 +61,12 @@ class _Running:
 
     def signal(self, number: int) -> None:
         if self.code is None:
-            os.kill(self.child.pid, number)
+            os.kill(self.child.process.pid, number)
 
     def ended(self) -> bool:
         """Whether the process, and with it all its descendants, has ended."""
         if self.code is None:
-            pid, status = os.waitpid(self.child.pid, os.WNOHANG)
+            pid, status = os.waitpid(self.child.process.pid, os.WNOHANG)
             if pid:
                 self.code = os.waitstatus_to_exitcode(status)
         return self.code is not None
@@ -93,7 +93,6 @@ class Agent:
         self._next_sweep = 0.0
         self._seen_version = -1
         self._busy_since = time.monotonic()
-        self._life = os.pipe()
         self._wake = os.pipe()
         self.failed_jobs = 0
         """How many jobs ended FAILED in this worker's hands."""
@@ -118,6 +117,9 @@ class Agent:
                     # It is out of reach: the lease decides what becomes of the running jobs.
                     log.warning("%s", error)
                     self._evict()
+                except Fenced:
+                    # We were silent for so long (stopped, suspended) that others have struck us off.
+                    self._register()
                 if self._finished():
                     break
                 select.select([self._wake[0]], [], [], _TURN_SECONDS)
@@ -222,11 +224,7 @@ class Agent:
             free_scratch_bytes=shutil.disk_usage(self._config.roots.scratch).free,
             free_output_bytes=shutil.disk_usage(self._config.roots.output).free,
         )
-        try:
-            self._backend.heartbeat(beat)
-        except Fenced:
-            # We were silent for so long (stopped, suspended) that others have struck us off.
-            self._register()
+        self._backend.heartbeat(beat)
         self._renewed = began
         self._next_beat = began + self._config.lease_seconds / _BEATS
 
@@ -265,8 +263,20 @@ class Agent:
         log.info("job %s: attempt %d", job.metadata.name, job.status.epoch)
         # A connection to SQLite must not cross a fork.
         self._backend.close()
-        child = job_process.start(job, self._config, self._pipeline, self._life)
+        try:
+            child = job_process.start(job, self._config, self._pipeline)
+        except OSError as error:
+            hold = Hold(job.metadata.uid or "", job.status.epoch)
+            problem = errors.transient("NoProcess", f"No process can be made for the job: {error.strerror}.")
+            self._backend.fail(hold, problem)
+            return
         self._running[child.hold.uid] = _Running(child)
+        try:
+            self._backend.started(child.hold, child.process)
+        except BaseException:
+            child.abandon()
+            raise
+        child.begin()
 
     def _stop(self, running: _Running, order: Order) -> None:
         if running.order is not None:
@@ -292,7 +302,7 @@ class Agent:
                     self._backend.release(running.child.hold, "the worker could not keep its hold on the job")
                 self._clear(running.child)
             else:
-                log.error("job %s: its process %d cannot be killed", running.child.name, running.child.pid)
+                log.error("job %s: its process %d cannot be killed", running.child.name, running.child.process.pid)
 
     def _settle_ended(self) -> None:
         for uid, running in list(self._running.items()):

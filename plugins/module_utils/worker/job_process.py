@@ -26,9 +26,11 @@ from ..protocol.errors import ErrorClass, JobError
 from . import kernel, workdirs
 from .config import Config
 from .context import Reporter, Roots, Stopped
-from .reporter import EXIT_FENCED, EXIT_STOPPED, EXIT_UNREPORTED, QueueReporter
+from .reporter import EXIT_STOPPED, EXIT_UNREPORTED, QueueReporter
 
 log = logging.getLogger(__name__)
+
+_GO = b"g"
 
 Pipeline = t.Callable[[models.MigrationJob, Roots, Reporter, pathlib.Path], models.JobResult]
 
@@ -39,15 +41,24 @@ class Child:
 
     name: str
     hold: Hold
-    pid: int
-    """In the agent's PID namespace."""
+    process: ProcessId
     workdir: pathlib.Path
+    _gate: int
+
+    def begin(self) -> None:
+        """Let the process begin: from now on a successor can find it in the queue, and make sure that it is dead."""
+        os.write(self._gate, _GO)
+        os.close(self._gate)
+
+    def abandon(self) -> None:
+        """Have the process end before it has begun."""
+        os.close(self._gate)
 
 
-def start(job: models.MigrationJob, config: Config, pipeline: Pipeline, life: tuple[int, int]) -> Child:
-    """Start the process of a job that this worker has just claimed.
+def start(job: models.MigrationJob, config: Config, pipeline: Pipeline) -> Child:
+    """Start the process of a job that this worker has just claimed; it waits for :meth:`Child.begin`.
 
-    The caller has closed its connection to the queue. ``life`` is a pipe whose writing end only the agent keeps open.
+    The caller has closed its connection to the queue.
 
     Raises:
         OSError: no process or namespace can be made.
@@ -56,57 +67,30 @@ def start(job: models.MigrationJob, config: Config, pipeline: Pipeline, life: tu
     assert uid is not None
     hold = Hold(uid, job.status.epoch)
     workdir = workdirs.path(config.roots.scratch, job.metadata.name, uid)
-    namespace = os.stat("/proc/self/ns/pid").st_ino
+    waiting, gate = os.pipe()
     pid = kernel.fork_into_pid_namespace()
     if pid == 0:
         code = EXIT_UNREPORTED
         try:
-            code = _child(job, hold, config, pipeline, workdir, life, namespace)
+            os.close(gate)
+            _isolate(job.metadata.name, waiting)
+            code = _run(job, hold, config, pipeline, workdir)
         except BaseException:
             log.exception("job %s: its process failed", job.metadata.name)
         finally:
             # Nothing that the agent set up is torn down in its copy.
             logging.shutdown()
             os._exit(code)
-    return Child(job.metadata.name, hold, pid, workdir)
+    os.close(waiting)
+    return Child(job.metadata.name, hold, ProcessId.of(pid), workdir, gate)
 
 
-def _child(
-    job: models.MigrationJob,
-    hold: Hold,
-    config: Config,
-    pipeline: Pipeline,
-    workdir: pathlib.Path,
-    life: tuple[int, int],
-    namespace: int,
-) -> int:
-    name = job.metadata.name
-    # As everybody else sees it: inside its namespace it is the first process.
-    process = ProcessId.current(namespace)
-    _isolate(name, life)
-    backend = LocalBackend(config.state_dir)
-    reporter = QueueReporter(backend, LocalBackend(config.state_dir), hold, name, config.lease_seconds)
-    signal.signal(signal.SIGTERM, lambda *dummy: reporter.stop())
-    reporter.start()
-    # From here on a successor can make sure that this process is dead before it touches the job.
-    try:
-        reporter.insist(lambda: backend.started(hold, process))
-    except Stopped:
-        return EXIT_FENCED
-    return _run(job, hold, config, pipeline, workdir, backend, reporter)
-
-
-def _isolate(name: str, life: tuple[int, int]) -> None:
+def _isolate(name: str, waiting: int) -> None:
     kernel.die_with_parent()
-    # Had the agent died before the line above, nobody would hold the pipe's other end any more.
-    os.close(life[1])
-    os.set_blocking(life[0], False)
-    try:
-        if os.read(life[0], 1) == b"":
-            os._exit(EXIT_FENCED)
-    except BlockingIOError:
-        pass
-    os.close(life[0])
+    # If the agent died before the line above, nobody holds the pipe's other end any more.
+    if os.read(waiting, 1) != _GO:
+        os._exit(EXIT_STOPPED)
+    os.close(waiting)
     os.setsid()
     kernel.own_mounts()
     kernel.name_process(f"h2k:{name}")
@@ -118,16 +102,12 @@ def _isolate(name: str, life: tuple[int, int]) -> None:
     os.close(null)
 
 
-def _run(
-    job: models.MigrationJob,
-    hold: Hold,
-    config: Config,
-    pipeline: Pipeline,
-    workdir: pathlib.Path,
-    backend: LocalBackend,
-    reporter: QueueReporter,
-) -> int:
+def _run(job: models.MigrationJob, hold: Hold, config: Config, pipeline: Pipeline, workdir: pathlib.Path) -> int:
     name = job.metadata.name
+    backend = LocalBackend(config.state_dir)
+    reporter = QueueReporter(backend, LocalBackend(config.state_dir), hold, name, config.lease_seconds)
+    signal.signal(signal.SIGTERM, lambda *args: reporter.stop())
+    reporter.start()
     error: JobError
     try:
         with workdirs.held(workdir, config.state_dir):

@@ -238,7 +238,7 @@ def test_a_claim_raises_the_epoch_and_fences_the_one_before(queue: LocalBackend)
         lambda: queue.fail(old, PROBLEM),
         lambda: queue.cancelled(old),
         lambda: queue.release(old, "late"),
-        lambda: queue.started(old, host.ProcessId.current()),
+        lambda: queue.started(old, host.ProcessId.of(os.getpid())),
         lambda: queue.lease_left(old),
     ]
     before = queue.get("web01-inspect")
