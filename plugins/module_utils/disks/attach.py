@@ -11,7 +11,6 @@ that is asked for becomes a loop device over its range of it. Partitions are nev
 from __future__ import annotations
 
 import contextlib
-import os
 import pathlib
 import shutil
 import tempfile
@@ -19,6 +18,7 @@ import typing as t
 
 from ..protocol.errors import JobError, transient
 from . import nbd
+from .file_range import sync_file
 from .loop import LoopDevice
 from .model import DiskImage, Partition
 from .qemu import blockdev, check_qcow2, file_blockdev
@@ -82,7 +82,9 @@ class _Server(t.Protocol):
 
 
 @contextlib.contextmanager
-def attach(layers: t.Mapping[str, Layer], *, writable: bool, workdir: pathlib.Path) -> t.Iterator[Attachment]:
+def attach(
+    layers: t.Mapping[str, Layer], *, writable: bool, workdir: pathlib.Path, prefer_file: bool = False
+) -> t.Iterator[Attachment]:
     """Attach the disks of a guest for as long as the context lasts.
 
     When the context is left normally, its user having unmounted everything (with ``syncfs`` checked), this makes sure
@@ -93,6 +95,7 @@ def attach(layers: t.Mapping[str, Layer], *, writable: bool, workdir: pathlib.Pa
         layers: for each disk name a qcow2 file of our own (overlay, copy), or a source's image (read-only only).
         writable: whether the qcow2 files take writes.
         workdir: an existing folder for mount points, which are gone afterwards.
+        prefer_file: show flat files rather than block devices, where both can be had.
 
     Raises:
         JobError: it cannot be attached here; or, at the end, a write may be lost: the images must not be used then.
@@ -102,7 +105,7 @@ def attach(layers: t.Mapping[str, Layer], *, writable: bool, workdir: pathlib.Pa
     folder = pathlib.Path(tempfile.mkdtemp(prefix=FOLDER_PREFIX, dir=workdir))
     try:
         options = {name: _options(layer, writable=writable) for name, layer in layers.items()}
-        server, devices = _serve(options, folder, writable=writable)
+        server, devices = _serve(options, folder, writable=writable, prefer_file=prefer_file)
         disks = {name: AttachedDisk(name, device, writable=writable) for name, device in devices.items()}
         try:
             yield Attachment(disks)
@@ -127,12 +130,14 @@ def attach(layers: t.Mapping[str, Layer], *, writable: bool, workdir: pathlib.Pa
 
 @contextlib.contextmanager
 def export_flat(image: Layer, workdir: pathlib.Path) -> t.Iterator[pathlib.Path]:
-    """Show ``image`` as one flat, read-only file or block device; holes of the image are holes of the file (FUSE).
+    """Show ``image`` as one flat, read-only file, whose holes are the image's.
+
+    Where there is no FUSE it is a block device, which has no holes: readers then read zeros.
 
     Raises:
-        JobError: see :func:`attach`.
+        JobError: it cannot be attached here.
     """
-    with attach({"disk": image}, writable=False, workdir=workdir) as attachment:
+    with attach({"disk": image}, writable=False, workdir=workdir, prefer_file=True) as attachment:
         yield attachment.disks["disk"].device
 
 
@@ -143,18 +148,32 @@ def _options(layer: Layer, *, writable: bool) -> dict[str, t.Any]:
 
 
 def _serve(
+    options: dict[str, dict[str, t.Any]], folder: pathlib.Path, *, writable: bool, prefer_file: bool
+) -> tuple[_Server, dict[str, pathlib.Path]]:
+    """Start what shows the images: kernel NBD or FUSE, the other one where the first cannot be used."""
+    ways = [_serve_by_nbd, _serve_by_fuse] if nbd.present() else [_serve_by_fuse]
+    if prefer_file:
+        ways.reverse()
+    for way in ways[:-1]:
+        with contextlib.suppress(JobError):
+            return way(options, folder, writable=writable)
+    return ways[-1](options, folder, writable=writable)
+
+
+def _serve_by_nbd(
+    options: dict[str, dict[str, t.Any]], _folder: pathlib.Path, *, writable: bool
+) -> tuple[_Server, dict[str, pathlib.Path]]:
+    server = nbd.NbdServer()
+    try:
+        return server, {name: server.connect(image, writable=writable) for name, image in options.items()}
+    except BaseException:
+        server.kill()
+        raise
+
+
+def _serve_by_fuse(
     options: dict[str, dict[str, t.Any]], folder: pathlib.Path, *, writable: bool
 ) -> tuple[_Server, dict[str, pathlib.Path]]:
-    if nbd.present():
-        server = nbd.NbdServer()
-        try:
-            return server, {name: server.connect(o, writable=writable) for name, o in options.items()}
-        except JobError:
-            # Present but not usable (container without the device nodes, all devices taken): FUSE does as well.
-            server.kill()
-        except BaseException:
-            server.kill()
-            raise
     daemon = StorageDaemon()
     try:
         devices = {}
@@ -176,10 +195,6 @@ def _abandon(disks: dict[str, AttachedDisk], server: _Server) -> None:
 
 def _sync(path: pathlib.Path) -> None:
     try:
-        descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+        sync_file(path)
     except OSError as error:
         raise transient("LostWrites", f"Writing {path} out failed: {error.strerror}.", "Check the storage.") from error

@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import pathlib
 import selectors
@@ -124,6 +125,8 @@ def run_command(
         child.stdout.close()
         child.stderr.close()
     if child.returncode not in accept:
+        if os.strerror(errno.ENOSPC).encode() in kept[child.stderr]:
+            raise environment("NoSpace", f"{what} failed: the disk is full.", "Make room, then run the job again.")
         raise failure("CommandFailed", f"{what} failed: {last_lines(kept[child.stderr])} (status {child.returncode}).")
     return bytes(kept[child.stdout])
 

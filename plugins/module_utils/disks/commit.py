@@ -6,9 +6,9 @@
 
 from __future__ import annotations
 
-import os
 import pathlib
 
+from .file_range import sync_file
 from .qemu import check_qcow2, file_blockdev, json_name, run_img
 
 #: For the few megabytes of an overlay, on slow storage. Seconds.
@@ -32,8 +32,4 @@ def commit_overlay(overlay: pathlib.Path, copy: pathlib.Path, copy_format: str) 
     run_img(["commit", "-q", "-d", "-f", "qcow2", overlay], timeout=_TIMEOUT)
     if copy_format == "qcow2":
         check_qcow2(copy)
-    descriptor = os.open(copy, os.O_RDWR | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    sync_file(copy)

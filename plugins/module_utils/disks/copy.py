@@ -14,7 +14,7 @@ import typing as t
 from ..protocol.models import Allocation, Compression, TargetFormat
 from .attach import export_flat
 from .blockmap import BlockMap, RawMap, native_map
-from .file_range import FileRange
+from .file_range import FileRange, sync_file
 from .manifest import check_range
 from .model import DiskImage
 from .qemu import blockdev, json_name, run_img
@@ -168,14 +168,12 @@ def _by_qemu(
         args += ["-o", "preallocation=falloc"]
     if bandwidth is not None:
         args += ["-r", str(bandwidth)]
-    # qemu-img's default cache mode never syncs; this one does, at its end.
-    args += ["-t", "writeback"]
     run_img(
         [*args, json_name(blockdev(image)), target],
         progress=lambda percent: progress(int(total * (0.5 + percent / 200)), total),
         cancelled=cancelled,
         timeout=_TIMEOUT,
     )
-    with FileRange(target) as file:
-        written = file.length
-    return CopyResult(result.bytes_read, written, result.digest, image.virtual_size)
+    sync_file(target)
+    sync_file(target.parent)
+    return CopyResult(result.bytes_read, target.stat().st_size, result.digest, image.virtual_size)

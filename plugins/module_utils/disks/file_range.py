@@ -92,3 +92,16 @@ def truncated(path: pathlib.Path) -> JobError:
     return invalid(
         "Truncated", f"{path.name} is truncated: its own tables name data beyond its end.", "Export or upload it again."
     )
+
+
+def sync_file(path: pathlib.Path) -> None:
+    """Return when the file or folder ``path`` is on the disk.
+
+    Raises:
+        OSError: it is not there, or could not be written.
+    """
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -21,6 +21,7 @@ import types
 import typing as t
 
 from .blockmap import BLOCK
+from .file_range import sync_file
 from .qcow2 import FLAG_COPIED, MAGIC
 from .scan import Written
 
@@ -43,6 +44,7 @@ class _File:
     def __init__(self, path: pathlib.Path) -> None:
         flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW
         self._descriptor = os.open(path, flags, 0o600)
+        self._folder = path.parent
         self._changed = threading.Condition()
         self._unsynced = 0
         self._ending = False
@@ -83,6 +85,7 @@ class _File:
         if self._sync_error is not None:
             raise self._sync_error
         os.fsync(self._descriptor)
+        sync_file(self._folder)
 
     def close(self) -> None:
         """Close the file, as far as it is."""
