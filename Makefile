@@ -40,8 +40,8 @@ demo: setup ## Build a VMware-style Debian guest (once) and migrate it
 test: setup lint sanity unit e2e ## Pass all tests
 
 lint: setup ## Formatting, types, documentation, import arrows
-	black --check --quiet plugins tests bench
-	ruff check --quiet plugins tests bench
+	black --check plugins tests bench
+	ruff check plugins tests bench
 	mypy -p ansible_collections.hyper2kvm.core.plugins.module_utils
 	mypy plugins/modules plugins/action plugins/filter plugins/plugin_utils
 	PYTHONPATH=.collections lint-imports --no-cache

@@ -57,7 +57,9 @@ def copy_ratios(ova: pathlib.Path, folder: pathlib.Path, rounds: int) -> Ratios:
         rest = _timed(lambda: _finish(ours, overlay, folder))
         copies.append((copy[0] / theirs[0], copy[1] / theirs[1]))
         wholes.append(((copy[0] + rest[0]) / theirs[0], (copy[1] + rest[1]) / theirs[1]))
-        shown = ", ".join(f"{n} {w:.2f} s ({p:.2f})" for n, (w, p) in {"qemu-img": theirs, "copy": copy, "rest": rest}.items())
+        shown = ", ".join(
+            f"{n} {w:.2f} s ({p:.2f})" for n, (w, p) in {"qemu-img": theirs, "copy": copy, "rest": rest}.items()
+        )
         print(f"  round {number + 1}: wall (processor): {shown}")
     return Ratios(*(statistics.median(r[i] for r in ratios) for ratios in (copies, wholes) for i in (0, 1)))
 
