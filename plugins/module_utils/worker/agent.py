@@ -197,7 +197,12 @@ class Agent:
         """Obey orders, take over what others lost, keep the queue in order, and claim."""
         holds = [running.child.hold for running in self._running.values()]
         for uid, order in self._backend.orders(self._name, holds).items():
-            self._stop(self._running[uid], order)
+            running = self._running[uid]
+            if order is Order.FENCED and self._is_over(uid):
+                # It has written its own end, and is about to leave.
+                running.kill_at = running.kill_at or time.monotonic() + _GRACE_SECONDS
+            else:
+                self._stop(running, order)
         self._take_over()
         self._backend.maintain()
         if time.monotonic() >= self._next_sweep:
