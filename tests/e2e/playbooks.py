@@ -81,11 +81,19 @@ class Inventory:
         self.groups: dict[str, dict[str, dict[str, t.Any]]] = {}
         (folder / "input").mkdir()
 
-    def add(self, *hosts: str, group: str = "vms", fail: str = "", seconds: float = 0.05, **variables: t.Any) -> None:
-        """Add VMs; ``fail`` is the reason for which their jobs fail."""
+    def add(
+        self,
+        *hosts: str,
+        group: str = "vms",
+        fail: str = "",
+        seconds: float = 0.05,
+        among: int = 0,
+        **variables: t.Any,
+    ) -> None:
+        """Add VMs whose jobs do what :mod:`.pretended_engine` says."""
         for host in hosts:
             (self.folder / f"input/{host}.raw").write_bytes(host.encode().ljust(1 << 16, b"\0"))
-            annotations = {"seconds": str(seconds), **({"fail": fail} if fail else {})}
+            annotations = {"seconds": str(seconds), "among": str(among), **({"fail": fail} if fail else {})}
             self.groups.setdefault(group, {})[host] = {
                 "hyper2kvm_source_path": f"{host}.raw",
                 "hyper2kvm_annotations": annotations,

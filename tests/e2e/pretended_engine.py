@@ -4,7 +4,8 @@
 
 """An engine that only pretends, for tests of what is above it: playbooks, modules, queue and worker are real.
 
-What becomes of a job is said in its annotations: ``seconds`` (of each stage), ``fail`` (the reason, at ``rehearse``).
+What becomes of a job is said in its annotations: ``seconds`` (of each stage), ``fail`` (the reason, at ``rehearse``),
+``among`` (it goes on only when there are so many jobs).
 Every begin and end is a line ``<job> <begin|end>`` in ``<output>/.trace``.
 """
 
@@ -65,6 +66,10 @@ class _Attempt:
         return self.publish()
 
     def work(self, stage: str) -> None:
+        while len(list(self.roots.output.glob(".hyper2kvm/events/*.jsonl"))) < int(self.wanted.get("among", "0")):
+            if self.reporter.cancelled():
+                raise Stopped
+            time.sleep(0.02)
         end = time.monotonic() + float(self.wanted.get("seconds", "0.05"))
         while time.monotonic() < end:
             if self.reporter.cancelled():

@@ -72,7 +72,7 @@ def test_a_second_run_changes_nothing_and_says_so(inventory: Inventory) -> None:
 
 
 def test_parallelism_is_the_workers_slots_and_not_forks(inventory: Inventory) -> None:
-    inventory.add(*(f"vm{i}" for i in range(8)), seconds=2.5)
+    inventory.add(*(f"vm{i}" for i in range(8)), seconds=4, among=8)
     played = inventory.play(MIGRATE, "--forks", "2", hyper2kvm_slots=4, hyper2kvm_progress_interval=1)
     assert played.status == 0, played.output
     assert inventory.most_at_once() == 4
