@@ -139,7 +139,7 @@ class Attachments:
                     record = dataclasses.replace(
                         record,
                         expires_at=timestamp(expires),
-                        process=ProcessId.current().dump(),
+                        process=ProcessId.of(os.getpid()).dump(),
                         result=result,
                     )
                     write_durably(folder / _RECORD, json.dumps(dataclasses.asdict(record)).encode())

@@ -4,6 +4,8 @@
 
 """Work on disks and guests that a module does by itself, without a job or a queue."""
 
+# False alarm: contextlib throws into the generator, so that the inner context ends.
+# pylint: disable=contextmanager-generator-missing-cleanup, used-before-assignment
 from __future__ import annotations
 
 import contextlib

@@ -4,6 +4,8 @@
 
 """The local queue's file: one SQLite database in WAL mode, shared by all processes of one host."""
 
+# False alarm: contextlib throws into the generator, so that the inner context ends.
+# pylint: disable=contextmanager-generator-missing-cleanup
 from __future__ import annotations
 
 import collections.abc as c

@@ -119,7 +119,8 @@ class ProcessId:
     def of(cls, pid: int) -> ProcessId:
         """Return the process of that PID, which must be a child of ours, or this process itself."""
         process = look_at(pid)
-        assert process is not None
+        if process is None:
+            raise AssertionError("process is not None")
         return cls(pid, process.started, boot_id(), pid_namespace())
 
     def alive(self) -> bool | None:

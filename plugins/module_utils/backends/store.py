@@ -4,6 +4,8 @@
 
 """Transactions over the local queue: records in, records and event files out."""
 
+# False alarm: contextlib throws into the generator, so that the inner context ends.
+# pylint: disable=contextmanager-generator-missing-cleanup
 from __future__ import annotations
 
 import collections.abc as c

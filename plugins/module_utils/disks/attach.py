@@ -8,6 +8,8 @@ Each disk becomes one flat file (a FUSE export of QEMU's storage daemon) or bloc
 that is asked for becomes a loop device over its range of it. Partitions are never scanned for by the kernel.
 """
 
+# False alarm: contextlib throws into the generator, so that the inner context ends.
+# pylint: disable=contextmanager-generator-missing-cleanup
 from __future__ import annotations
 
 import contextlib
@@ -123,7 +125,8 @@ def attach(
         shutil.rmtree(folder, ignore_errors=True)
     if writable:
         for layer in layers.values():
-            assert isinstance(layer, pathlib.Path)
+            if not isinstance(layer, pathlib.Path):
+                raise AssertionError("isinstance(layer, pathlib.Path)")
             check_qcow2(layer)
             _sync(layer)
 

@@ -93,7 +93,8 @@ def run_command(
         )
     except OSError as error:
         raise environment("CannotRun", f"{what} failed: {args[0]} cannot be started ({error.strerror}).") from error
-    assert child.stdout is not None and child.stderr is not None
+    if not (child.stdout is not None and child.stderr is not None):
+        raise AssertionError("child.stdout is not None and child.stderr is not None")
     kept: dict[t.IO[bytes], bytearray] = {child.stdout: bytearray(), child.stderr: bytearray()}
     deadline = time.monotonic() + timeout
     try:

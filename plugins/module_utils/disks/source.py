@@ -304,7 +304,8 @@ def _check_ranges(
         total = sum(file.length for file in files)
         before = 0
         for file, (_path, _offset, _length, digest) in zip(files, ranges, strict=True):
-            assert digest is not None
+            if digest is None:
+                raise AssertionError("digest is not None")
             check_range(
                 file,
                 digest,

@@ -147,7 +147,8 @@ class StorageDaemon:
         Raises:
             JobError: class ``transient``, the command failed or the daemon is gone.
         """
-        assert self._process.stdin is not None
+        if self._process.stdin is None:
+            raise AssertionError("self._process.stdin is not None")
         message = {"execute": name, "arguments": arguments}
         try:
             self._process.stdin.write(json.dumps(message).encode() + b"\n")
@@ -170,7 +171,8 @@ class StorageDaemon:
             self._events.append(self._receive())
 
     def _receive(self) -> dict[str, t.Any]:
-        assert self._process.stdout is not None
+        if self._process.stdout is None:
+            raise AssertionError("self._process.stdout is not None")
         deadline = time.monotonic() + _TIMEOUT
         while b"\n" not in self._buffer:
             ready, _write, _error = select.select([self._process.stdout], [], [], max(0.0, deadline - time.monotonic()))

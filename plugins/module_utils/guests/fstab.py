@@ -52,7 +52,8 @@ def replace_specs(text: str, specs: dict[int, str]) -> str:
     lines = text.split("\n")
     for index, spec in specs.items():
         match = _FIELDS.match(lines[index])
-        assert match is not None
+        if match is None:
+            raise AssertionError("match is not None")
         lines[index] = match[1] + spec + lines[index][match.end(2) :]
     return "\n".join(lines)
 

@@ -12,6 +12,8 @@ What pydantic gives is brought into one plain form, whatever pydantic's version:
 between fields that a schema can express. What it cannot (no file twice among the disks, …) :mod:`.validation` checks.
 """
 
+# This is a command of its own, not a module: it prints, and it exits.
+# pylint: disable=ansible-bad-function
 from __future__ import annotations
 
 import argparse
@@ -141,11 +143,13 @@ def member_docs(kind: type[enum.Enum]) -> dict[str, str]:
     """Return the docstrings of an enumeration's members, by their value; empty where one has none."""
     found = {member.value: "" for member in kind}
     (definition,) = ast.parse(textwrap.dedent(inspect.getsource(kind))).body
-    assert isinstance(definition, ast.ClassDef)
+    if not isinstance(definition, ast.ClassDef):
+        raise AssertionError("isinstance(definition, ast.ClassDef)")
     for statement, after in zip(definition.body, definition.body[1:], strict=False):
         if isinstance(statement, ast.Assign) and isinstance(after, ast.Expr):
             (target,) = statement.targets
-            assert isinstance(target, ast.Name) and isinstance(after.value, ast.Constant)
+            if not (isinstance(target, ast.Name) and isinstance(after.value, ast.Constant)):
+                raise AssertionError("isinstance(target, ast.Name) and isinstance(after.value, ast.Constant)")
             found[kind[target.id].value] = plain_text(str(after.value.value))
     return found
 

@@ -4,6 +4,8 @@
 
 """``python -m ansible_collections.hyper2kvm.core.plugins.module_utils.worker``: see :mod:`.cli`."""
 
+# This is a command of its own, not a module: it prints, and it exits.
+# pylint: disable=ansible-bad-function
 from __future__ import annotations
 
 import sys

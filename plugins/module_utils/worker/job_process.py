@@ -64,7 +64,8 @@ def start(job: models.MigrationJob, config: Config, pipeline: Pipeline) -> Child
         OSError: no process or namespace can be made.
     """
     uid = job.metadata.uid
-    assert uid is not None
+    if uid is None:
+        raise AssertionError("uid is not None")
     hold = Hold(uid, job.status.epoch)
     workdir = workdirs.path(config.roots.scratch, job.metadata.name, uid)
     waiting, gate = os.pipe()

@@ -48,7 +48,8 @@ class Additions:
     def relink(self, name: str, target: str) -> None:
         """Let an existing link lead to another target."""
         path = self.current.locate(name)
-        assert path is not None and self.current.nodes[path].type == stat.S_IFLNK, name
+        if not (path is not None and self.current.nodes[path].type == stat.S_IFLNK):
+            raise AssertionError(name)
         self._emit(cpio.symlink(path, target))
 
     def _destination(self, name: str) -> str:
@@ -99,10 +100,14 @@ class Additions:
         for entry in cpio.read_entries(cpio.MemoryStream(data), lambda name, size: True):
             if entry.name != cpio.TRAILER:
                 after.unpack(entry)
-        assert after.lost == self._before.lost, after.lost
+        if after.lost != self._before.lost:
+            raise AssertionError(after.lost)
         for path, node in self._before.nodes.items():
             now = after.nodes[path]
-            assert now.type == node.type, f"{path} would change its type"
-            assert path in self._written or (now.mode, now.size, now.data) == (node.mode, node.size, node.data), path
-        assert after.nodes.keys() - self._before.nodes.keys() <= self._written
+            if now.type != node.type:
+                raise AssertionError(f"{path} would change its type")
+            if not (path in self._written or (now.mode, now.size, now.data) == (node.mode, node.size, node.data)):
+                raise AssertionError(path)
+        if not (after.nodes.keys() - self._before.nodes.keys() <= self._written):
+            raise AssertionError("after.nodes.keys() - self._before.nodes.keys() <= self._written")
         return data

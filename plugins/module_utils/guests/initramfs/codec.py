@@ -227,7 +227,8 @@ class _ByProgram(_Inflated):
         return self._end
 
     def _run(self) -> t.Iterator[bytes]:
-        assert self._child.stdout is not None and self._child.stderr is not None
+        if not (self._child.stdout is not None and self._child.stderr is not None):
+            raise AssertionError("self._child.stdout is not None and self._child.stderr is not None")
         pipe = self._child.stdout.fileno()
         while chunk := os.read(pipe, _CHUNK):
             yield chunk
@@ -251,7 +252,8 @@ def _start(command: t.Sequence[str], stdin: int) -> subprocess.Popen[bytes]:
         )
     except FileNotFoundError:
         raise environment("ProgramMissing", f"The program {command[0]} is not installed on this worker.") from None
-    assert child.stdout is not None
+    if child.stdout is None:
+        raise AssertionError("child.stdout is not None")
     with contextlib.suppress(OSError):  # an unprivileged user may be over the pipes' quota
         fcntl.fcntl(child.stdout.fileno(), fcntl.F_SETPIPE_SZ, _PIPE)
     return child

@@ -144,7 +144,8 @@ def write_archive(entries: t.Iterable[Entry]) -> bytes:
     parts: list[bytes] = []
     inode = 0
     for inode, entry in enumerate(entries, 1):
-        assert entry.data is not None, entry.name
+        if entry.data is None:
+            raise AssertionError(entry.name)
         parts += _pack(entry.name, entry.mode, entry.nlink, inode, entry.data)
     parts += _pack(TRAILER, 0, 1, inode + 1, b"")
     return b"".join(parts)

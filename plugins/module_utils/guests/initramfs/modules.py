@@ -52,7 +52,8 @@ def module_name(path: str) -> str | None:
 def suffix(path: str) -> str:
     """``.ko``, ``.ko.gz``, ``.ko.xz`` or ``.ko.zst``."""
     match = _FILE.fullmatch(path)
-    assert match is not None, path
+    if match is None:
+        raise AssertionError(path)
     return match["suffix"]
 
 

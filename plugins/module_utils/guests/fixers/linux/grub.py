@@ -81,7 +81,8 @@ class GrubFixer:
 
 def _root_name(guest: GuestFacts) -> str | None:
     """A name of the root: a kernel without initramfs knows PARTUUID only (kernel: name_to_dev_t)."""
-    assert guest.root is not None
+    if guest.root is None:
+        raise AssertionError("guest.root is not None")
     if guest.kernels and not any(kernel.initramfs for kernel in guest.kernels) and guest.root.partition.partuuid:
         return f"PARTUUID={guest.root.partition.partuuid}"
     return stable_name(guest.root)
