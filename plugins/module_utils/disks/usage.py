@@ -10,6 +10,7 @@ import contextlib
 import fcntl
 import os
 import pathlib
+import signal
 import struct
 
 # QEMU's image locks (block/file-posix.c): who may write holds a lock on byte 100 + 1, who may resize on 100 + 3.
@@ -41,6 +42,8 @@ def writer_of(path: pathlib.Path) -> str | None:
 def _is_open_for_writing(descriptor: int) -> bool:
     """Whether anybody can write to the file: the kernel gives a read lease on files without writers only (fcntl(2))."""
     try:
+        # Whoever opens it for writing in this very moment has the kernel tell us, by default with a signal that kills.
+        fcntl.fcntl(descriptor, fcntl.F_SETSIG, signal.SIGURG)
         fcntl.fcntl(descriptor, fcntl.F_SETLEASE, fcntl.F_RDLCK)
     except BlockingIOError:
         return True

@@ -242,10 +242,10 @@ def test_images_that_need_other_files_are_refused(root: pathlib.Path) -> None:
     qemu_img("create", "-q", "-f", "qcow2", "-o", f"data_file={root / 'data.raw'}", root / "external.qcow2", "1M")
     refused(root, "chain.qcow2", "backing or data file")
     refused(root, "external.qcow2", "backing or data file")
-    secret = "--object=secret,id=s,data=x"
-    qemu_img(
-        "create", "-q", secret, "-f", "qcow2", "-o", "encrypt.format=luks,encrypt.key-secret=s", root / "e.qcow2", "1M"
-    )
+    qemu_img("create", "-q", "-f", "qcow2", root / "e.qcow2", "1M")
+    with (root / "e.qcow2").open("r+b") as file:
+        file.seek(32)
+        file.write(b"\0\0\0\2")  # LUKS
     refused(root, "e.qcow2", "encrypted")
 
 
@@ -305,7 +305,7 @@ def test_a_vm_that_runs_is_seen_by_its_lock(root: pathlib.Path, monkeypatch: pyt
             user.stdout.readline()
             found = has_writer(source)
             user.stdin.close()
-        assert (found is not None) is seen
+        assert (found is not None and "QEMU" in found) is seen
     assert has_writer(source) is None
 
 
