@@ -221,6 +221,17 @@ def test_jobs_side_by_side_do_not_disturb_each_other(image: DiskImage, tmp_path:
         assert list(pool.map(job, range(4))) == [f"{number}\n" * 4 for number in range(4)]
 
 
+def test_an_attachment_that_began_later_does_not_hold_an_earlier_one(
+    image: DiskImage, overlay: pathlib.Path, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its server's mount namespace began as a copy of ours, the first guest's mount in it."""
+    monkeypatch.setattr(loop, "_RELEASE_TIMEOUT", 2.0)
+    with contextlib.ExitStack() as second:
+        with attach({"disk0": overlay}, writable=True, workdir=tmp_path) as first, mounted(first, tmp_path):
+            later = second.enter_context(attach({"disk1": image}, writable=False, workdir=tmp_path))
+        assert len(probe(later)) == 2
+
+
 def test_an_error_inside_tears_everything_down(overlay: pathlib.Path, tmp_path: pathlib.Path) -> None:
     with (
         pytest.raises(RuntimeError, match="mine"),
