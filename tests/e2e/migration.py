@@ -92,14 +92,27 @@ def sha256(path: pathlib.Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def leftovers() -> dict[str, int]:
-    """What a worker could leave on a host, counted."""
-    mounts = pathlib.Path("/proc/self/mountinfo").read_text(encoding="utf-8").count("\n")
-    loops = sum(1 for entry in pathlib.Path("/sys/block").glob("loop*/loop/backing_file"))
-    processes = 0
-    for entry in pathlib.Path("/proc").glob("[0-9]*/cmdline"):
+def leftovers(folder: pathlib.Path) -> list[str]:
+    """What a worker that worked below ``folder`` left on the host: mounts, loop devices, processes."""
+    where = str(folder)
+    found = [
+        f"mount: {line}"
+        for line in pathlib.Path("/proc/self/mountinfo").read_text(encoding="utf-8").splitlines()
+        if where in line
+    ]
+    for entry in pathlib.Path("/sys/block").glob("loop*/loop/backing_file"):
         try:
-            processes += b"qemu-" in entry.read_bytes()
+            file = entry.read_text(encoding="utf-8").strip()
         except OSError:
             continue
-    return {"mounts": mounts, "loops": loops, "qemu processes": processes}
+        if where in file:
+            found.append(f"loop device: {file}")
+    for process in pathlib.Path("/proc").glob("[0-9]*"):
+        try:
+            # Its environment names the roots, however its command line looks.
+            told = (process / "cmdline").read_bytes() + (process / "environ").read_bytes()
+        except OSError:
+            continue
+        if where.encode() in told:
+            found.append(f"process: {told[:200]!r}")
+    return found

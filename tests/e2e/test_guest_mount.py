@@ -166,6 +166,8 @@ def open_guest(tmp_path: pathlib.Path) -> t.Iterator[t.Callable[..., contextlib.
             create_overlay(layers[f"disk{index}"], DiskImage(f"disk{index}", disk, "raw", "", disk.stat().st_size))
         if overlays is not None:
             overlays += layers.values()
+        # pylint: disable=contextmanager-generator-missing-cleanup
+        # False alarm: contextlib throws into the generator, so that the inner context ends.
         with attach(layers, writable=True, workdir=work) as attachment:
             filesystems = probe(attachment)
             with mount_guest(attachment, filesystems, writable=writable, workdir=work) as guest:

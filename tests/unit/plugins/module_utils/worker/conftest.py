@@ -108,7 +108,7 @@ class Site:
         workers = {worker.pid for worker in self.workers}
         for status in pathlib.Path("/proc").glob("[0-9]*/stat"):
             with contextlib.suppress(OSError):
-                before, _, after = status.read_text().rpartition(")")
+                before, dummy, after = status.read_text().rpartition(")")
                 if before.endswith(f"({title}") and int(after.split()[1]) in workers:
                     return int(status.parent.name)
         raise AssertionError(f"no process of {name} was found")

@@ -241,8 +241,8 @@ def test_workers_that_race_and_die_lose_no_job_and_run_none_twice(site: Site) ->
     names = [f"job{number:02}" for number in range(24)]
     for name in names:
         site.submit(name, stages="a,b,c", seconds="0.02")
-    workers = [site.start("--slots", "2", ready=False) for _ in range(4)]
-    for _ in range(6):
+    workers = [site.start("--slots", "2", ready=False) for dummy in range(4)]
+    for dummy in range(6):
         done = sum(1 for one in site.queue.list() if one.status.phase is Phase.COMPLETED)
         wait_for(lambda done=done: _completed(site) > min(done + 1, len(names) - 1))
         victim = workers.pop(0)

@@ -46,7 +46,7 @@ def test_the_answers_agree_with_the_machine(found: capabilities.Found) -> None:
     for name in ("ext4", "xfs", "btrfs"):
         if name in filesystems:
             assert found[f"fs-{name}"].available, found[f"fs-{name}"].detail
-    if "vfat" not in filesystems and subprocess.run(["modinfo", "vfat"], capture_output=True).returncode:
+    if "vfat" not in filesystems and subprocess.run(["modinfo", "vfat"], capture_output=True, check=False).returncode:
         assert not found["fs-vfat"].available
         assert "vfat" in found["fs-vfat"].detail
     for name in ("qemu-img", "loop", "attach", "mtools", "partclone", "boot-test", "root"):
