@@ -63,6 +63,21 @@ def test_the_grain_directory_is_at_the_end_as_vmware_puts_it(tmp_path: pathlib.P
     assert directory * 512 < len(content) - 1024
 
 
+def test_each_grain_says_where_on_the_disk_it_belongs(tmp_path: pathlib.Path) -> None:
+    vmdk = tmp_path / "disk.vmdk"
+    write_stream_optimized(_sparse_disk(tmp_path / "disk.raw", 96 * MIB), vmdk)
+    content = vmdk.read_bytes()
+    (directory,) = struct.unpack_from("<Q", content, len(content) - 1024 + 56)
+
+    grains = 0
+    for number, table in enumerate(struct.unpack_from("<3I", content, directory * 512)):
+        for entry, sector in enumerate(struct.unpack_from("<512I", content, table * 512) if table else ()):
+            if sector:
+                assert struct.unpack_from("<Q", content, sector * 512) == ((number * 512 + entry) * 128,)
+                grains += 1
+    assert grains > 10
+
+
 def test_an_ova_has_its_description_first_and_digests_that_hold(tmp_path: pathlib.Path) -> None:
     spec = SPECS["debian12-uefi"]
     vmdk = tmp_path / "disk.vmdk"
