@@ -67,7 +67,7 @@ schemas: setup ## Write schemas/ and the specification's tables from the models
 	PYTHONPATH=.collections python -m ansible_collections.hyper2kvm.core.plugins.module_utils.protocol.schema --write
 
 bench: setup ## Print the ratios against qemu-img
-	python -m bench
+	PYTHONPATH=.collections python -m bench
 
 build: setup ## Build the collection's tarball
 	ansible-galaxy collection build --force --output-path build
