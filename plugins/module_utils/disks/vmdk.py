@@ -83,6 +83,10 @@ def parse_descriptor(text: bytes, what: str) -> Descriptor:
             setting = _SETTING.match(line)
             if setting:
                 settings[setting.group(1).lower()] = setting.group(2)
+    # Every writer gives these; without them the text was cut short, and a snapshot's parent may be what is missing.
+    missing = [name for name in ("CID", "parentCID", "createType") if name.lower() not in settings]
+    if missing:
+        raise _bad(what, f"its disk descriptor lacks {missing[0]}")
     return Descriptor(
         create_type=settings.get("createtype", ""),
         extents=tuple(extents),
@@ -100,6 +104,7 @@ class _Header:
     descriptor_size: int
     gtes_per_gt: int
     gd_offset: int
+    overhead: int
     algorithm: int
 
 
@@ -127,6 +132,8 @@ class SparseExtent:
         self.compressed = bool(head.flags & _FLAG_COMPRESSED)
         self._zeroed_grains = bool(head.flags & _FLAG_ZEROED_GRAINS)
         _check_header(head, what)
+        if head.overhead * SECTOR > file.length:
+            raise truncated(file.path)
         self._grains = -(-head.capacity // head.grain_size)
         self._gtes_per_gt = head.gtes_per_gt
         tables = -(-self._grains // head.gtes_per_gt)
@@ -196,7 +203,7 @@ def _read_header(data: bytes, what: str) -> _Header:
     fields = _HEADER.unpack_from(data)
     if fields[0] != MAGIC:
         raise _bad(what, "it does not begin as a VMDK")
-    return _Header(fields[1], fields[2], fields[3], fields[4], fields[5], fields[6], fields[7], fields[9], fields[16])
+    return _Header(*fields[1:8], *fields[9:11], fields[16])
 
 
 def _check_header(head: _Header, what: str) -> None:

@@ -31,6 +31,12 @@ def identical(left: pathlib.Path, left_format: str, right: pathlib.Path, right_f
     return subprocess.run(command, check=False).returncode == 0
 
 
+def readable(path: pathlib.Path, fmt: str) -> bool:
+    """Whether QEMU opens it."""
+    command = ["qemu-img", "info", "-f", fmt, str(path)]
+    return subprocess.run(command, check=False, capture_output=True).returncode == 0
+
+
 def make_raw(path: pathlib.Path, size: int, seed: int = 1) -> pathlib.Path:
     """A sparse raw disk with text-like, random and zero blocks, holes, and data at both ends and in the middle."""
     chance = random.Random(seed)
@@ -77,6 +83,10 @@ class StreamVmdk:
     cleared: set[int] = dataclasses.field(default_factory=set)
     """Grains that are in the stream and not in their table."""
     descriptor_tail: str = ""
+    descriptor_cut: str = ""
+    """A NUL stands where this word begins, as in a descriptor that was cut short."""
+    overhead: int = 128
+    """Sectors in front of the first grain, as both headers tell it."""
     parent: str = "ffffffff"
     footer_marker: int = 3
     end_of_stream: bytes = bytes(SECTOR)
@@ -91,6 +101,8 @@ class StreamVmdk:
             f'# Disk DescriptorFile\nversion=1\nCID=12345678\nparentCID={self.parent}\ncreateType="streamOptimized"\n'
             f'RDONLY {self.capacity // SECTOR} SPARSE "x.vmdk"\n{self.descriptor_tail}'
         )
+        if self.descriptor_cut:
+            descriptor = descriptor.replace(f"\n{self.descriptor_cut}=", f"\n\0{self.descriptor_cut}=")
         out += descriptor.encode().ljust(20 * SECTOR, b"\0")
         out = out.ljust(128 * SECTOR, b"\0")
         per_table = self.entries * self.grain_sectors * SECTOR
@@ -129,7 +141,7 @@ class StreamVmdk:
             self.entries,
             0,
             directory,
-            128,
+            self.overhead,
             False,
             b"\n \r\n",
             1,

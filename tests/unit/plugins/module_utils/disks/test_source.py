@@ -216,7 +216,7 @@ def test_hostile_extents(root: pathlib.Path, extent: str, words: str) -> None:
     (root / "link").symlink_to("../canary")
     (root / "short").write_bytes(bytes(1000))
     (root / "disk.vmdk").write_text(
-        f'# Disk DescriptorFile\nversion=1\nparentCID=ffffffff\ncreateType="monolithicFlat"\n{extent}\n'
+        f'# Disk DescriptorFile\nversion=1\nCID=12345678\nparentCID=ffffffff\ncreateType="monolithicFlat"\n{extent}\n'
     )
     refused(root, "disk.vmdk", words)
 

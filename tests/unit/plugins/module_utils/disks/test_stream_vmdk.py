@@ -18,7 +18,7 @@ from ansible_collections.hyper2kvm.core.plugins.module_utils.disks.copy import C
 from ansible_collections.hyper2kvm.core.plugins.module_utils.disks.source import open_source
 from ansible_collections.hyper2kvm.core.plugins.module_utils.protocol import models
 from ansible_collections.hyper2kvm.core.plugins.module_utils.protocol.errors import ErrorClass, JobError
-from disk_files import GRAIN, SECTOR, StreamVmdk, identical, qemu_img
+from disk_files import GRAIN, SECTOR, StreamVmdk, identical, qemu_img, readable
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -108,6 +108,9 @@ def test_grains_of_other_sizes_go_through_qemu(tmp_path: pathlib.Path) -> None:
         ({"gd_in_footer": 1 << 40}, "truncated"),
         ({"header_capacity": 0}, "capacity"),
         ({"parent": "12345678"}, "snapshot"),
+        ({"descriptor_cut": "CID"}, "lacks cid"),
+        ({"descriptor_cut": "parentCID"}, "lacks parentcid"),
+        ({"overhead": 1 << 40}, "truncated"),
         ({"descriptor_tail": 'parentFileNameHint="/etc/passwd"\n'}, "snapshot"),
         ({"grain_sectors": 100}, "grain"),
         ({"entries": 0, "gd_in_footer": 3, "grains": {}}, "grain table"),
@@ -191,5 +194,6 @@ def test_damage_never_crashes(data: st.DataObject) -> None:
         except JobError as error:
             assert error.error_class in (ErrorClass.INVALID, ErrorClass.UNSUPPORTED), error
             return
-        # What is taken must be what QEMU takes it for.
-        assert identical(vmdk, "vmdk", target, "qcow2")
+        # What both take must be the same disk; QEMU also refuses some files for fields that no copy needs.
+        if readable(vmdk, "vmdk"):
+            assert identical(vmdk, "vmdk", target, "qcow2")
