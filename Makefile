@@ -9,6 +9,8 @@ SANITY_TREE := $(or $(TMPDIR),/tmp)/hyper2kvm-sanity/ansible_collections/hyper2k
 GUEST_CACHE := $(CURDIR)/.cache/guests
 export PATH := $(BIN):$(PATH)
 export LC_ALL := C.UTF-8
+# Where it is set, each of the many processes would compile everything anew.
+unexport PYTHONDONTWRITEBYTECODE
 export HYPER2KVM_TEST_GUESTS := $(GUEST_CACHE)
 
 .PHONY: help setup demo test lint unit e2e sanity schemas bench build clean FORCE
@@ -21,7 +23,7 @@ setup: $(VENV)/.done $(LINK) ## Install system packages, a virtual environment a
 $(VENV)/.done: requirements.txt requirements-dev.txt bindep.txt scripts/install-packages
 	test -x $(BIN)/python || scripts/create-venv $(VENV)
 	$(BIN)/python -m pip install --quiet uv
-	$(BIN)/uv pip install --quiet --python $(BIN)/python -r requirements-dev.txt
+	$(BIN)/uv pip install --quiet --compile-bytecode --python $(BIN)/python -r requirements-dev.txt
 	scripts/install-packages $(BIN)/bindep test
 	touch $@
 

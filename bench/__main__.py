@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import pathlib
 import statistics
 import subprocess
@@ -40,11 +41,14 @@ def conversion() -> None:
     with tempfile.TemporaryDirectory(dir=GUESTS) as scratch:
         vmdk = _unpacked(folder / "debian12.ova", pathlib.Path(scratch))
         for number in range(ROUNDS):
+            # What others wrote is on the disk before either begins. (qemu-img ends before its target is; a job does not.)
+            os.sync()
             peer.append(_timed(lambda: _qemu_img(vmdk, pathlib.Path(scratch) / "peer.qcow2")))
             place = pathlib.Path(scratch) / f"round{number}"
             place.mkdir()
             host = ConversionHost(place)
             host.add(folder / "debian12.ova", "web01.ova")
+            os.sync()
             document = job("web01", "web01.ova", verify={"boot": False, "rehearse": "never"})
             # Timed from handing in to the end of the worker, so that queue and process starts count.
             wall.append(_timed(lambda host=host, document=document: host.run(document)))  # type: ignore[misc]
