@@ -203,7 +203,8 @@ def _read_header(data: bytes, what: str) -> _Header:
     fields = _HEADER.unpack_from(data)
     if fields[0] != MAGIC:
         raise _bad(what, "it does not begin as a VMDK")
-    return _Header(*fields[1:8], *fields[9:11], fields[16])
+    chosen = (*fields[1:8], *fields[9:11], fields[16])
+    return _Header(*chosen)
 
 
 def _check_header(head: _Header, what: str) -> None:
