@@ -15,11 +15,15 @@ options:
     type: dict
     suboptions:
       enabled:
-        description: Whether anything is changed at all.
+        description:
+          - Whether any file of the guest is changed at all.
+          - With V(false) only those other options may be set that are about the VM's network cards.
         type: bool
         default: true
       fixers:
-        description: Which fixers run. Default are all that find something to do.
+        description:
+          - Which fixers run. Default are all that find something to do.
+          - What another option asks for needs its fixer; leaving that out is an error.
         type: dict
         suboptions:
           only:
@@ -37,9 +41,10 @@ options:
         type: dict
         suboptions:
           pin_names:
-            description: Bind the interface names that the guest's configuration uses to the target's MAC addresses.
+            description:
+              - Bind the interface names that the guest's configuration uses to the target's MAC addresses.
+              - "Default: where the fixer C(interface-names) runs. With V(true) it must not be left out."
             type: bool
-            default: true
           mac_map:
             description: Gives cards of the source other MAC addresses.
             type: list

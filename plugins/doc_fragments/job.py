@@ -12,7 +12,7 @@ class ModuleDocFragment:
 options:
   definition:
     description:
-      - The whole job document, as in C(schemas/migrationjob.json) (camelCase).
+      - The whole job document, as in C(schemas/migration-job.json) (camelCase).
       - Mutually exclusive with the options that spell the document out.
     type: dict
   spec:
@@ -47,7 +47,9 @@ options:
     type: dict
     suboptions:
       type:
-        description: Kind of the source. V(auto) looks at name and content, but never takes raw for something else.
+        description:
+          - Kind of the source.
+          - V(auto) goes by the name's ending. Content, which a guest may have written, decides nothing.
         type: str
         choices: [auto, ova, ovf, vmdk, qcow2, raw]
         default: auto
@@ -117,11 +119,15 @@ options:
     type: dict
     suboptions:
       enabled:
-        description: Whether anything is changed at all.
+        description:
+          - Whether any file of the guest is changed at all.
+          - With V(false) only those other options may be set that are about the VM's network cards.
         type: bool
         default: true
       fixers:
-        description: Which fixers run. Default are all that find something to do.
+        description:
+          - Which fixers run. Default are all that find something to do.
+          - What another option asks for needs its fixer; leaving that out is an error.
         type: dict
         suboptions:
           only:
@@ -139,9 +145,10 @@ options:
         type: dict
         suboptions:
           pin_names:
-            description: Bind the interface names that the guest's configuration uses to the target's MAC addresses.
+            description:
+              - Bind the interface names that the guest's configuration uses to the target's MAC addresses.
+              - "Default: where the fixer C(interface-names) runs. With V(true) it must not be left out."
             type: bool
-            default: true
           mac_map:
             description: Gives cards of the source other MAC addresses.
             type: list

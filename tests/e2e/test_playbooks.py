@@ -163,7 +163,7 @@ def test_a_surveys_blank_answers_and_texts_do_no_harm(inventory: Inventory) -> N
         "hyper2kvm_target_format": "raw",
         "hyper2kvm_verify_boot": "false",
         "hyper2kvm_priority": "7",
-        "hyper2kvm_guest_fixers_skip": "ssh-keys,hostname",
+        "hyper2kvm_guest_fixers_skip": "fstab,hostname",
         "hyper2kvm_guest_ssh_keys": "ssh-ed25519 AAAA a@b\n\nssh-ed25519 BBBB c@d\n",
         **dict.fromkeys(
             (

@@ -58,7 +58,7 @@ GUEST: dict[str, t.Any] = {
     "network": {
         "type": "dict",
         "options": {
-            "pin_names": {"type": "bool", "default": True},
+            "pin_names": {"type": "bool"},
             "mac_map": {
                 "type": "list",
                 "elements": "dict",

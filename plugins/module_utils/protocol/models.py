@@ -34,6 +34,7 @@ from .reports import (
 )
 from .result import BootTestResult, Digests, DiskResult, FileChange, JobResult
 from .spec import (
+    INTERFACE_NAMES,
     MUTABLE_SPEC_FIELDS,
     Allocation,
     Compression,
@@ -60,6 +61,7 @@ from .spec import (
 
 __all__ = [
     "API_VERSION",
+    "INTERFACE_NAMES",
     "MUTABLE_SPEC_FIELDS",
     "PROTOCOL_VERSION",
     "Acceptance",

@@ -53,7 +53,7 @@ class SourceType(str, enum.Enum):
     """The kind of a source."""
 
     AUTO = "auto"
-    """By the file's name and content; a raw disk is never taken for something that its guest wrote into it."""
+    """By the file's name: its ending, or a folder's. Content, which a guest may have written, decides nothing."""
     OVA = "ova"
     """A tar file with an OVF descriptor and its disks, read in place."""
     OVF = "ovf"
@@ -202,8 +202,9 @@ class MacMapping(Document):
 class NetworkSpec(Document):
     """What happens to the guest's network cards."""
 
-    pin_names: bool = True
-    """Bind the guest's configured interface names (``ens192``) to the target's MAC addresses."""
+    pin_names: bool | None = None
+    """Bind the guest's configured interface names (``ens192``) to the target's MAC addresses. Unset: where the fixer
+    ``interface-names`` runs. True: it must run, so ``fixers`` may not leave it out."""
     mac_map: list[MacMapping] = p.Field(default_factory=list)
     """Other addresses for cards that the source names; a card that it does not have is an error. Not with ``macs``."""
     macs: list[Mac] = p.Field(default_factory=list)
@@ -260,11 +261,24 @@ class FixSelection(Document):
         return self
 
 
+#: The fixer that binds interface names to cards, and follows cards that get another address.
+INTERFACE_NAMES = "interface-names"
+#: The fixers that do what one field asks for.
+_FIXER_OF = {
+    "hostname": "hostname",
+    "timezone": "timezone",
+    "sshKeys": "ssh-keys",
+    "resetMachineId": "machine-id",
+    "resetSshHostKeys": "ssh-host-keys",
+}
+
+
 class GuestSpec(Document):
     """What is changed inside the guest."""
 
     enabled: bool = True
-    """False: the guest's files are left as they are, and no other field of this part may be set."""
+    """False: the guest's files are left as they are. Of the other fields of this part only those may be set that are
+    about the VM's network cards: ``macMap`` and ``macs`` of ``network``."""
     fixers: FixSelection = p.Field(default_factory=FixSelection)
     """Which fixers run."""
     network: NetworkSpec = p.Field(default_factory=NetworkSpec)
@@ -283,11 +297,28 @@ class GuestSpec(Document):
     @p.model_validator(mode="after")
     def _consistent(self) -> GuestSpec:
         refuse_duplicates((entry.user for entry in self.ssh_keys), "two entries of sshKeys for the user")
-        if not self.enabled:
-            wanted = changed_fields(self) - {"enabled", "network"}
-            if wanted:
-                raise ValueError(f"enabled false leaves the guest as it is, so these cannot be done: {_list(wanted)}")
+        if not self.enabled and self.wishes:
+            raise ValueError(f"enabled false leaves the guest as it is, so these cannot be done: {_list(self.wishes)}")
+        for field, fixer in self.wishes.items():
+            if fixer is not None and not self.runs(fixer):
+                how = f"fixers.skip names {fixer}" if fixer in self.fixers.skip else f"fixers.only lacks {fixer}"
+                raise ValueError(f"{field} is done by the fixer {fixer}, but {how}; take one of the two back")
         return self
+
+    @property
+    def wishes(self) -> dict[str, str | None]:
+        """The fields that ask for a change of the guest's files, each with the one fixer that makes it, if it is one.
+
+        ``network`` is here for ``pinNames`` alone; all else in it is about the VM's cards.
+        """
+        wanted = {field: _FIXER_OF.get(field) for field in sorted(changed_fields(self) - {"enabled", "network"})}
+        if self.network.pin_names:
+            wanted["network.pinNames"] = INTERFACE_NAMES
+        return wanted
+
+    def runs(self, fixer: str) -> bool:
+        """Whether the fixer of that name is among those that the job chose."""
+        return self.enabled and fixer not in self.fixers.skip and fixer in (self.fixers.only or [fixer])
 
 
 class VerifySpec(Document):
@@ -362,10 +393,9 @@ class JobSpec(Document):
         if self.operation is Operation.BOOT_TEST:
             if not self.verify.boot:
                 raise ValueError("operation boot-test cannot be done with verify.boot false")
-            wanted = changed_fields(self.guest) - {"enabled", "network"}
-            if wanted:
+            if self.guest.wishes:
                 raise ValueError(
-                    f"operation boot-test boots the guest as it is, so guest may not ask for {_list(wanted)}"
+                    f"operation boot-test boots the guest as it is, so guest may not ask for {_list(self.guest.wishes)}"
                 )
         if self.operation is Operation.FIX:
             self._check_fix()

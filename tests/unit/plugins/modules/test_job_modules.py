@@ -19,6 +19,7 @@ from ansible_collections.hyper2kvm.core.plugins.module_utils.disks.source import
 from ansible_collections.hyper2kvm.core.plugins.module_utils.protocol import _pydantic, models, validation
 from ansible_collections.hyper2kvm.core.plugins.module_utils.protocol.errors import unsupported
 from ansible_collections.hyper2kvm.core.plugins.modules import (
+    guest_fix,
     job_validate,
     migration_job,
     migration_job_info,
@@ -299,3 +300,12 @@ def test_a_mistake_of_our_own_is_told_without_a_bare_traceback(run: Run, monkeyp
     monkeypatch.setattr(job_validate.options, "job", broken)
     result = run(job_validate, name="a", source={"path": "a.ova"})
     assert result["failed"] and result["error"]["class"] == "internal" and "Traceback" not in result["msg"]
+
+
+def test_a_repair_refuses_what_it_would_not_do(run: Run, host: Host) -> None:
+    image = pathlib.Path(host["output_root"]) / "vm.raw"
+    image.parent.mkdir()
+    image.write_bytes(bytes(1 << 20))
+    guest = {"hostname": "web01", "fixers": {"skip": ["hostname"]}}
+    refused = run(guest_fix, source={"path": str(image)}, guest=guest, **host)
+    assert refused["error"]["reason"] == "InvalidDocument" and "fixers.skip names hostname" in refused["msg"]
