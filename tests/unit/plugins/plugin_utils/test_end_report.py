@@ -115,11 +115,29 @@ def test_a_host_that_did_nothing_has_no_row() -> None:
     assert outcome("web01", [{"skipped": True}], check=False) is None
 
 
+def test_a_job_that_was_only_looked_at_is_told_as_it_is() -> None:
+    looked = {"changed": False, "jobs": [job()]}
+    assert " COMPLETED " in text(outcome("web01", [looked], check=False))
+    assert " COMPLETED " in text(outcome("web01", [looked], check=True))
+    failed = job(phase="FAILED")
+    failed["status"]["lastError"] = ERROR
+    assert "NoRootDevice" in text(outcome("web01", [{"changed": False, "jobs": [failed]}], check=False))
+    going = job(phase="PROGRESSING")
+    del going["status"]["result"]
+    row = next(
+        line
+        for line in text(outcome("web01", [{"changed": False, "jobs": [going]}], check=False)).splitlines()
+        if line.startswith("web01 ")
+    )
+    assert row.split() == ["web01", "PROGRESSING", "web01.ova", "-", "-", "-", "-", "-"]
+    assert " no job " in text(outcome("web01", [{"changed": False, "jobs": []}], check=False))
+
+
 def test_an_inspection_shows_the_guest() -> None:
     inspected = job(
         "inspect",
         guest={"prettyName": "Debian GNU/Linux 12 (bookworm)", "firmware": "uefi"},
-        hardware={"cpus": 2, "memory_bytes": 2147483648, "nics": [{}]},
+        hardware={"cpus": 2, "memoryBytes": 2147483648, "nics": [{}]},
     )
     shown = text(outcome("web01", [{"changed": True, "job": inspected}], check=False))
     assert "Debian GNU/Linux 12 (bookworm)" in shown and "uefi" in shown and "2.0 GiB" in shown and "8.0 GiB" in shown
