@@ -159,8 +159,9 @@ def _details(outcome: Outcome) -> list[str]:
     if artifacts and outcome.error is None:
         folder = artifacts[0].rpartition("/")[0]
         lines.append(f"{outcome.host}: artifacts {', '.join(artifacts)}, {folder}/result.json")
-    if done.get("startCommand") and outcome.error is None:
-        lines.append(f"{outcome.host}: start it with: {done['startCommand']}")
+    commands = (("libvirtCommand", "start it with libvirt and KVM"), ("startCommand", "start it with QEMU alone"))
+    if outcome.error is None:
+        lines += [f"{outcome.host}: {what}: {done[field]}" for field, what in commands if done.get(field)]
     return lines
 
 

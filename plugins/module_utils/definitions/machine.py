@@ -15,7 +15,7 @@ import typing as t
 from ..disks.model import Firmware, Hardware, Nic
 from ..protocol import models
 from ..protocol.errors import invalid
-from .ovmf import find_ovmf
+from .ovmf import installed_or_usual_ovmf
 
 #: QEMU's and KVM's conventional prefix of MAC addresses.
 _KVM_PREFIX = "52:54:00"
@@ -114,14 +114,20 @@ def _with_addresses(nics: t.Sequence[Nic], name: str, network: models.NetworkSpe
     return tuple(chosen)
 
 
-def start_command(machine: Machine, definition: pathlib.Path | None) -> str:
-    """Return the shell command that starts the machine: by libvirt where its ``definition`` was written, else QEMU."""
-    if definition is not None:
-        return f"virsh define {shlex.quote(str(definition))} && virsh start {shlex.quote(machine.name)}"
+def libvirt_command(machine: Machine, definition: pathlib.Path) -> str:
+    """Return the shell command that hands the machine's ``definition`` to libvirt and starts it. It takes KVM."""
+    return f"virsh define {shlex.quote(str(definition))} && virsh start {shlex.quote(machine.name)}"
+
+
+def qemu_command(machine: Machine) -> str:
+    """Return the shell command that starts the machine with QEMU alone, on this terminal; slowly where KVM is missing.
+
+    The cards are on networks of QEMU's own, and UEFI's variables are forgotten at the end: it is for looking.
+    """
     arguments = ["qemu-system-x86_64", "-machine", "q35,accel=kvm:tcg", "-cpu", "max", "-smp", str(machine.cpus)]
     arguments += ["-m", str(machine.memory_bytes // 1024**2)]
     if machine.firmware == "uefi":
-        ovmf = find_ovmf(secure_boot=False)
+        ovmf = installed_or_usual_ovmf()
         for path, option in ((ovmf.code, "readonly=on"), (ovmf.variables, "snapshot=on")):
             arguments += ["-drive", f"if=pflash,format=raw,{option},file={_qemu_quoted(path)}"]
     for index, disk in enumerate(machine.disks):

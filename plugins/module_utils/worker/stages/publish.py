@@ -13,7 +13,7 @@ import typing as t
 
 from ...definitions.kubevirt import virtual_machine
 from ...definitions.libvirt import domain_xml
-from ...definitions.machine import start_command
+from ...definitions.machine import libvirt_command, qemu_command
 from ...protocol import models
 from ..job_context import JobContext, now, sync_folder, write_durably
 
@@ -63,8 +63,9 @@ def _write_definitions(context: JobContext) -> None:
         path, text, kind = writers[wanted]
         write_durably(path, text().encode())
         _add_artifact(context, path, kind)
-    by_libvirt = models.Definition.LIBVIRT in context.spec.target.definitions
-    context.result.start_command = start_command(machine, context.layout.libvirt if by_libvirt else None)
+    context.result.start_command = qemu_command(machine)
+    if models.Definition.LIBVIRT in context.spec.target.definitions:
+        context.result.libvirt_command = libvirt_command(machine, context.layout.libvirt)
 
 
 def _add_artifact(

@@ -30,7 +30,8 @@ RESULT = {
         {"path": "web01/web01.libvirt.xml", "kind": "libvirt"},
         {"path": "web01/convert-verify/console.log", "kind": "console"},
     ],
-    "startCommand": "virsh define web01.libvirt.xml && virsh start web01",
+    "libvirtCommand": "virsh define web01.libvirt.xml && virsh start web01",
+    "startCommand": "qemu-system-x86_64 -nographic",
     "warnings": ["The source was in use."],
     "notCarried": [],
 }
@@ -66,7 +67,8 @@ def test_a_conversion_tells_everything() -> None:
     assert " ".join(row.split()) == words
     assert "web01: inspect 0.6 s, copy 2.6 s" in shown
     assert "web01: artifacts web01/web01.qcow2, web01/web01.libvirt.xml, web01/result.json" in shown
-    assert "web01: start it with: virsh define web01.libvirt.xml && virsh start web01" in shown
+    assert "web01: start it with libvirt and KVM: virsh define web01.libvirt.xml && virsh start web01" in shown
+    assert "web01: start it with QEMU alone: qemu-system-x86_64 -nographic" in shown
     assert "web01: warning: The source was in use." in shown
 
 

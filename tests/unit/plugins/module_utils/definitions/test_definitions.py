@@ -19,8 +19,9 @@ from ansible_collections.hyper2kvm.core.plugins.module_utils.definitions.machine
     Machine,
     MachineDisk,
     derived_mac,
+    libvirt_command,
     machine_for,
-    start_command,
+    qemu_command,
 )
 from ansible_collections.hyper2kvm.core.plugins.module_utils.disks.model import Firmware, Hardware, Nic
 from ansible_collections.hyper2kvm.core.plugins.module_utils.protocol import models
@@ -323,17 +324,23 @@ def test_two_cards_cannot_share_an_address() -> None:
 # -- start command -----------------------------------------------------------------------------------------------------
 
 
-def test_start_command_with_libvirt_quotes_for_the_shell() -> None:
-    command = start_command(_machine(), pathlib.Path("/out/my vms/web01.libvirt.xml"))
+def test_the_command_for_libvirt_quotes_for_the_shell() -> None:
+    command = libvirt_command(_machine(), pathlib.Path("/out/my vms/web01.libvirt.xml"))
     assert command == "virsh define '/out/my vms/web01.libvirt.xml' && virsh start web01"
 
 
-def test_start_command_without_libvirt_is_qemu() -> None:
-    command = start_command(VARIANTS["uefi"], None)
+def test_the_command_for_qemu_takes_what_is_there() -> None:
+    command = qemu_command(VARIANTS["uefi"])
     assert command.startswith("qemu-system-x86_64 ")
     assert str(ovmf.find_ovmf(secure_boot=False).code) in command
     assert "file=/out/web01-0.qcow2" in command
-    assert "pflash" not in start_command(VARIANTS["bios"], None)
+    assert "accel=kvm:tcg" in command
+    assert "pflash" not in qemu_command(VARIANTS["bios"])
+
+
+def test_the_command_for_qemu_needs_no_firmware_here(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ovmf, "_PLAIN", ())
+    assert "/usr/share/OVMF/OVMF_CODE_4M.fd" in qemu_command(VARIANTS["secure-boot"])
 
 
 def test_missing_firmware_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
