@@ -147,7 +147,7 @@ def test_a_report_on_a_vm_without_a_job(inventory: Inventory) -> None:
 
 def test_check_mode_hands_nothing_in(inventory: Inventory) -> None:
     inventory.add("web01")
-    played = inventory.play("hyper2kvm.core.rehearse", "--check")
+    played = inventory.play("hyper2kvm.core.inspect", "--check")
     assert played.status == 0 and played.recap("web01")["changed"] == 1
     assert not inventory.output.exists()
 

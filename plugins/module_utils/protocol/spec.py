@@ -422,7 +422,7 @@ class Metadata(Document):
     name: Name
     """Unique among the jobs of a backend (on Kubernetes of a namespace)."""
     namespace: Name | None = None
-    """The namespace, where the backend has such."""
+    """The Kubernetes namespace. The queue of a host has none and refuses any but ``default``."""
     uid: str | None = None
     """Given by the backend; a new attempt of a finished job has a new one."""
     creation_timestamp: Instant | None = None
