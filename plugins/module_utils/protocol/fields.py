@@ -79,6 +79,7 @@ _LABEL_VALUE = _text(
     r"^([A-Za-z0-9]([-_.A-Za-z0-9]{0,61}[A-Za-z0-9])?)?$",
     "a label's value as in Kubernetes: at most 63 of letters, digits and -_.",
 )
+_VERSION = _text("protocol version", r"^[1-9][0-9]{0,3}\.(0|[1-9][0-9]{0,3})$", "a version of the protocol, like 1.0")
 _EVENT_TYPE = _text("event type", r"^io\.hyper2kvm\.job\.[a-z]+$", "io.hyper2kvm.job. and a kind of event")
 
 
@@ -95,6 +96,7 @@ Mac = t.Annotated[str, p.Field(pattern=_MAC), p.BeforeValidator(_mac)]
 PathText = t.Annotated[str, p.Field(pattern=_PATH, max_length=4096)]
 Instant = t.Annotated[str, p.Field(pattern=_INSTANT)]
 InstantOrEmpty = t.Annotated[str, p.Field(pattern=_INSTANT_OR_EMPTY)]
+ProtocolVersion = t.Annotated[str, p.Field(pattern=_VERSION)]
 EventType = t.Annotated[str, p.Field(pattern=_EVENT_TYPE)]
 SecretKey = t.Annotated[str, p.Field(pattern=_KEY)]
 FixerName = t.Annotated[str, p.Field(pattern=_FIXER)]
