@@ -119,12 +119,19 @@ def libvirt_command(machine: Machine, definition: pathlib.Path) -> str:
     return f"virsh define {shlex.quote(str(definition))} && virsh start {shlex.quote(machine.name)}"
 
 
-def qemu_command(machine: Machine) -> str:
-    """Return the shell command that starts the machine with QEMU alone, on this terminal; slowly where KVM is missing.
+def qemu_command(machine: Machine, *, program: str, accelerator: str, cpu: str) -> str:
+    """Return the shell command that starts the machine with QEMU alone, its console on the terminal.
 
     The cards are on networks of QEMU's own, and UEFI's variables are forgotten at the end: it is for looking.
+
+    Args:
+        machine: what to start.
+        program: QEMU.
+        accelerator: ``kvm`` or ``tcg``, and ``cpu`` the model that goes with it: that ``/dev/kvm`` is there does not
+            mean that it works.
+        cpu: see ``accelerator``.
     """
-    arguments = ["qemu-system-x86_64", "-machine", "q35,accel=kvm:tcg", "-cpu", "max", "-smp", str(machine.cpus)]
+    arguments = [program, "-machine", f"q35,accel={accelerator}", "-cpu", cpu, "-smp", str(machine.cpus)]
     arguments += ["-m", str(machine.memory_bytes // 1024**2)]
     if machine.firmware == "uefi":
         ovmf = installed_or_usual_ovmf()

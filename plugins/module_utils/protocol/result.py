@@ -132,8 +132,8 @@ class JobResult(Report):
     artifacts: list[Artifact] = p.Field(default_factory=list)
     """What was published."""
     start_command: str | None = None
-    """The shell command that starts the target with QEMU alone on the worker's host, with KVM or without; unset: the
-    operation leaves none."""
+    """The shell command that starts the target with QEMU alone on the worker's host, with KVM where the worker found it
+    to work; unset: the operation leaves none."""
     libvirt_command: str | None = None
     """The shell command that starts the target by libvirt on a host with KVM; unset: there is no definition for it."""
     stages: list[StageRecord] = p.Field(default_factory=list)

@@ -324,23 +324,26 @@ def test_two_cards_cannot_share_an_address() -> None:
 # -- start command -----------------------------------------------------------------------------------------------------
 
 
+QEMU = {"program": "qemu-system-x86_64", "accelerator": "kvm", "cpu": "host"}
+
+
 def test_the_command_for_libvirt_quotes_for_the_shell() -> None:
     command = libvirt_command(_machine(), pathlib.Path("/out/my vms/web01.libvirt.xml"))
     assert command == "virsh define '/out/my vms/web01.libvirt.xml' && virsh start web01"
 
 
 def test_the_command_for_qemu_takes_what_is_there() -> None:
-    command = qemu_command(VARIANTS["uefi"])
+    command = qemu_command(VARIANTS["uefi"], **QEMU)
     assert command.startswith("qemu-system-x86_64 ")
     assert str(ovmf.find_ovmf(secure_boot=False).code) in command
     assert "file=/out/web01-0.qcow2" in command
-    assert "accel=kvm:tcg" in command
-    assert "pflash" not in qemu_command(VARIANTS["bios"])
+    assert "accel=kvm -cpu host " in command
+    assert "pflash" not in qemu_command(VARIANTS["bios"], **QEMU)
 
 
 def test_the_command_for_qemu_needs_no_firmware_here(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ovmf, "_PLAIN", ())
-    assert "/usr/share/OVMF/OVMF_CODE_4M.fd" in qemu_command(VARIANTS["secure-boot"])
+    assert "/usr/share/OVMF/OVMF_CODE_4M.fd" in qemu_command(VARIANTS["secure-boot"], **QEMU)
 
 
 def test_missing_firmware_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
