@@ -182,6 +182,24 @@ class TestReadingJobs:
                 "spec.guest.network",
                 "give one of them",
             ),
+            *(
+                (job(guest={"network": {"map": [entry]}}), "spec.guest.network.map[0]", words)
+                for entry, words in (
+                    ({"source": "a", "network": "b", "bridge": "c"}, "give network or bridge"),
+                    ({"source": "a", "multus": "b", "pod": True}, "give multus or pod"),
+                    ({"source": "a"}, "it says no place"),
+                )
+            ),
+            (
+                job(guest={"network": {"map": [{"bridge": "br0"}, {"bridge": "br1"}]}}),
+                "spec.guest.network",
+                "two entries of map for the network (all others)",
+            ),
+            (
+                job(guest={"network": {"map": [{"bridge": "br0;reboot"}]}}),
+                "spec.guest.network.map[0].bridge",
+                "must be a bridge's name",
+            ),
             (job(guest={"network": {"macs": [190_000]}}), "spec.guest.network.macs[0]", "must be in quotes"),
             (job(guest={"network": {"macs": ["01:00:5e:00:00:01"]}}), "spec.guest.network.macs[0]", "of one card"),
             (

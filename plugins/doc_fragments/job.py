@@ -168,6 +168,34 @@ options:
             type: list
             elements: str
             default: []
+          map:
+            description:
+              - Where the target's definitions plug the cards in, by the network that they have in the source.
+              - That the VM lacks a network of the map is no error, so one map may serve many VMs.
+            type: list
+            elements: dict
+            default: []
+            suboptions:
+              source:
+                description:
+                  - The network's name in the source.
+                  - "Default: every network that no other entry names."
+                type: str
+              network:
+                description: A libvirt network. Mutually exclusive with C(bridge).
+                type: str
+              bridge:
+                description: A bridge of the host that libvirt runs on.
+                type: str
+              multus:
+                description:
+                  - For KubeVirt a NetworkAttachmentDefinition, as its name or C(<namespace>/<name>).
+                  - Mutually exclusive with C(pod).
+                type: str
+              pod:
+                description: For KubeVirt the pod's own network, which one card may have.
+                type: bool
+                default: false
       ssh_keys:
         description: SSH keys to add to users' C(~/.ssh/authorized_keys).
         type: list

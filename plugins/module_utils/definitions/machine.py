@@ -45,6 +45,8 @@ class Machine:
     firmware: Firmware
     disks: tuple[MachineDisk, ...]
     nics: tuple[Nic, ...]
+    places: tuple[models.NetworkMapping | None, ...]
+    """Where the job plugs each card in; None: it does not say."""
     secure_boot: bool = False
 
 
@@ -63,7 +65,7 @@ def machine_for(
     position, so that it is the same at each run.
 
     Raises:
-        JobError: class ``invalid``, the job's addresses do not fit the source's cards.
+        JobError: class ``invalid``, the job's addresses or places do not fit the source's cards.
     """
     nics = hardware.nics or tuple(Nic() for dummy in network.macs or (None,))
     return Machine(
@@ -74,6 +76,7 @@ def machine_for(
         secure_boot=hardware.secure_boot and firmware == "uefi",
         disks=tuple(disks),
         nics=_with_addresses(nics, name, network),
+        places=_places(nics, network.map),
     )
 
 
@@ -112,6 +115,20 @@ def _with_addresses(nics: t.Sequence[Nic], name: str, network: models.NetworkSpe
             raise invalid("DuplicateMac", f"Two network cards would have the address {mac}.", "Give each its own.")
         chosen.append(dataclasses.replace(nic, mac=mac))
     return tuple(chosen)
+
+
+def _places(
+    nics: t.Sequence[Nic], mappings: t.Sequence[models.NetworkMapping]
+) -> tuple[models.NetworkMapping | None, ...]:
+    by_source = {mapping.source: mapping for mapping in mappings}
+    places = tuple(by_source.get(nic.network or None) or by_source.get(None) for nic in nics)
+    if sum(place is not None and place.pod for place in places) > 1:
+        raise invalid(
+            "PodNetworkTwice",
+            "spec.guest.network.map gives several network cards the pod's network, of which a pod has one.",
+            "Give the others a NetworkAttachmentDefinition, by multus.",
+        )
+    return places
 
 
 def libvirt_command(machine: Machine, definition: pathlib.Path) -> str:

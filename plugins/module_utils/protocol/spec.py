@@ -15,6 +15,8 @@ import typing as t
 
 from . import _pydantic as p
 from .fields import (
+    AttachmentName,
+    BridgeName,
     CapabilityName,
     Digest,
     Document,
@@ -22,10 +24,12 @@ from .fields import (
     HostName,
     Instant,
     Labels,
+    LibvirtNetwork,
     Mac,
     Name,
     PathText,
     SecretKey,
+    SourceNetwork,
     TimeZone,
     UserName,
     refuse_duplicates,
@@ -199,6 +203,33 @@ class MacMapping(Document):
     """Its address in the target."""
 
 
+class NetworkMapping(Document):
+    """Where the cards of one of the source's networks are plugged in. Libvirt: one of ``network`` and ``bridge``.
+    KubeVirt: one of ``multus`` and ``pod``.
+    """
+
+    source: SourceNetwork | None = None
+    """The network's name in the source; unset: every network that no other entry names."""
+    network: LibvirtNetwork | None = None
+    """A libvirt network of the target's host."""
+    bridge: BridgeName | None = None
+    """A bridge of the target's host."""
+    multus: AttachmentName | None = None
+    """A NetworkAttachmentDefinition: its name, or ``<namespace>/<name>``."""
+    pod: bool = False
+    """The pod's own network, of which a pod has one: not for two cards."""
+
+    @p.model_validator(mode="after")
+    def _consistent(self) -> NetworkMapping:
+        if self.network and self.bridge:
+            raise ValueError("a card is in one place: give network or bridge, not both")
+        if self.multus and self.pod:
+            raise ValueError("a card is in one place: give multus or pod, not both")
+        if not (self.network or self.bridge or self.multus or self.pod):
+            raise ValueError("it says no place: give network or bridge (libvirt), multus or pod (KubeVirt)")
+        return self
+
+
 class NetworkSpec(Document):
     """What happens to the guest's network cards."""
 
@@ -209,6 +240,9 @@ class NetworkSpec(Document):
     """Other addresses for cards that the source names; a card that it does not have is an error. Not with ``macs``."""
     macs: list[Mac] = p.Field(default_factory=list)
     """Addresses of the target's cards in the source's order; of a source that tells of no card, these are the cards."""
+    map: list[NetworkMapping] = p.Field(default_factory=list)
+    """Where the target's definitions plug the cards in, by the network that they have in the source; none twice. One
+    map may serve many VMs: that a VM lacks a network of it is no error."""
 
     @p.model_validator(mode="after")
     def _consistent(self) -> NetworkSpec:
@@ -217,6 +251,7 @@ class NetworkSpec(Document):
         refuse_duplicates((entry.source for entry in self.mac_map), "two entries of macMap for the card")
         refuse_duplicates((entry.target for entry in self.mac_map), "two cards of macMap with the address")
         refuse_duplicates(self.macs, "two cards of macs with the address")
+        refuse_duplicates((entry.source or "(all others)" for entry in self.map), "two entries of map for the network")
         return self
 
 
@@ -278,7 +313,7 @@ class GuestSpec(Document):
 
     enabled: bool = True
     """False: the guest's files are left as they are. Of the other fields of this part only those may be set that are
-    about the VM's network cards: ``macMap`` and ``macs`` of ``network``."""
+    about the VM's network cards: ``macMap``, ``macs`` and ``map`` of ``network``."""
     fixers: FixSelection = p.Field(default_factory=FixSelection)
     """Which fixers run."""
     network: NetworkSpec = p.Field(default_factory=NetworkSpec)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 
+from ...definitions.networks import unmapped
 from ...disks.source import has_writer
 from ...protocol import models
 from ...protocol.errors import invalid
@@ -32,6 +33,9 @@ def run(context: JobContext) -> str:
         "diskBuses": list(hardware.disk_buses),
         "nics": [dataclasses.asdict(nic) for nic in machine.nics],
     }
+    for sentence in unmapped(machine, context.spec.target.definitions):
+        if sentence not in context.result.not_carried:
+            context.result.not_carried.append(sentence)
     for warning in guest.facts.warnings:
         context.warn(warning)
     if hardware.firmware not in (None, context.firmware):
