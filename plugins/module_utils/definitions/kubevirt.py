@@ -61,8 +61,8 @@ def _how_to(machine: Machine) -> list[str]:
             lines += [
                 "",
                 f"nic{index} is masqueraded: the guest is reached at the pod's address, and must take its own",
-                "(10.0.2.2) by DHCP. For an address that is fixed inside the guest, give it a bridge and a multus network",
-                "instead (guest.network.map of the job).",
+                "(10.0.2.2) by DHCP. For an address that is fixed inside the guest, give it a bridge and a multus",
+                "network instead (guest.network.map of the job).",
             ]
     named = (attachment(machine, index) for index in range(len(machine.nics)))
     attachments = list(dict.fromkeys(name for name in named if name is not None))

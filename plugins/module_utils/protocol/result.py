@@ -126,7 +126,7 @@ class JobResult(Report):
     rehearsal: BootTestResult | None = None
     """The boot of the fixed overlay; unset: there was none."""
     rehearsal_key: Digest | None = None
-    """Of source and guest settings: a conversion with the same key need not rehearse again."""
+    """Of source, guest settings, firmware, cards and collection: a conversion with the same key need not rehearse."""
     boot_test: BootTestResult | None = None
     """The boot of the finished target; unset: there was none."""
     artifacts: list[Artifact] = p.Field(default_factory=list)
