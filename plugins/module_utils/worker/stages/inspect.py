@@ -33,11 +33,11 @@ def run(context: JobContext) -> str:
         "diskBuses": list(hardware.disk_buses),
         "nics": [dataclasses.asdict(nic) for nic in machine.nics],
     }
+    for warning in guest.facts.warnings:
+        context.warn(warning)
     for sentence in unmapped(machine, context.spec.target.definitions):
         if sentence not in context.result.not_carried:
             context.result.not_carried.append(sentence)
-    for warning in guest.facts.warnings:
-        context.warn(warning)
     if hardware.firmware not in (None, context.firmware):
         context.warn(
             f"The metadata says {hardware.firmware} firmware, the disk boots by {context.firmware}; the disk decides."
