@@ -37,6 +37,11 @@ _CONTAINERS = {
     "BitLocker": ("BitLocker", "is encrypted with BitLocker", "Suspend and decrypt BitLocker in the guest first."),
     "ntfs": ("Windows", "is NTFS, and no Linux was found beside it", "Windows guests cannot be converted yet."),
 }
+#: Reasons for which a guest cannot be looked into here, though its disks may be sound and boot.
+OPAQUE = frozenset(
+    {reason for reason, dummy, dummy in _CONTAINERS.values()}
+    | {"BlankDisk", "NoOperatingSystem", "MultipleOperatingSystems", "NoFilesystemDriver", "UnknownPartitionTable"}
+)
 _MOUNT_LIMIT = 200
 _SUBVOLUME_LIMIT = 64
 # A name that is put into mount options: a comma would add options of the guest's choice.
