@@ -184,7 +184,7 @@ def test_the_first_disk_boots(bench: Bench) -> None:
 
 def test_disks_with_4k_sectors_and_vmwares_controller(bench: Bench) -> None:
     assert bench.boot(bench.guest(LOGIN), bus="pvscsi").verdict == "booted"
-    assert bench.boot(bench.guest(LOGIN), logical_block_size=4096, timeout_seconds=20).verdict == "failed"
+    assert bench.boot(bench.guest(LOGIN), logical_block_sizes=[4096], timeout_seconds=20).verdict == "failed"
 
 
 def test_a_guest_that_cannot_be_mounted_is_judged_by_its_console(bench: Bench) -> None:

@@ -12,8 +12,11 @@ import pathlib
 import subprocess
 import tarfile
 import typing as t
+from xml.etree import ElementTree
 
 import pytest
+import yaml
+from ansible_collections.hyper2kvm.core.plugins.module_utils.disks.loop import LoopDevice
 from ansible_collections.hyper2kvm.core.plugins.module_utils.guests.boottest.run import BootTestRequest
 from ansible_collections.hyper2kvm.core.plugins.module_utils.protocol import models, validation
 from ansible_collections.hyper2kvm.core.plugins.module_utils.worker.context import Roots
@@ -42,15 +45,23 @@ OVF = """\
 """
 
 
-def system(path: pathlib.Path) -> pathlib.Path:
-    """A disk of one ext4 filesystem that looks like a system, and does not boot."""
+def system(path: pathlib.Path, sector: int = 512) -> pathlib.Path:
+    """A GPT disk with one ext4 filesystem that looks like a system, and does not boot."""
     tree = path.with_name("tree")
     for name, text in {"etc/os-release": "ID=debian\nVERSION_ID=12\n", "usr/bin/env": ""}.items():
         (tree / name).parent.mkdir(parents=True)
         (tree / name).write_text(text)
     with path.open("wb") as file:
         file.truncate(32 * MIB)
-    subprocess.run(["mke2fs", "-q", "-t", "ext4", "-d", tree, path], check=True)
+    loop = LoopDevice(path, 0, 32 * MIB, writable=True, block_size=sector)
+    try:
+        table = f"label: gpt\nstart={MIB // sector}, size={30 * MIB // sector}, type=L\n"
+        subprocess.run(["sfdisk", "-q", loop.device], input=table.encode(), check=True)
+        loop.sync()
+    finally:
+        loop.detach()
+    made = ["mke2fs", "-q", "-t", "ext4", "-b", "4096", "-E", f"offset={MIB}", "-d", tree, path, "30m"]
+    subprocess.run(made, check=True, stderr=subprocess.DEVNULL)
     return path
 
 
@@ -101,8 +112,8 @@ def test_a_guest_that_cannot_be_looked_into_boots_all_the_same(host: ConversionH
 def test_a_damaged_guest_is_no_guest_that_cannot_be_looked_into(host: ConversionHost) -> None:
     disk = system(host.input / "vm.raw")
     with disk.open("r+b") as file:
-        # The group descriptors, behind a sound superblock of 1 KiB blocks.
-        file.seek(2048)
+        # The group descriptors, behind a sound superblock.
+        file.seek(MIB + 4096)
         file.write(b"\xff" * 1024)
     (done,) = host.run(job("vm", "vm.raw", "boot-test"))
     assert error(done) == ("inspect", "FilesystemDamaged")
@@ -111,18 +122,20 @@ def test_a_damaged_guest_is_no_guest_that_cannot_be_looked_into(host: Conversion
 # -- what is booted ----------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("sector", [512, 4096])
 def test_a_boot_test_boots_the_source_and_not_what_mounting_made_of_it(
-    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch, sector: int
 ) -> None:
     for name in ("input", "output", "work"):
         (tmp_path / name).mkdir()
-    source = system(tmp_path / "input" / "vm.raw")
+    source = system(tmp_path / "input" / "vm.raw", sector)
     same: list[bool] = []
 
     def look(request: BootTestRequest, *dummy: t.Any) -> models.BootTestResult:
         for path, fmt in request.disks:
             compared = ["qemu-img", "compare", "-q", "-f", fmt, "-F", "raw", path, source]
             same.append(subprocess.run(compared, check=False).returncode == 0)
+        assert request.logical_block_sizes == [sector]
         return models.BootTestResult(verdict="booted")
 
     monkeypatch.setattr(boot, "boot_test", look)
@@ -130,6 +143,21 @@ def test_a_boot_test_boots_the_source_and_not_what_mounting_made_of_it(
     roots = Roots(input=tmp_path / "input", output=tmp_path / "output", scratch=tmp_path / "work")
     run_job(parsed, roots, SilentReporter(), tmp_path / "work")
     assert same == [True]
+
+
+def test_a_disk_with_4k_sectors_stays_one(host: ConversionHost) -> None:
+    system(host.input / "vm.raw", 4096)
+    (done,) = host.run(job("vm", "vm.raw", guest={"enabled": False}, verify={"boot": False}))
+    assert done["status"]["phase"] == "COMPLETED", done["status"]
+    result = host.result("vm/result.json")
+    assert result["disks"][0]["sectorBytes"] == 4096
+    assert [found["type"] for found in result["guest"]["filesystems"]] == ["ext4"]
+    domain = ElementTree.parse(host.output / "vm/vm.libvirt.xml")
+    blockio = domain.find("devices/disk/blockio")
+    assert blockio is not None and blockio.get("logical_block_size") == "4096"
+    machine = yaml.safe_load((host.output / "vm/vm.kubevirt.yaml").read_text())
+    (disk,) = machine["spec"]["template"]["spec"]["domain"]["devices"]["disks"]
+    assert disk["blockSize"] == {"custom": {"logical": 4096, "physical": 4096}}
 
 
 def test_a_repair_is_rehearsed_where_the_job_says_always(host: ConversionHost) -> None:

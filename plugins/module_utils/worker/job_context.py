@@ -152,7 +152,9 @@ class JobContext:
             with contextlib.ExitStack() as stack:
                 layers = {i.name: o for i, o in zip(self.source.images, self.overlays, strict=True)}
                 attachment = stack.enter_context(attach(layers, writable=True, workdir=self.workdir))
-                filesystems = probe(attachment)
+                for disk in self.result.disks:
+                    disk.sector_bytes = attachment.disks[disk.name].sector_size
+                filesystems = self._filesystems = probe(attachment)
                 self._warn_of_unclean(attachment, filesystems)
                 mounted = stack.enter_context(mount_guest(attachment, filesystems, writable=True, workdir=self.workdir))
                 facts = inspect(mounted, filesystems)
@@ -244,7 +246,12 @@ class JobContext:
             firmware=self.firmware,
             network=self.spec.guest.network,
             disks=[
-                MachineDisk(self.layout.disk(i), self.layout.format.value, image.virtual_size)
+                MachineDisk(
+                    self.layout.disk(i),
+                    self.layout.format.value,
+                    image.virtual_size,
+                    self.result.disks[i].sector_bytes,
+                )
                 for i, image in enumerate(self.source.images)
             ],
         )

@@ -74,8 +74,9 @@ def boot_and_judge(
             workdir=context.workdir,
             evidence=evidence,
             secure_boot=machine.secure_boot,
+            logical_block_sizes=[disk.logical_block_size for disk in machine.disks],
         ),
-        lambda message: context.report(stage, 0, 0, message),
+        _clock(context, stage),
         context.reporter.cancelled,
     )
     context.check_cancelled()
