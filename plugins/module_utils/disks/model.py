@@ -107,3 +107,7 @@ class Filesystem:
     """``ext4``, ``xfs``, ``btrfs``, ``vfat``, ``swap``, ``crypto_LUKS``, ``LVM2_member`` … or empty."""
     uuid: str = ""
     label: str = ""
+    member: int = 1
+    """Which of its devices this is, where it lies on several (btrfs)."""
+    members: int = 1
+    """On how many devices it lies."""

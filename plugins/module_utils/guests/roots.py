@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import os
 import pathlib
 import re
 import tempfile
@@ -17,7 +16,7 @@ import typing as t
 from ..disks.attach import Attachment
 from ..disks.model import Filesystem, Partition
 from ..protocol.errors import ErrorClass, JobError, invalid, transient, unsupported
-from . import mounting, paths
+from . import btrfs, mounting, paths
 from .devices import Devices
 from .esp import EspFiles
 from .fstab import FstabLine, parse
@@ -133,7 +132,8 @@ class _Assembly:
         self._tree: GuestTree | None = None
         self._esp: EspFiles | None = None
         self._warnings: list[str] = []
-        self._fsids: set[str] = set()
+        self._turns: dict[str, btrfs.Turn] = {}
+        self._btrfs_devices: set[pathlib.Path] = set()
 
     def assemble(self) -> MountedGuest:
         root = self._choose(self._candidates())
@@ -162,12 +162,20 @@ class _Assembly:
         while self._mounted:
             mounting.unmount(self._mounted[-1], written=self._writable)
             self._mounted.pop()
+        self._end_turns()
 
     def abandon(self) -> None:
         """Detach everything, as far as that goes."""
         self._let_go()
         while self._mounted:
             mounting.detach(self._mounted.pop())
+        self._end_turns()
+
+    def _end_turns(self) -> None:
+        btrfs.forget(self._btrfs_devices)
+        for turn in self._turns.values():
+            turn.end()
+        self._turns.clear()
 
     def _let_go(self) -> None:
         if self._tree is not None:
@@ -179,7 +187,7 @@ class _Assembly:
         found: list[_Root] = []
         problem: JobError | None = None
         for filesystem in self._devices.filesystems:
-            if filesystem.type not in _ROOT_TYPES:
+            if filesystem.type not in _ROOT_TYPES or filesystem != self._devices.members(filesystem)[0]:
                 continue
             try:
                 found += self._look(filesystem)
@@ -324,28 +332,42 @@ class _Assembly:
                     "OddSubvolume", f"The btrfs subvolume {paths.printable(subvolume)!r} has a name that is not usable."
                 )
             options = (subvolume if subvolume.startswith("subvolid=") else f"subvol={subvolume}",)
+        device = self._device(filesystem)
         if filesystem.type == "btrfs":
-            self._refuse_twin(filesystem)
-        mounting.mount(
-            self._device(filesystem),
-            str(target),
-            filesystem.type,
-            writable=writable,
-            what=_place(filesystem),
-            options=options,
-        )
+            options += self._prepare_btrfs(filesystem, device)
 
-    def _refuse_twin(self, filesystem: Filesystem) -> None:
-        """Refuse a btrfs whose twin is mounted: an older kernel (< 6.7) would show the twin's files instead of ours."""
-        sysfs = pathlib.Path("/sys/fs/btrfs")
-        mounted = (sysfs / os.path.basename(filesystem.uuid)).is_dir()
-        if mounted and filesystem.uuid not in self._fsids and not (sysfs / "features" / "temp_fsid").exists():
-            raise transient(
-                "TwinMounted",
-                f"{_place(filesystem)} has the same identity as a mounted btrfs: both are clones of a template.",
-                "It is tried again when the other one is done.",
+        def attempt() -> None:
+            mounting.mount(
+                device, str(target), filesystem.type, writable=writable, what=_place(filesystem), options=options
             )
-        self._fsids.add(filesystem.uuid)
+
+        try:
+            attempt()
+        except JobError as e:
+            if e.reason != "TwinMounted" or filesystem.members == 1:
+                raise
+            # It is this one's turn, so the twin is a memory that a killed process left in the kernel.
+            btrfs.forget(pathlib.Path("/dev").glob("loop[0-9]*"))
+            attempt()
+
+    def _prepare_btrfs(self, filesystem: Filesystem, device: pathlib.Path) -> tuple[str, ...]:
+        """Wait for the right to mount it, and return the mount options that name its other devices."""
+        members = self._devices.members(filesystem)
+        if sorted(f.member for f in members) != sorted({f.member for f in members}) or (
+            len(members) != filesystem.members
+        ):
+            raise unsupported(
+                "BtrfsIncomplete",
+                f"The btrfs on {_place(filesystem)} lies on {filesystem.members} devices; on the job's disks there are "
+                f"{len(members)} of them: {', '.join(_place(f) for f in members)}.",
+                "List all disks of the VM in the job, each once.",
+            )
+        uuid = filesystem.uuid
+        if uuid not in self._turns and btrfs.one_at_a_time(filesystem.members):
+            self._turns[uuid] = btrfs.Turn(uuid, _place(filesystem))
+        others = [self._device(f) for f in members if f != filesystem]
+        self._btrfs_devices |= {device, *others}
+        return tuple(f"device={other}" for other in others)
 
     def _device(self, filesystem: Filesystem) -> pathlib.Path:
         return self._attachment.disks[filesystem.partition.disk].partition_device(filesystem.partition)
