@@ -465,8 +465,9 @@ def lvm_checksum(image: pathlib.Path) -> int:
         ("blank", "BlankDisk", "blank disk"),
         ("empty", "NoOperatingSystem", "disk0 partition 1: ext4"),
         ("luks", "Encrypted", "LUKS"),
+        ("luks beside a boot", "Encrypted", "disk0 partition 2 is encrypted"),
         ("lvm", "LogicalVolumes", "LVM"),
-        ("several", "MultipleOperatingSystems", "disk0 partition 2"),
+        ("several", "MultipleOperatingSystems", "Debian 12 on disk0 partition 1, Fedora 40 on disk0 partition 2"),
         ("damaged", "FilesystemDamaged", "fsck"),
     ],
 )
@@ -476,7 +477,12 @@ def test_what_is_no_guest_is_refused(build: Builder, open_guest: Open, kind: str
     elif kind == "empty":
         disk = build.disk(build.filesystem("ext4", build.content({"file": "x"})), build.filesystem("swap"))
     elif kind == "several":
-        disk = build.disk(*(build.filesystem("ext4", build.system()) for dummy in range(2)))
+        names = ("Debian 12", "Fedora 40")
+        roots = [build.system(**{"etc/os-release": f'PRETTY_NAME="{name}"\n'}) for name in names]
+        disk = build.disk(*(build.filesystem("ext4", root) for root in roots))
+    elif kind == "luks beside a boot":
+        boot = build.filesystem("ext4", build.content({"vmlinuz-6.1": "kernel"}))
+        disk = build.disk(boot, header("luks", build))
     elif kind == "damaged":
         image = build.filesystem("ext4", build.system())
         with image.open("r+b") as file:
@@ -491,6 +497,12 @@ def test_what_is_no_guest_is_refused(build: Builder, open_guest: Open, kind: str
     assert caught.value.reason == reason
     assert text in f"{caught.value.message} {caught.value.suggestion}"
     assert not caught.value.retryable
+
+
+def test_an_encrypted_disk_of_data_does_not_hide_a_guest(build: Builder, open_guest: Open) -> None:
+    root = build.filesystem("ext4", build.system("/dev/sda1 / ext4 x\n"))
+    with open_guest(build.disk(root), build.disk(header("luks", build))) as guest:
+        assert [mount.mountpoint for mount in guest.mounts] == ["/"]
 
 
 def test_of_two_roots_the_one_that_names_itself_is_taken(build: Builder, open_guest: Open) -> None:

@@ -20,6 +20,7 @@ from . import btrfs, mounting, paths
 from .devices import Devices
 from .esp import EspFiles
 from .fstab import FstabLine, parse
+from .netconfig import shell_values
 from .tree import GuestTree
 
 #: GPT type of an EFI system partition, and its MBR type (UEFI specification, 5.2 and 5.3).
@@ -29,13 +30,16 @@ _ROOT_TYPES = ("ext4", "xfs", "btrfs", "ext3", "ext2", "f2fs", "jfs", "reiserfs"
 _MOUNTABLE = (*_ROOT_TYPES, "vfat")
 # What a container holds cannot be seen without opening it.
 _CONTAINERS = {
-    "crypto_LUKS": ("Encrypted", "is encrypted with LUKS", "Give it to a worker once LUKS guests are supported."),
-    "LVM2_member": ("LogicalVolumes", "is a physical volume of LVM", "Move it once LVM guests are supported."),
-    "linux_raid_member": ("SoftwareRaid", "is a member of a software RAID", "Move it once RAID guests are supported."),
+    "crypto_LUKS": ("Encrypted", "is encrypted with LUKS", "Decrypt it in the guest, then export it again."),
+    "LVM2_member": ("LogicalVolumes", "is a physical volume of LVM", "LVM guests cannot be converted yet."),
+    "linux_raid_member": ("SoftwareRaid", "is a member of a software RAID", "RAID guests cannot be converted yet."),
     "zfs_member": ("Zfs", "is a member of a ZFS pool", "ZFS guests cannot be converted offline."),
     "BitLocker": ("BitLocker", "is encrypted with BitLocker", "Suspend and decrypt BitLocker in the guest first."),
     "ntfs": ("Windows", "is NTFS, and no Linux was found beside it", "Windows guests cannot be converted yet."),
 }
+_AS_IT_IS = (
+    "With spec.guest.enabled false it is moved as it is and only booted; it must have virtio drivers of its own then."
+)
 #: Reasons for which a guest cannot be looked into here, though its disks may be sound and boot.
 OPAQUE = frozenset(
     {reason for reason, dummy, dummy in _CONTAINERS.values()}
@@ -115,6 +119,8 @@ def looks_like_root(tree: GuestTree) -> bool:
 class _Root:
     filesystem: Filesystem
     subvolume: str
+    name: str
+    """As a person knows the system: PRETTY_NAME of its os-release."""
     fstab: tuple[FstabLine, ...]
 
 
@@ -203,13 +209,13 @@ class _Assembly:
         """Return the roots in one filesystem: its own, or those of btrfs subvolumes where that is none."""
         with self._looking(filesystem) as tree:
             if looks_like_root(tree):
-                return [_Root(filesystem, "", _fstab_of(tree))]
+                return [_Root(filesystem, "", _name_of(tree), _fstab_of(tree))]
             names = _subvolumes(tree) if filesystem.type == "btrfs" else []
         roots = []
         for name in names:
             with self._looking(filesystem, name) as tree:
                 if looks_like_root(tree):
-                    roots.append(_Root(filesystem, name, _fstab_of(tree)))
+                    roots.append(_Root(filesystem, name, _name_of(tree), _fstab_of(tree)))
         own = [root for root in roots if self._names_itself(root)]
         return own or roots
 
@@ -230,11 +236,14 @@ class _Assembly:
         own = [root for root in candidates if self._names_itself(root)]
         chosen = own if len(own) == 1 else candidates
         if len(chosen) > 1:
-            places = ", ".join(f"{_place(r.filesystem)} {r.subvolume}".strip() for r in chosen)
+            places = ", ".join(
+                f"{r.name} on {_place(r.filesystem)} {paths.printable(r.subvolume)}".strip() for r in chosen
+            )
             raise unsupported(
                 "MultipleOperatingSystems",
-                f"Several operating systems were found: on {places}.",
-                "A VM with one operating system can be converted; remove the others, or move them as VMs of their own.",
+                f"Several operating systems were found: {places}.",
+                "A VM with one operating system can be converted: give the others' disks, if they have such, a job of "
+                f"their own, or remove them in the guest. {_AS_IT_IS}",
             )
         return chosen[0]
 
@@ -257,12 +266,12 @@ class _Assembly:
         for filesystem in filesystems:
             if filesystem.type in _CONTAINERS:
                 reason, what, todo = _CONTAINERS[filesystem.type]
-                return unsupported(reason, f"{_place(filesystem)} {what}.", todo)
+                return unsupported(reason, f"{_place(filesystem)} {what}.", f"{todo} {_AS_IT_IS}")
         listing = ", ".join(f"{_place(f)}: {paths.printable(f.type)}" for f in filesystems)
         return unsupported(
             "NoOperatingSystem",
             f"No operating system was found. Looked for /etc and programs on each filesystem; there are {listing}.",
-            "Check that the VM's boot disk is among the job's disks.",
+            f"Check that the VM's boot disk is among the job's disks. {_AS_IT_IS}",
         )
 
     # -- the rest ------------------------------------------------------------------------------------------------------
@@ -385,6 +394,11 @@ def target_is_needed(mountpoint: str) -> bool:
 
 def _fstab_of(tree: GuestTree) -> tuple[FstabLine, ...]:
     return tuple(parse(tree.text("/etc/fstab")))
+
+
+def _name_of(tree: GuestTree) -> str:
+    release = shell_values(tree.text("/etc/os-release") or tree.text("/usr/lib/os-release"))
+    return paths.printable(release.get("PRETTY_NAME") or release.get("NAME") or "an unnamed system")
 
 
 def _subvolumes(tree: GuestTree) -> list[str]:
