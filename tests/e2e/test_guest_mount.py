@@ -10,7 +10,6 @@ import concurrent.futures
 import contextlib
 import os
 import pathlib
-import shutil
 import subprocess
 import threading
 import typing as t
@@ -22,7 +21,7 @@ from ansible_collections.hyper2kvm.core.plugins.module_utils.disks.filesystems i
 from ansible_collections.hyper2kvm.core.plugins.module_utils.disks.loop import LoopDevice
 from ansible_collections.hyper2kvm.core.plugins.module_utils.disks.model import DiskImage
 from ansible_collections.hyper2kvm.core.plugins.module_utils.disks.overlay import create_overlay
-from ansible_collections.hyper2kvm.core.plugins.module_utils.guests import btrfs
+from ansible_collections.hyper2kvm.core.plugins.module_utils.guests import btrfs, mounting
 from ansible_collections.hyper2kvm.core.plugins.module_utils.guests.inspection import inspect
 from ansible_collections.hyper2kvm.core.plugins.module_utils.guests.roots import MountedGuest, mount_guest
 from ansible_collections.hyper2kvm.core.plugins.module_utils.protocol.errors import ErrorClass, JobError
@@ -335,26 +334,44 @@ def test_a_btrfs_on_two_disks(build: Builder, open_guest: Open, profile: str) ->
             guest.tree.write("/etc/name", b"changed")
 
 
+@pytest.mark.parametrize("killed", [False, True])
 def test_clones_of_a_btrfs_on_two_disks_one_after_the_other(
-    build: Builder, open_guest: Open, monkeypatch: pytest.MonkeyPatch
+    build: Builder, open_guest: Open, monkeypatch: pytest.MonkeyPatch, killed: bool
 ) -> None:
     """Also where a killed process left the first one's devices, which are newer, in the kernel's memory."""
-    images = two_devices(build, "raid0")
-    disks = [build.disk(image) for image in images]
-    clone = [pathlib.Path(shutil.copyfile(disk, disk.with_suffix(".clone"))) for disk in disks]
-    forget = btrfs.forget
-    for remembered in (False, True):
-        if remembered:
-            monkeypatch.setattr(btrfs, "forget", lambda devices: None)
-        with open_guest(*disks) as guest:
-            guest.tree.write("/etc/name", b"changed")
-        monkeypatch.setattr(btrfs, "forget", forget)
-        spare = LoopDevice(disks[0], 0, MIB, writable=False)  # so that the clone gets other devices
+    disks = [build.disk(image) for image in two_devices(build, "raid0")]
+    overlays: list[pathlib.Path] = []
+    with open_guest(*disks, overlays=overlays) as guest:
+        guest.tree.write("/etc/name", b"changed")
+    newer = [overlay.with_suffix(".raw") for overlay in overlays]
+    for overlay, raw in zip(overlays, newer, strict=True):
+        run("qemu-img", "convert", "-O", "raw", overlay, raw)
+    with contextlib.ExitStack() as stack:
+        if killed:
+            patch = stack.enter_context(monkeypatch.context())
+            patch.setattr(btrfs, "forget", lambda devices: None)
+        with open_guest(*newer) as guest:
+            assert guest.tree.read_text("/etc/name") == "changed"
+    refused: list[str] = []
+    mount = mounting.mount
+
+    def watched(*args: t.Any, **options: t.Any) -> None:
         try:
-            with open_guest(*clone) as guest:
-                assert guest.tree.read_text("/etc/name") == "a"
-        finally:
-            spare.detach()
+            mount(*args, **options)
+        except JobError as error:
+            refused.append(error.reason)
+            raise
+
+    monkeypatch.setattr(mounting, "mount", watched)
+    # The clone gets other devices.
+    spare = [LoopDevice(newer[0], 0, MIB, writable=False) for dummy in range(2)]
+    try:
+        with open_guest(*disks) as guest:
+            assert guest.tree.read_text("/etc/name") == "a"
+    finally:
+        for loop in spare:
+            loop.detach()
+    assert refused == (["TwinMounted"] if killed else [])
 
 
 def test_a_btrfs_with_a_disk_missing_has_its_own_reason(build: Builder, open_guest: Open) -> None:
