@@ -101,6 +101,18 @@ def check_container(
     _check_ranges(_container(source), progress, cancelled, bandwidth)
 
 
+def check_given(source: Source, progress: t.Callable[[int, int], None], cancelled: t.Callable[[], bool]) -> None:
+    """Compare the digests that the job itself gives: of a whole OVA or OVF, or of bare disks. Not a manifest's.
+
+    Raises:
+        JobError: class ``invalid``, a file is not what the job says.
+    """
+    if source.packaged:
+        check_container(source, progress, cancelled)
+    else:
+        check_manifest(source, progress, cancelled)
+
+
 def has_writer(source: Source) -> str | None:
     """Return who has a file of ``source`` open for writing, in words for a person; None: nobody that can be seen."""
     for path in dict.fromkeys(path for image in source.images for path in (image.path, *image.extents)):
@@ -142,6 +154,12 @@ def _open_disks(spec: models.SourceSpec, input_root: pathlib.Path) -> Source:
         if not path.is_file() or kind not in ("vmdk", "qcow2", "raw"):
             raise invalid("NotADisk", f"{path.name} is no disk image.", "Give an OVA or OVF as spec.source.path.")
         image, found = _open_image(path, kind, name=f"disk{index}", field=field, digest=disk.digest)
+        if disk.digest is not None and image.extents:
+            raise unsupported(
+                "DigestOfDescriptor",
+                f"{field}: the digest is that of {path.name} alone, whose data lie in {image.path.name}.",
+                "Give the flat file as a raw disk with its own digest, or leave the digest out.",
+            )
         images.append(image)
         warnings += found
         files += [image.path, *image.extents]
@@ -248,6 +266,7 @@ def _open_package(package: Package, input_root: pathlib.Path, stem: str) -> Sour
         images.append(image)
     hardware = package.ovf.hardware
     return Source(
+        packaged=True,
         images=tuple(images),
         hardware=hardware if hardware.name else dataclasses.replace(hardware, name=stem),
         identity=_identity([*package.files, *(f for i in images for f in (i.path, *i.extents))], input_root),

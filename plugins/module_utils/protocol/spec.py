@@ -146,7 +146,10 @@ class DiskSpec(Document):
     format: t.Literal["vmdk", "qcow2", "raw"] | None = None
     """Its format; unset: the source's ``type``."""
     digest: Digest | None = None
-    """Expected SHA-256 of the image file's bytes; on a mismatch the job fails before it changes anything."""
+    """Expected SHA-256 of the image file's bytes; on a mismatch the job fails, with nothing booted or published.
+
+    Not for a VMDK descriptor, whose data lie in other files.
+    """
 
 
 class SourceSpec(Document):
@@ -159,7 +162,9 @@ class SourceSpec(Document):
     disks: list[DiskSpec] = p.Field(default_factory=list, max_length=64)
     """All disks of the VM, boot disk first; no file twice."""
     digest: Digest | None = None
-    """Expected SHA-256 of the bytes of the file at ``path``; on a mismatch the job fails before it changes anything."""
+    """Expected SHA-256 of the bytes of the file at ``path``; as in ``disks``. Whether it is given or not, what an OVA's
+    own manifest says is compared wherever its disks are read whole: not by ``inspect`` and ``plan``.
+    """
 
     @p.model_validator(mode="after")
     def _consistent(self) -> SourceSpec:
