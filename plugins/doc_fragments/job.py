@@ -49,7 +49,7 @@ options:
       type:
         description: Kind of the source. V(auto) looks at name and content, but never takes raw for something else.
         type: str
-        choices: [auto, ova, ovf, vmdk, qcow2, raw]
+        choices: [auto, ova, ovf, vmdk, qcow2, vhd, vhdx, vdi, raw, vmx, vbox, hyperv]
         default: auto
       path:
         description: File or folder, relative to C(input_root).
@@ -66,7 +66,7 @@ options:
           format:
             description: "Format of the image. Default: O(source.type)."
             type: str
-            choices: [vmdk, qcow2, raw]
+            choices: [vmdk, qcow2, vhd, vhdx, vdi, raw]
           digest:
             description: Expected digest of the file's bytes, C(sha256:) and 64 hexadecimal digits.
             type: str

@@ -19,7 +19,7 @@ import typing as t
 from ..disks.attach import Attachment, Layer, attach
 from ..disks.commit import commit_overlay
 from ..disks.filesystems import probe
-from ..disks.model import Filesystem, Source
+from ..disks.model import DiskImage, Filesystem, Source
 from ..disks.source import open_source
 from ..disks.usage import writer_of
 from ..guests.roots import mount_guest
@@ -225,8 +225,10 @@ def _layers(source: Source) -> dict[str, Layer]:
     return {image.name: image for image in source.images}
 
 
-def _image(image: t.Any) -> Result:
-    data = _plain(dataclasses.asdict(image))
+def _image(image: DiskImage) -> Result:
+    # A parent is among the extents; an image that has to be unpacked was refused before.
+    alone = dataclasses.replace(image, backing=None)
+    data = _plain({key: value for key, value in dataclasses.asdict(alone).items() if key not in ("backing", "packing")})
     data["path"] = str(image.path)
     data["extents"] = [str(path) for path in image.extents]
     return t.cast(Result, data)

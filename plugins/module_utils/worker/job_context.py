@@ -27,6 +27,7 @@ from ..disks.journal import needs_replay
 from ..disks.model import Filesystem, Source
 from ..disks.overlay import create_overlay
 from ..disks.source import open_source
+from ..disks.unpack import Unpacker
 from ..guests.facts import GuestFacts
 from ..guests.fixers.base import FixRequest
 from ..guests.inspection import inspect
@@ -67,7 +68,7 @@ class JobContext:
         self.reporter = reporter
         self.workdir = workdir
         self.layout: TargetLayout = layout_of(job, roots.output)
-        self.source: Source = open_source(job.spec.source, roots.input)
+        self.source: Source = open_source(job.spec.source, roots.input, self._unpacker())
         self.completed: list[str] = []
         self.partials: list[str] = []
         self.result = models.JobResult(
@@ -92,6 +93,14 @@ class JobContext:
         self._began = time.monotonic()
         self._seconds_before = 0.0
         self._restore()
+
+    def _unpacker(self) -> Unpacker:
+        """Unpacks before the stages begin; a later attempt finds what is whole."""
+        return Unpacker(
+            self.workdir / "unpacked",
+            lambda done, total: self.report("inspect", done, total, "unpacking"),
+            self.reporter.cancelled,
+        )
 
     # -- durable state -------------------------------------------------------------------------------------------------
 
