@@ -344,7 +344,9 @@ def _chunks(package: Package, disk: NamedDisk) -> list[Part]:
                 raise
             break
     sizes = [part.path.stat().st_size if part.length is None else part.length for part in parts]
-    if any(size != disk.chunk_size for size in sizes[:-1]) or (disk.size is not None and sum(sizes) != disk.size):
+    # Of a compressed file the size may be told as it is or as it was; its own end tells whether it is whole.
+    whole = disk.compressed or disk.size in (None, sum(sizes))
+    if any(size != disk.chunk_size for size in sizes[:-1]) or not whole:
         raise invalid(
             "Truncated", f"The chunks of {disk.name} are not those of the whole file.", "Export or upload it again."
         )
