@@ -97,6 +97,14 @@ options:
         type: str
         choices: [sparse, preallocated]
         default: sparse
+      contents:
+        description:
+          - What of the source's disks is copied.
+          - V(used) leaves out what the guest's filesystems do not use, such as deleted files; V(all) copies every block
+            that holds data.
+        type: str
+        choices: [used, all]
+        default: used
       compression:
         description: Compression of a qcow2 target's clusters.
         type: str

@@ -44,6 +44,7 @@ _TARGET: dict[str, t.Any] = {
     "path": {"type": "str"},
     "name": {"type": "str"},
     "allocation": {"type": "str", "choices": ["sparse", "preallocated"], "default": "sparse"},
+    "contents": {"type": "str", "choices": ["used", "all"], "default": "used"},
     "compression": {"type": "str", "choices": ["none", "zlib", "zstd"], "default": "none"},
     "definitions": {
         "type": "list",

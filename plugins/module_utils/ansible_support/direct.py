@@ -76,10 +76,10 @@ def guest_fix(params: options.Options, *, check_mode: bool) -> Result:
     spec, roots = located(params)
     source = open_source(spec, roots.input)
     for image in source.images:
-        if roots.input != roots.output or image.format not in ("qcow2", "raw"):
+        if roots.input != roots.output or image.format not in ("qcow2", "raw") or image.extents:
             raise invalid(
                 "NotATarget",
-                f"{image.path} is not a qcow2 or raw image below the output root {roots.output}.",
+                f"{image.path} is not a whole qcow2 or raw image below the output root {roots.output}.",
                 "A source is never changed: convert it, or copy it below the output root.",
             )
         writer = writer_of(image.path)
@@ -128,10 +128,10 @@ def attached(
     layers: dict[str, Layer] = _layers(source)
     if writable:
         for image in source.images:
-            if roots.input != roots.output or image.format != "qcow2":
+            if roots.input != roots.output or image.format != "qcow2" or image.extents:
                 raise invalid(
                     "NotATarget",
-                    f"{image.path} is not a qcow2 image below the output root {roots.output}.",
+                    f"{image.path} is not a whole qcow2 image below the output root {roots.output}.",
                     "A source is never written; attach it read-only.",
                 )
         layers = {image.name: image.path for image in source.images}

@@ -250,6 +250,42 @@ class Qcow2Map:
                             yield Block(number, begin, min(BLOCK, length - begin), False)
 
 
+class RestrictedMap:
+    """Of another map only the blocks that touch given ranges of the disk; the others count as zeros."""
+
+    def __init__(self, blocks: BlockMap, ranges: t.Sequence[tuple[int, int]]) -> None:
+        """Restrict ``blocks`` to ``ranges``: begins and ends in bytes, ascending, not overlapping."""
+        self._blocks = blocks
+        self._ranges = ranges
+        self.virtual_size = blocks.virtual_size
+
+    def regions(self) -> t.Iterator[Region]:
+        """See :class:`BlockMap`."""
+        index = 0
+        for region in self._blocks.regions():
+            kept = []
+            for block in region.blocks:
+                begin = block.number * BLOCK
+                while index < len(self._ranges) and self._ranges[index][1] <= begin:
+                    index += 1
+                if index == len(self._ranges):
+                    break
+                if self._ranges[index][0] < begin + BLOCK:
+                    kept.append(block)
+            if kept:
+                yield Region(region.number, kept)
+            if index == len(self._ranges):
+                return
+
+    def data_bytes(self) -> int:
+        """See :class:`BlockMap`."""
+        return min(self._blocks.data_bytes(), sum(end - begin for begin, end in self._ranges))
+
+    def decode(self, block: Block, stored: memoryview) -> bytes | memoryview:
+        """See :class:`BlockMap`."""
+        return self._blocks.decode(block, stored)
+
+
 def native_map(file: FileRange, fmt: str, virtual_size: int) -> BlockMap | None:
     """Return a map of an image, or None where only QEMU can read it (snapshots, other grain sizes, zstd, VDI …).
 

@@ -138,28 +138,39 @@ def _readable(source: Source, input_root: pathlib.Path, unpacker: Unpacker | Non
     return dataclasses.replace(source, images=tuple(images), warnings=tuple(warnings))
 
 
-def check_manifest(source: Source, progress: t.Callable[[int, int], None], cancelled: t.Callable[[], bool]) -> None:
+def check_manifest(
+    source: Source,
+    progress: t.Callable[[int, int], None],
+    cancelled: t.Callable[[], bool],
+    bandwidth: int | None = None,
+) -> None:
     """Read every file of ``source`` for which a digest is known, and compare.
 
     Args:
         source: as opened.
         progress: gets bytes done and bytes in all.
         cancelled: True ends it.
+        bandwidth: upper bound of the reading, in bytes per second.
 
     Raises:
         JobError: class ``invalid``, a file is not what its manifest or the job says.
     """
     ranges = [(i.path, i.offset, i.length, i.manifest_digest) for i in source.images if i.manifest_digest]
-    _check_ranges(ranges + _container(source), progress, cancelled)
+    _check_ranges(ranges + _container(source), progress, cancelled, bandwidth)
 
 
-def check_container(source: Source, progress: t.Callable[[int, int], None], cancelled: t.Callable[[], bool]) -> None:
+def check_container(
+    source: Source,
+    progress: t.Callable[[int, int], None],
+    cancelled: t.Callable[[], bool],
+    bandwidth: int | None = None,
+) -> None:
     """Compare the digest that the job gives for a whole OVA or OVF, where it does; copying compares the others.
 
     Raises:
         JobError: class ``invalid``, the file is not what the job says.
     """
-    _check_ranges(_container(source), progress, cancelled)
+    _check_ranges(_container(source), progress, cancelled, bandwidth)
 
 
 def has_writer(source: Source) -> str | None:
@@ -397,6 +408,7 @@ def _check_ranges(
     ranges: t.Sequence[tuple[pathlib.Path, int, int | None, str | None]],
     progress: t.Callable[[int, int], None],
     cancelled: t.Callable[[], bool],
+    bandwidth: int | None,
 ) -> None:
     with contextlib.ExitStack() as stack:
         files = [stack.enter_context(FileRange(path, offset, length)) for path, offset, length, _digest in ranges]
@@ -408,6 +420,7 @@ def _check_ranges(
             check_range(
                 file,
                 digest,
+                bandwidth=bandwidth,
                 progress=lambda done, base=before: progress(base + done, total),  # type: ignore[misc]
                 cancelled=cancelled,
             )

@@ -140,8 +140,8 @@ class Artifact(Report):
 
     path: str
     """Relative to the worker's output root."""
-    kind: t.Literal["disk", "libvirt", "kubevirt", "result", "console", "screenshot"]
-    """What it is: a disk, a definition, the result document, or a boot test's evidence."""
+    kind: t.Literal["disk", "map", "libvirt", "kubevirt", "result", "console", "screenshot"]
+    """What it is: a disk, the map of what was read of it, a definition, the result, or a boot test's evidence."""
     format: str | None = None
     """Of a disk: ``qcow2`` or ``raw``."""
     size_bytes: Count

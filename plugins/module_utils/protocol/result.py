@@ -56,7 +56,10 @@ class DiskResult(Report):
     virtual_size_bytes: Count
     """Size of the disk as the guest sees it, in bytes."""
     bytes_read: Count = 0
-    """Bytes read of the source."""
+    """Bytes read of the source, by all attempts."""
+    map: str | None = None
+    """GNU ddrescue map beside the target of what was read of the virtual disk; unset: the whole disk. What the guest's
+    filesystems do not use is left out; the digests ``source`` and ``copied`` are of what was read."""
     bytes_written: Count = 0
     """Bytes written to the target."""
     digests: Digests = p.Field(default_factory=Digests)

@@ -100,6 +100,16 @@ class Allocation(str, enum.Enum):
     """The whole virtual size is reserved, so that the guest never meets a full disk."""
 
 
+class Contents(str, enum.Enum):
+    """What of a source's disks is copied."""
+
+    USED = "used"
+    """What the guest's filesystems use, and all that is no filesystem; what was deleted reads as zeros. Filesystems
+    that are damaged, in use, or not known are copied whole."""
+    ALL = "all"
+    """Every block that holds data, deleted files included."""
+
+
 class Compression(str, enum.Enum):
     """Compression of a qcow2 target's clusters."""
 
@@ -188,6 +198,9 @@ class TargetSpec(Document):
     """Name of the VM and of its files (``<name>.qcow2``); unset: the last part of ``path``, made a name."""
     allocation: Allocation = Allocation.SPARSE
     """Whether the target's blocks are reserved beforehand."""
+    contents: Contents = Contents.USED
+    """What of the source's disks is copied. Compressed and preallocated qcow2 targets, and targets that share their
+    blocks with the source, hold everything in any case."""
     compression: Compression = Compression.NONE
     """Compression of a qcow2 target; not together with ``allocation: preallocated``."""
     definitions: list[Definition] = p.Field(default_factory=lambda: [Definition.LIBVIRT, Definition.KUBEVIRT])

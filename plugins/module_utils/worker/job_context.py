@@ -22,12 +22,15 @@ import typing as t
 
 from ..definitions.machine import Machine, MachineDisk, machine_for
 from ..disks.attach import Attachment, attach
+from ..disks.copy import Ranges
+from ..disks.copylog import CopyLog
 from ..disks.filesystems import probe
 from ..disks.journal import needs_replay
 from ..disks.model import Filesystem, Source
-from ..disks.overlay import create_overlay
+from ..disks.overlay import create_overlay, repoint_overlay
 from ..disks.source import open_source
 from ..disks.unpack import Unpacker
+from ..disks.used_blocks import ddrescue_map
 from ..guests.facts import GuestFacts
 from ..guests.fixers.base import FixRequest
 from ..guests.inspection import inspect
@@ -38,6 +41,9 @@ from ..protocol.errors import invalid
 from ..protocol.validation import spec_digest
 from .context import Reporter, Roots, Stopped
 from .layout import WRITES_TARGET, TargetLayout, layout_of
+
+#: The stages whose work is in the partial targets.
+_COPYING = ("copy", "commit")
 
 
 class Skipped(str):
@@ -71,6 +77,8 @@ class JobContext:
         self.source: Source = open_source(job.spec.source, roots.input, self._unpacker())
         self.completed: list[str] = []
         self.partials: list[str] = []
+        self.committing: list[str] = []
+        """Names of the disks whose commit has begun."""
         self.result = models.JobResult(
             job=job.metadata.name,
             uid=job.metadata.uid or "",
@@ -102,6 +110,12 @@ class JobContext:
             self.reporter.cancelled,
         )
 
+    def _find_unpacked(self) -> None:
+        """Tell overlays over unpacked images where these are: this folder may have had another name."""
+        for overlay, image in zip(self.overlays, self.source.images, strict=True):
+            if overlay.exists() and self.workdir in image.path.parents:
+                repoint_overlay(overlay, image)
+
     # -- durable state -------------------------------------------------------------------------------------------------
 
     @property
@@ -125,12 +139,54 @@ class JobContext:
             self._seconds_before = kept.seconds
             self.completed = list(state["completed"])
             self.partials = list(state["partials"])
+            self.committing = list(state["committing"])
+            self._find_unpacked()
 
     def save(self) -> None:
         """Make the state durable: whole and on disk, or as it was before."""
         self.result.seconds = round(self._seconds_before + time.monotonic() - self._began, 3)
-        state = {"completed": self.completed, "partials": self.partials, "result": self.result.to_document()}
+        state = {
+            "completed": self.completed,
+            "partials": self.partials,
+            "committing": self.committing,
+            "result": self.result.to_document(),
+        }
         write_durably(self._state_file, json.dumps(state).encode())
+
+    # -- the copies ----------------------------------------------------------------------------------------------------
+
+    def copy_log(self, index: int) -> CopyLog:
+        """Open the log of disk ``index``'s copy; what it holds of a copy of other things is forgotten."""
+        image, target = self.source.images[index], self.spec.target
+        kept = self.map_file(index)
+        key = {
+            "source": self.source.identity,
+            "disk": image.name,
+            "target": [str(self.layout.disk(index)), target.format, target.allocation, target.compression],
+            "map": hashlib.sha256(kept.read_bytes()).hexdigest() if kept.exists() else None,
+        }
+        return CopyLog(self.workdir / f"{image.name}.copied", key)
+
+    def map_file(self, index: int) -> pathlib.Path:
+        """Where the map of what is copied of disk ``index`` is kept; there is none where it is the whole disk."""
+        return self.workdir / f"{self.source.images[index].name}.map"
+
+    def keep_ranges(self, index: int, ranges: Ranges | None) -> None:
+        """Keep what is copied of disk ``index``; None: the whole disk."""
+        path = self.map_file(index)
+        if ranges is None:
+            path.unlink(missing_ok=True)
+        else:
+            write_durably(path, ddrescue_map(ranges, self.source.images[index].virtual_size))
+
+    def forget_copies(self) -> None:
+        """Have the next attempt copy all disks from the begin."""
+        for name in self.partials:
+            pathlib.Path(name).unlink(missing_ok=True)
+        self.partials, self.committing = [], []
+        self.completed = [name for name in self.completed if name not in _COPYING]
+        self.result.stages = [record for record in self.result.stages if record.name not in _COPYING]
+        self.save()
 
     # -- the guest -----------------------------------------------------------------------------------------------------
 

@@ -51,6 +51,13 @@ def _publish_disk(context: JobContext, index: int, partial: pathlib.Path) -> Non
         format=context.layout.format.value,
         digest=context.result.disks[index].digests.target,
     )
+    kept, copied_map = context.map_file(index), context.layout.map(index)
+    if kept.exists():
+        write_durably(copied_map, kept.read_bytes())
+        context.result.disks[index].map = str(copied_map.relative_to(context.roots.output))
+        _add_artifact(context, copied_map, "map")
+    else:
+        copied_map.unlink(missing_ok=True)
 
 
 def _write_definitions(context: JobContext) -> None:
@@ -70,7 +77,7 @@ def _write_definitions(context: JobContext) -> None:
 def _add_artifact(
     context: JobContext,
     path: pathlib.Path,
-    kind: t.Literal["disk", "libvirt", "kubevirt", "result"],
+    kind: t.Literal["disk", "map", "libvirt", "kubevirt", "result"],
     *,
     format: str | None = None,
     digest: str | None = None,
