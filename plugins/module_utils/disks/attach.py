@@ -24,7 +24,8 @@ from . import nbd
 from .file_range import sync_file
 from .loop import LoopDevice
 from .model import DiskImage, Partition
-from .qemu import blockdev, check_qcow2, file_blockdev
+from .overlay import create_overlay
+from .qemu import WITHOUT_SCHEMA, blockdev, check_qcow2, file_blockdev
 from .sectors import sector_size
 from .storage_daemon import FOLDER_PREFIX, StorageDaemon
 
@@ -119,7 +120,7 @@ def attach(
         raise ValueError("a source's image is never attached for writing")
     folder = pathlib.Path(tempfile.mkdtemp(prefix=FOLDER_PREFIX, dir=workdir))
     try:
-        options = {name: _options(layer, writable=writable) for name, layer in layers.items()}
+        options = {name: _options(name, layer, folder, writable=writable) for name, layer in layers.items()}
         server, devices = _serve(options, folder, writable=writable, prefer_file=prefer_file)
         disks = {name: AttachedDisk(name, device, writable=writable) for name, device in devices.items()}
         try:
@@ -157,8 +158,13 @@ def export_flat(image: Layer, workdir: pathlib.Path) -> t.Iterator[pathlib.Path]
         yield attachment.disks["disk"].device
 
 
-def _options(layer: Layer, *, writable: bool) -> dict[str, t.Any]:
+def _options(name: str, layer: Layer, folder: pathlib.Path, *, writable: bool) -> dict[str, t.Any]:
     if isinstance(layer, DiskImage):
+        if any(image.format in WITHOUT_SCHEMA for image in layer.chain):
+            # QMP's schema lacks what the driver needs to be told; the name of a backing file may tell it.
+            overlay = folder / f"{name}.qcow2"
+            create_overlay(overlay, layer)
+            return {**file_blockdev(overlay, "qcow2"), "read-only": True}
         return blockdev(layer)
     return {**file_blockdev(layer, "qcow2"), "read-only": not writable}
 

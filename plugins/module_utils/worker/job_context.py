@@ -27,8 +27,9 @@ from ..disks.copylog import CopyLog
 from ..disks.filesystems import probe
 from ..disks.journal import needs_replay
 from ..disks.model import Filesystem, Source
-from ..disks.overlay import create_overlay
+from ..disks.overlay import create_overlay, repoint_overlay
 from ..disks.source import open_source
+from ..disks.unpack import Unpacker
 from ..disks.used_blocks import ddrescue_map
 from ..guests.facts import GuestFacts
 from ..guests.fixers.base import FixRequest
@@ -74,7 +75,7 @@ class JobContext:
         self.reporter = reporter
         self.workdir = workdir
         self.layout: TargetLayout = layout_of(job, roots.output)
-        self.source: Source = open_source(job.spec.source, roots.input)
+        self.source: Source = open_source(job.spec.source, roots.input, self._unpacker())
         self.completed: list[str] = []
         self.partials: list[str] = []
         self.committing: list[str] = []
@@ -103,6 +104,20 @@ class JobContext:
         self._seconds_before = 0.0
         self._restore()
 
+    def _unpacker(self) -> Unpacker:
+        """Unpacks before the stages begin; a later attempt finds what is whole."""
+        return Unpacker(
+            self.workdir / "unpacked",
+            lambda done, total: self.report("inspect", done, total, "unpacking"),
+            self.reporter.cancelled,
+        )
+
+    def _find_unpacked(self) -> None:
+        """Tell overlays over unpacked images where these are: this folder may have had another name."""
+        for overlay, image in zip(self.overlays, self.source.images, strict=True):
+            if overlay.exists() and self.workdir in image.path.parents:
+                repoint_overlay(overlay, image)
+
     # -- durable state -------------------------------------------------------------------------------------------------
 
     @property
@@ -127,6 +142,7 @@ class JobContext:
             self.completed = list(state["completed"])
             self.partials = list(state["partials"])
             self.committing = list(state["committing"])
+            self._find_unpacked()
 
     def save(self) -> None:
         """Make the state durable: whole and on disk, or as it was before."""
