@@ -61,16 +61,18 @@ class ConversionHost:
 
     def run(self, *documents: dict[str, t.Any], slots: int = 2) -> list[dict[str, t.Any]]:
         """Submit jobs, run a worker until none is left, and return them as they ended."""
-        for document in documents:
-            path = self.output.parent / f"{document['metadata']['name']}.json"
-            path.write_text(json.dumps(document), encoding="utf-8")
-            self.command("submit", path)
+        wanted = {document["metadata"]["name"]: document for document in documents}
+        for name, document in wanted.items():
+            (self.output.parent / f"{name}.json").write_text(json.dumps(document), encoding="utf-8")
+        self.command("submit", *(self.output.parent / f"{name}.json" for name in wanted))
         self.command("run", "--once", "--slots", str(slots), ok=False)
-        return [self.job(document["metadata"]["name"]) for document in documents]
+        jobs = self.jobs()
+        return [jobs[name] for name in wanted]
 
-    def job(self, name: str) -> dict[str, t.Any]:
-        """A job's document as the queue has it."""
-        return t.cast("dict[str, t.Any]", json.loads(self.command("status", name, "--json")))
+    def jobs(self) -> dict[str, dict[str, t.Any]]:
+        """All jobs' documents as the queue has them, by name."""
+        documents = [json.loads(line) for line in self.command("status", "--json").splitlines()]
+        return {document["metadata"]["name"]: document for document in documents}
 
     def result(self, path: str) -> dict[str, t.Any]:
         """A result document below the output root."""

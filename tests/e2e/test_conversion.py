@@ -33,7 +33,7 @@ def test_the_demo_moves_a_guest_and_says_how(demo: Demo) -> None:
 
 def test_an_ova_becomes_a_guest_that_boots(demo: Demo) -> None:
     host = demo.host
-    status = completed(host.job("web01-convert"))
+    status = completed(host.jobs()["web01-convert"])
     assert [stage["name"] for stage in status["stages"]] == STAGES
     result = host.result("web01/result.json")
     assert (result["verdict"], result["bootTest"]["verdict"]) == ("boots", "booted")
