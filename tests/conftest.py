@@ -17,6 +17,6 @@ hypothesis.settings.register_profile("ci", derandomize=True, database=None, dead
 hypothesis.settings.register_profile("random", print_blob=True, deadline=None)
 hypothesis.settings.load_profile("ci" if os.environ.get("CI") else "random")
 
-# In the background a shell starts programs with this signal ignored, and so would be all that the tests start, also what
+# In the background a shell starts programs with this signal ignored, and so is all that tests start, also what
 # they end by it.
 signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -36,15 +36,17 @@ DONE = "that was all"
 
 #: What the guest tries at its start. Addresses are QEMU's defaults, as whoever wants out would take them.
 _ATTEMPTS = f"""
-ip address add 10.0.2.15/24 dev ens192
+for card in /sys/class/net/e*; do card=${{card##*/}}; done
+ip link set $card up
+ip address add 10.0.2.15/24 dev $card
 ip route replace default via {HOST}
 tell() {{ name=$1; shift; "$@" > /dev/null 2>&1 && echo "TRIED $name yes" || echo "TRIED $name no"; }}
 tell link ping -c 2 -W 5 {HOST}
 tell outside ping -c 2 -W 5 192.0.2.1
 echo knock | tell tcp timeout WAIT nc -w WAIT {HOST} PORT
 tell http timeout WAIT wget -T WAIT -O /dev/null http://{HOST}:PORT/
-for dummy in 1 2 3; do echo knock | timeout 2 nc -u -w 1 {HOST} PORT; done
-tell name timeout 10 nslookup example.com 10.0.2.3
+syslogd -R {HOST}:PORT
+for dummy in 1 2 3; do logger knock; sleep 1; done
 echo "CLOCK $(date -u +%H:%M)"
 echo "{DONE}"
 """
@@ -121,7 +123,7 @@ def _attempts(folder: pathlib.Path, port: int, wait: int) -> tuple[dict[str, str
 
 def test_a_guest_has_a_link_and_no_way_out(tmp_path: pathlib.Path, listener: Listener) -> None:
     could, clock = _attempts(tmp_path, listener.port, 10)
-    assert could == {"link": "yes", "outside": "no", "tcp": "no", "http": "no", "name": "no"}
+    assert could == {"link": "yes", "outside": "no", "tcp": "no", "http": "no"}
     assert listener.visits == []
     # Noon, whatever the host's clock says: what is planned for the night does not come due.
     assert re.fullmatch(r"12:\d\d", clock)
