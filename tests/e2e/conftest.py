@@ -6,10 +6,14 @@
 
 from __future__ import annotations
 
+import collections.abc as c
+import ctypes
 import dataclasses
+import os
 import pathlib
 
 import pytest
+from ansible_collections.hyper2kvm.core.plugins.module_utils.worker.engine import private_mounts
 
 from tests.e2e.migration import GUESTS, PATIENCE_SECONDS, REPOSITORY, ConversionHost, sha256
 from tests.e2e.playbooks import Played, ansible_playbook, install
@@ -20,6 +24,22 @@ from tests.guests import build
 def host(tmp_path: pathlib.Path) -> ConversionHost:
     """A conversion host with empty roots."""
     return ConversionHost(tmp_path)
+
+
+@pytest.fixture(scope="module")
+def own_mounts() -> c.Iterator[None]:
+    """Tests that mount do it in a namespace of their own, as jobs do.
+
+    In the host's, whatever begins a namespace meanwhile gets a copy of the mount, and keeps it: what was unmounted is
+    still in use then.
+    """
+    folder = os.getcwd()
+    with open("/proc/thread-self/ns/mnt", "rb") as before:
+        private_mounts()
+        yield
+        # setns takes the current folder away.
+        assert ctypes.CDLL(None).setns(before.fileno(), 0) == 0
+    os.chdir(folder)
 
 
 @pytest.fixture(scope="session")

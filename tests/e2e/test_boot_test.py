@@ -29,6 +29,8 @@ from tests import guests
 from tests.e2e import tiny_guests
 from tests.e2e.edited_guests import edited
 
+pytestmark = pytest.mark.usefixtures("own_mounts")
+
 MIB = 1024**2
 LOGIN = "Linux web01\n\nweb01 login: "
 

@@ -29,6 +29,8 @@ from tests.e2e.migration import GUESTS, PATIENCE_SECONDS
 from tests.guests import build
 from tests.guests.specs import SPECS
 
+pytestmark = pytest.mark.usefixtures("own_mounts")
+
 MIB = 1024**2
 #: The host as QEMU's user network shows it to a guest.
 HOST = "10.0.2.2"

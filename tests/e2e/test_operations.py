@@ -18,6 +18,8 @@ from tests.e2e.migration import GUESTS, ConversionHost, completed, failed, job, 
 from tests.guests import build
 from tests.guests.specs import SPECS
 
+pytestmark = pytest.mark.usefixtures("own_mounts")
+
 MIB = 1024**2
 
 
