@@ -11,8 +11,10 @@ import json
 import os
 import pathlib
 import shutil
+import signal
 import subprocess
 import sys
+import time
 import typing as t
 
 REPOSITORY = pathlib.Path(__file__).parents[2]
@@ -73,6 +75,14 @@ class ConversionHost:
         """All jobs' documents as the queue has them, by name."""
         documents = [json.loads(line) for line in self.command("status", "--json").splitlines()]
         return {document["metadata"]["name"]: document for document in documents}
+
+    def end_workers(self) -> None:
+        """End the workers that playbooks started, which else wait a while for more jobs."""
+        pids = [json.loads(line)["pid"] for line in self.command("workers", "--json").splitlines()]
+        for pid in pids:
+            os.kill(pid, signal.SIGTERM)
+        while any(pathlib.Path(f"/proc/{pid}/exe").exists() for pid in pids):
+            time.sleep(0.05)
 
     def result(self, path: str) -> dict[str, t.Any]:
         """A result document below the output root."""

@@ -19,6 +19,8 @@ from tests.e2e.migration import PATIENCE_SECONDS, REPOSITORY, link_or_copy
 
 CORE = "ansible_collections/hyper2kvm/core"
 LOG = "ansible.log"
+#: How a boot test that passed is told; how long it took depends on the machine.
+BOOTED = r"booted in \d[\d.]* (?:s|min)"
 _BIN = pathlib.Path(sys.executable).parent
 _PRETENDED = f"""\
 sys.path.insert(0, {str(REPOSITORY / "tests/e2e")!r})
