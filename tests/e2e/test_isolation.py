@@ -81,7 +81,9 @@ class Listener:
                     else:
                         connection, dummy = self._tcp.accept()
                         self.visits.append("tcp")
-                        with connection:
+                        with connection, contextlib.suppress(OSError):
+                            connection.settimeout(60)
+                            connection.recv(4096)  # What is closed unread is reset, and the answer with it.
                             connection.sendall(b"HTTP/1.0 200 OK\r\n\r\n")
 
     def close(self) -> None:
