@@ -14,7 +14,7 @@ export LC_ALL := C.UTF-8
 unexport PYTHONDONTWRITEBYTECODE
 export HYPER2KVM_TEST_GUESTS := $(GUEST_CACHE)
 
-.PHONY: help setup demo test lint unit e2e sanity integration oldest schemas bench build clean FORCE
+.PHONY: help setup demo test lint unit guests e2e sanity integration oldest schemas bench build clean FORCE
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -56,7 +56,11 @@ lint: setup ## Formatting, types, documentation, import arrows
 unit: setup ## Tests without guests
 	python -m pytest tests/unit tests/test_worker_protocol.py
 
-e2e: setup ## Tests with real guests that boot
+guests: setup ## Build what tests boot, where it is not kept from before
+	python -m tests.guests build --cache $(GUEST_CACHE)
+	python -m tests.e2e.kernels
+
+e2e: guests ## Tests with real guests that boot
 	python -m pytest tests/e2e
 
 $(SANITY_TREE): FORCE

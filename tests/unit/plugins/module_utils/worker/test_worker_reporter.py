@@ -121,14 +121,14 @@ def test_progress_is_written_at_most_once_a_second(queue: LocalBackend, tmp_path
         write(hold, progress)
 
     watch.progress = count  # type: ignore[method-assign]
-    began = time.monotonic()
     calls = 0
-    while time.monotonic() - began < 2.5:
+    began = time.monotonic()
+    while len(writes) < 3:
         calls += 1
         told.progress(_at(calls))
         time.sleep(0.001)
-    assert 1 <= len(writes) <= 3
-    assert calls > 10 * len(writes)
+    assert time.monotonic() - began >= 2
+    assert calls > len(writes)
     seen = queue.get("web01-inspect").status
     assert seen.progress is not None
     assert seen.progress.bytes_done > 0
