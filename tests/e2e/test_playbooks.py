@@ -6,16 +6,19 @@
 
 from __future__ import annotations
 
+import concurrent.futures
 import hashlib
 import os
 import pathlib
 import re
+import shutil
+import time
 import typing as t
 
 import pytest
 
 from tests.e2e.migration import GUESTS
-from tests.e2e.playbooks import Inventory, install, pretend
+from tests.e2e.playbooks import Inventory, pretend
 from tests.guests import build
 
 MIGRATE = "hyper2kvm.core.migrate"
@@ -30,9 +33,10 @@ OWN_PLAYBOOK = """\
 
 
 @pytest.fixture(scope="session")
-def collections(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
+def collections(installed: pathlib.Path, tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
     """The collection, installed, with an engine that pretends."""
-    folder = install(tmp_path_factory.mktemp("installed"))
+    folder = tmp_path_factory.mktemp("pretended") / "collections"
+    shutil.copytree(installed, folder, symlinks=True)
     pretend(folder)
     return folder
 
@@ -72,12 +76,17 @@ def test_a_second_run_changes_nothing_and_says_so(inventory: Inventory) -> None:
 
 
 def test_parallelism_is_the_workers_slots_and_not_forks(inventory: Inventory) -> None:
-    inventory.add(*(f"vm{i}" for i in range(8)), seconds=4, among=8)
-    played = inventory.play(MIGRATE, "--forks", "2", hyper2kvm_slots=4, hyper2kvm_progress_interval=1)
+    inventory.add(*(f"vm{i}" for i in range(8)), held=True)
+    with concurrent.futures.ThreadPoolExecutor() as pool:
+        playing = pool.submit(inventory.play, MIGRATE, "--forks", "2", hyper2kvm_slots=4, hyper2kvm_progress_interval=1)
+        while not re.search(r"^hyper2kvm: 4 running.*4 waiting", inventory.said(), re.MULTILINE):
+            assert not playing.done(), inventory.said()
+            time.sleep(0.1)
+        inventory.release()
+        played = playing.result()
     assert played.status == 0, played.output
     assert inventory.most_at_once() == 4
     assert re.search(r"^\[vm\d\] COMPLETED in .*, booted in 14 s$", played.output, re.MULTILINE), played.output
-    assert re.search(r"^hyper2kvm: 4 running", played.output, re.MULTILINE), played.output
 
 
 def test_the_playbook_that_users_write_ends_with_a_failure(inventory: Inventory) -> None:
@@ -118,17 +127,36 @@ def test_limit_moves_only_these(inventory: Inventory) -> None:
     assert inventory.begun() == ["web02-convert"]
 
 
-def test_tags_submit_and_wait_separately(inventory: Inventory) -> None:
-    inventory.add("web01", seconds=0.3)
+def test_each_tag_does_its_part_alone(inventory: Inventory) -> None:
+    inventory.add("web01", seconds=0.5)
+    inventory.add("bad01", fail="NoRootDevice", seconds=0.5)
     submitted = inventory.play(MIGRATE, "--tags", "submit")
     assert submitted.status == 0 and "COMPLETED" not in submitted.output
-    ended = inventory.play(MIGRATE)
-    assert ended.status == 0 and "web01" in ended.row("web01") and inventory.begun() == ["web01-convert"]
+    waited = inventory.play(MIGRATE, "--tags", "wait")
+    assert waited.status == 2 and waited.recap("web01")["failed"] == 0 and waited.recap("bad01")["failed"] == 1
+    assert sorted(line for line in inventory.trace() if line.endswith(" end")) == [
+        "bad01-convert end",
+        "web01-convert end",
+    ]
+    reported = inventory.play(MIGRATE, "--tags", "report")
+    assert reported.status == 2 and "COMPLETED" in reported.row("web01") and "FAILED" in reported.row("bad01")
+    assert "bad01: NoRootDevice: rehearse: The guest did not come up." in reported.output
+    assert '"verdict": "boots"' in reported.output  # handed on by set_stats
+    assert inventory.play(MIGRATE, "--tags", "report", "--limit", "web01").status == 0
+    assert sorted(inventory.begun()) == ["bad01-convert", "web01-convert"]
+
+
+def test_a_report_on_a_vm_without_a_job(inventory: Inventory) -> None:
+    inventory.add("web01")
+    reported = inventory.play(MIGRATE, "--tags", "report")
+    assert reported.status == 0 and "no job" in reported.row("web01")
+    waited = inventory.play(MIGRATE, "--tags", "wait")
+    assert waited.status == 2 and "There is no job web01-convert" in waited.output
 
 
 def test_check_mode_hands_nothing_in(inventory: Inventory) -> None:
     inventory.add("web01")
-    played = inventory.play("hyper2kvm.core.rehearse", "--check")
+    played = inventory.play("hyper2kvm.core.inspect", "--check")
     assert played.status == 0 and played.recap("web01")["changed"] == 1
     assert not inventory.output.exists()
 
@@ -163,7 +191,7 @@ def test_a_surveys_blank_answers_and_texts_do_no_harm(inventory: Inventory) -> N
         "hyper2kvm_target_format": "raw",
         "hyper2kvm_verify_boot": "false",
         "hyper2kvm_priority": "7",
-        "hyper2kvm_guest_fixers_skip": "ssh-keys,hostname",
+        "hyper2kvm_guest_fixers_skip": "fstab,hostname",
         "hyper2kvm_guest_ssh_keys": "ssh-ed25519 AAAA a@b\n\nssh-ed25519 BBBB c@d\n",
         **dict.fromkeys(
             (

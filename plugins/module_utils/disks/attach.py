@@ -13,6 +13,7 @@ that is asked for becomes a loop device over its range of it. Partitions are nev
 from __future__ import annotations
 
 import contextlib
+import functools
 import pathlib
 import shutil
 import tempfile
@@ -25,6 +26,7 @@ from .loop import LoopDevice
 from .model import DiskImage, Partition
 from .overlay import create_overlay
 from .qemu import WITHOUT_SCHEMA, blockdev, check_qcow2, file_blockdev
+from .sectors import sector_size
 from .storage_daemon import FOLDER_PREFIX, StorageDaemon
 
 Layer: t.TypeAlias = "pathlib.Path | DiskImage"
@@ -41,6 +43,11 @@ class AttachedDisk:
         self._writable = writable
         self._loops: dict[tuple[int, int], LoopDevice] = {}
 
+    @functools.cached_property
+    def sector_size(self) -> int:
+        """Bytes of a logical sector: 512, or 4096."""
+        return sector_size(self.device)
+
     def partition_device(self, partition: Partition) -> pathlib.Path:
         """Return a block device that is ``partition``; the same one each time.
 
@@ -49,7 +56,13 @@ class AttachedDisk:
         """
         key = (partition.start, partition.size)
         if key not in self._loops:
-            self._loops[key] = LoopDevice(self.device, partition.start, partition.size, writable=self._writable)
+            self._loops[key] = LoopDevice(
+                self.device,
+                partition.start,
+                partition.size,
+                writable=self._writable,
+                block_size=self.sector_size,
+            )
         return self._loops[key].device
 
     def close(self, *, check: bool) -> None:

@@ -149,6 +149,8 @@ class Source:
     """The OVA or OVF descriptor, where the job gives a digest for it."""
     container_digest: str | None = None
     """``sha256:…`` of the container's bytes, from the job; still to be compared."""
+    packaged: bool = False
+    """Whether the images come with an OVF descriptor: their digests are those of its manifest, not of the job."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -177,3 +179,7 @@ class Filesystem:
     """``ext4``, ``xfs``, ``btrfs``, ``vfat``, ``swap``, ``crypto_LUKS``, ``LVM2_member`` … or empty."""
     uuid: str = ""
     label: str = ""
+    member: int = 1
+    """Which of its devices this is, where it lies on several (btrfs)."""
+    members: int = 1
+    """On how many devices it lies."""

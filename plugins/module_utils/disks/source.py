@@ -173,6 +173,18 @@ def check_container(
     _check_ranges(_container(source), progress, cancelled, bandwidth)
 
 
+def check_given(source: Source, progress: t.Callable[[int, int], None], cancelled: t.Callable[[], bool]) -> None:
+    """Compare the digests that the job itself gives: of a whole OVA or OVF, or of bare disks. Not a manifest's.
+
+    Raises:
+        JobError: class ``invalid``, a file is not what the job says.
+    """
+    if source.packaged:
+        check_container(source, progress, cancelled)
+    else:
+        check_manifest(source, progress, cancelled)
+
+
 def has_writer(source: Source) -> str | None:
     """Return who has a file of ``source`` open for writing, in words for a person; None: nobody that can be seen."""
     for path in dict.fromkeys(path for image in source.images for path in (image.path, *image.extents)):
@@ -234,7 +246,14 @@ def _open_disks(spec: models.SourceSpec, input_root: pathlib.Path) -> Source:
         if not path.is_file() or kind not in IMAGE_FORMATS:
             raise invalid("NotADisk", f"{path.name} is no disk image.", "Give an OVA or OVF as spec.source.path.")
         place = Place(path, input_root, field, f"disk{index}", disk.digest)
-        images.append(_image_or_packing(place, t.cast("ImageFormat", kind), warnings))
+        image = _image_or_packing(place, t.cast("ImageFormat", kind), warnings)
+        if disk.digest is not None and image.extents:
+            raise unsupported(
+                "DigestOfDescriptor",
+                f"{field}: the digest is that of {path.name} alone, whose data lie in other files as well.",
+                "Give the flat file as a raw disk with its own digest, or leave the digest out.",
+            )
+        images.append(image)
     return Source(
         images=tuple(images),
         hardware=Hardware(name=pathlib.PurePath(_plain_name(images[0].path)).stem),
@@ -309,6 +328,7 @@ def _open_package(package: Package, input_root: pathlib.Path, stem: str) -> Sour
     ]
     hardware = package.ovf.hardware
     return Source(
+        packaged=True,
         images=tuple(images),
         hardware=hardware if hardware.name else dataclasses.replace(hardware, name=stem),
         identity=_identity([*package.files, *_files(images)], input_root),

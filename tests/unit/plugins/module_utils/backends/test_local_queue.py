@@ -66,6 +66,17 @@ def lines(tmp_path: pathlib.Path, name: str) -> list[dict[str, t.Any]]:
 # -- submitting ------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("dry_run", [True, False])
+def test_a_namespace_is_refused_where_there_are_none(queue: LocalBackend, dry_run: bool) -> None:
+    wanted = job("a")
+    wanted.metadata.namespace = "team-a"
+    with pytest.raises(JobError, match="namespace team-a") as caught:
+        queue.submit(wanted, dry_run=dry_run)
+    assert caught.value.reason == "NoNamespaces" and caught.value.suggestion and queue.list() == []
+    wanted.metadata.namespace = "default"
+    assert queue.submit(wanted, dry_run=dry_run).outcome is Outcome.CREATED
+
+
 def test_a_job_is_submitted_once(queue: LocalBackend) -> None:
     first = queue.submit(job())
     again = queue.submit(job())
@@ -296,7 +307,7 @@ def test_retryable_failures_back_off_until_the_limit(queue: LocalBackend, monkey
     assert [one.reason for one in waiting.waiting] == ["BackingOff"]
     failed = time.monotonic()
     while (taken := queue.claim("host-1")) is None:
-        assert time.monotonic() < failed + 10
+        assert time.monotonic() < failed + 60
         time.sleep(0.02)
     assert time.monotonic() - failed > 0.8
     assert queue.fail(hold_of(taken), PROBLEM) is Phase.FAILED
@@ -338,7 +349,7 @@ def test_orders_reach_the_worker(queue: LocalBackend) -> None:
     assert queue.orders("host-1", holds.values()) == {}
     queue.cancel("a")
     queue.suspend("b")
-    deadline = time.monotonic() + 5
+    deadline = time.monotonic() + 60
     while holds["c"].uid not in queue.orders("host-1", holds.values()):
         assert time.monotonic() < deadline
         time.sleep(0.05)
@@ -362,7 +373,7 @@ def test_a_waiting_job_misses_its_deadline_and_a_finished_one_its_record(queue: 
     queue.submit(job("late", active_deadline_seconds=1))
     queue.submit(job("gone", ttl_seconds_after_finished=0))
     queue.cancel("gone")
-    deadline = time.monotonic() + 5
+    deadline = time.monotonic() + 60
     while queue.get("late").status.phase is not Phase.FAILED:
         assert time.monotonic() < deadline
         queue.maintain()
@@ -499,11 +510,11 @@ def test_a_worker_that_was_stopped_while_it_wrote_does_not_block_the_queue_for_e
         assert caught.value.retryable
         assert not queue.evict_stopped_writer()
         other.send_signal(signal.SIGSTOP)
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + 60
         while not queue.evict_stopped_writer():
             assert time.monotonic() < deadline
             time.sleep(0.05)
-        assert other.wait(10) == -signal.SIGKILL
+        assert other.wait(60) == -signal.SIGKILL
         queue.set_priority("web01-inspect", 1)
         assert len(queue.lost()) == 1
     queue.close()

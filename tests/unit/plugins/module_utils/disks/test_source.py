@@ -18,6 +18,7 @@ import pytest
 from ansible_collections.hyper2kvm.core.plugins.module_utils.disks.model import Source
 from ansible_collections.hyper2kvm.core.plugins.module_utils.disks.source import (
     check_container,
+    check_given,
     check_manifest,
     has_writer,
     open_source,
@@ -109,6 +110,28 @@ def test_changed_descriptor_is_noticed_at_once(root: pathlib.Path) -> None:
     files["vm.ovf"] = files["vm.ovf"].replace(b"web01", b"web02")
     pack(root / "vm.ova", files)
     assert refused(root, "vm.ova", "vm.ovf is not what was exported").reason == "ChecksumMismatch"
+
+
+def test_a_digest_of_a_descriptor_alone_is_refused(root: pathlib.Path) -> None:
+    """It would say nothing of the data, which lie in another file."""
+    make_raw(root / "disk.raw", 4 * GRAIN)
+    qemu_img("convert", "-O", "vmdk", "-o", "subformat=monolithicFlat", root / "disk.raw", root / "vm.vmdk")
+    right = "sha256:" + hashlib.sha256((root / "vm.vmdk").read_bytes()).hexdigest()
+    assert refused(root, "vm.vmdk", "vm.vmdk alone", digest=right).reason == "DigestOfDescriptor"
+    assert opened(root, "vm.vmdk").images[0].path.name == "vm.vmdk alone"
+
+
+def test_what_the_job_says_is_compared_without_a_manifest(root: pathlib.Path) -> None:
+    ova = pack(root / "vm.ova", files_of_a_vm(root))
+    with ova.open("r+b") as file:
+        file.seek(ova.stat().st_size // 2)
+        file.write(b"x")
+    now = "sha256:" + hashlib.sha256(ova.read_bytes()).hexdigest()
+    check_given(opened(root, "vm.ova", digest=now), lambda _d, _t: None, lambda: False)
+    make_raw(root / "disk.raw", 4 * GRAIN)
+    for name in ("vm.ova", "disk.raw"):
+        with pytest.raises(JobError, match="is not what was exported"):
+            check_given(opened(root, name, digest="sha256:" + "0" * 64), lambda _d, _t: None, lambda: False)
 
 
 def test_digest_of_a_whole_ova(root: pathlib.Path) -> None:
