@@ -76,7 +76,7 @@ def guest_fix(params: options.Options, *, check_mode: bool) -> Result:
     spec, roots = located(params)
     source = open_source(spec, roots.input)
     for image in source.images:
-        if roots.input != roots.output or image.format not in ("qcow2", "raw") or image.extents:
+        if roots.input != roots.output or image.format not in ("qcow2", "raw") or image.backing is not None:
             raise invalid(
                 "NotATarget",
                 f"{image.path} is not a whole qcow2 or raw image below the output root {roots.output}.",
@@ -128,7 +128,7 @@ def attached(
     layers: dict[str, Layer] = _layers(source)
     if writable:
         for image in source.images:
-            if roots.input != roots.output or image.format != "qcow2" or image.extents:
+            if roots.input != roots.output or image.format != "qcow2" or image.backing is not None:
                 raise invalid(
                     "NotATarget",
                     f"{image.path} is not a whole qcow2 image below the output root {roots.output}.",
@@ -219,8 +219,8 @@ def _layers(source: Source) -> dict[str, Layer]:
 
 def _image(image: DiskImage) -> Result:
     # A parent is among the extents; an image that has to be unpacked was refused before.
-    alone = dataclasses.replace(image, backing=None)
-    data = _plain({key: value for key, value in dataclasses.asdict(alone).items() if key not in ("backing", "packing")})
+    alone = dataclasses.asdict(dataclasses.replace(image, backing=None))
+    data = _plain({key: value for key, value in alone.items() if key not in ("backing", "enclosing", "packing")})
     data["path"] = str(image.path)
     data["extents"] = [str(path) for path in image.extents]
     return t.cast(Result, data)

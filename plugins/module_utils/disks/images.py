@@ -18,7 +18,7 @@ from ..protocol.errors import JobError, invalid, unsupported
 from . import qcow2, vdi, vhd, vhdx, vmdk
 from .file_range import FileRange, truncated
 from .manifest import compare_bytes
-from .model import DiskImage, ImageFormat
+from .model import DiskImage, ImageFormat, Part
 from .paths import confine, confine_beside, from_windows
 
 #: Formats by the ending of a file's name.
@@ -161,7 +161,9 @@ def _open_vhd(file: FileRange, place: Place, warnings: list[str]) -> DiskImage:
     header = vhd.read_vhd(file)
     if header.kind == "fixed":
         # A fixed disk is a raw one with a footer behind it, which is left out.
-        return dataclasses.replace(_image(place, "raw", "fixed VHD", header.size), length=header.size)
+        whole = Part(place.path, place.offset, place.length, place.digest) if place.digest else None
+        image = _image(place, "raw", "fixed VHD", header.size, enclosing=whole)
+        return dataclasses.replace(image, length=header.size, manifest_digest=None)
     for _block in vhd.blocks(file, header):
         pass
     image = _image(place, "vhd", header.kind, header.size)

@@ -37,6 +37,8 @@ class DiskImage:
     """``sha1:…``, ``sha256:…`` or ``sha512:…`` of the file, from a manifest or the job; still to be compared."""
     backing: DiskImage | None = None
     """The image that shows through where this one holds nothing: a snapshot's parent."""
+    enclosing: Part | None = None
+    """The bytes that a digest is of, where the image is only a part of them, or was made of them; to be compared."""
     packing: Packing | None = None
     """How the image is packed. Until it was unpacked only its name, path and format are known."""
 

@@ -165,7 +165,7 @@ def check_container(
     cancelled: t.Callable[[], bool],
     bandwidth: int | None = None,
 ) -> None:
-    """Compare the digest that the job gives for a whole OVA or OVF, where it does; copying compares the others.
+    """Compare the digests of files that hold more than images (an OVA, a VHD); copying compares the others.
 
     Raises:
         JobError: class ``invalid``, the file is not what the job says.
@@ -419,9 +419,10 @@ def _identity(files: t.Iterable[pathlib.Path], root: pathlib.Path) -> str:
 
 
 def _container(source: Source) -> list[tuple[pathlib.Path, int, int | None, str | None]]:
-    if source.container is None:
-        return []
-    return [(source.container, 0, None, source.container_digest)]
+    parts = [image.enclosing for image in source.images if image.enclosing]
+    if source.container is not None:
+        parts.append(Part(source.container, digest=source.container_digest))
+    return [(part.path, part.offset, part.length, part.digest) for part in parts]
 
 
 def _check_ranges(

@@ -87,7 +87,14 @@ class Unpacker:
         # A later attempt may find the folder under another name, and so the files below it that this one names.
         repoint_overlay(path, base)
         return dataclasses.replace(
-            image, path=path, format="qcow2", subformat="merged", backing=base, extents=(image.path, *image.extents)
+            image,
+            path=path,
+            format="qcow2",
+            subformat="merged",
+            backing=base,
+            extents=(image.path, *image.extents),
+            manifest_digest=None,
+            enclosing=Part(image.path, digest=image.manifest_digest) if image.manifest_digest else None,
         )
 
     def _made(self, path: pathlib.Path, make: t.Callable[[pathlib.Path], None]) -> pathlib.Path:

@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import os
 import pathlib
 import re
@@ -22,7 +23,11 @@ from ansible_collections.hyper2kvm.core.plugins.module_utils.disks.attach import
 from ansible_collections.hyper2kvm.core.plugins.module_utils.disks.copy import copy_disk
 from ansible_collections.hyper2kvm.core.plugins.module_utils.disks.file_range import FileRange
 from ansible_collections.hyper2kvm.core.plugins.module_utils.disks.model import DiskImage, Source
-from ansible_collections.hyper2kvm.core.plugins.module_utils.disks.source import open_source
+from ansible_collections.hyper2kvm.core.plugins.module_utils.disks.source import (
+    check_container,
+    check_manifest,
+    open_source,
+)
 from ansible_collections.hyper2kvm.core.plugins.module_utils.disks.unpack import Unpacker
 from ansible_collections.hyper2kvm.core.plugins.module_utils.protocol import models
 from ansible_collections.hyper2kvm.core.plugins.module_utils.protocol.errors import ErrorClass, JobError
@@ -216,6 +221,30 @@ def test_differencing_disks_are_not_merged_without_a_place_for_it(root: pathlib.
         open_source(models.SourceSpec(path="a.avhdx"), root)
     assert caught.value.error_class is ErrorClass.UNSUPPORTED
     assert not (root.parent / "unpacked").exists()
+
+
+@pytest.mark.parametrize("kind", ["fixed.vhd", "differencing.vhd", "dynamic.vhd", "chain.qcow2"])
+def test_digests_are_of_the_file(root: pathlib.Path, kind: str) -> None:
+    """Also where the image is less than its file, or what is read is not the file that the job names."""
+    raw = make_raw(root.parent / "disk.raw", SIZE)
+    subformat = "fixed" if kind == "fixed.vhd" else "dynamic"
+    qemu_img("convert", "-O", "vpc", "-o", f"subformat={subformat},force_size=on", raw, root / f"{subformat}.vhd")
+    with FileRange(root / f"{subformat}.vhd") as file:
+        parent = uuid.UUID(bytes=vhd.read_vhd(file).unique_id)
+    differencing_vhd(root / "differencing.vhd", SIZE, WRITES, rf".\{subformat}.vhd", parent=parent)
+    make_raw(root / "base.raw", MIB)
+    qemu_img("create", "-q", "-f", "qcow2", "-b", "base.raw", "-F", "raw", root / "chain.qcow2")
+    right = "sha256:" + hashlib.sha256((root / kind).read_bytes()).hexdigest()
+    for digest in (right, "sha256:" + "0" * 64):
+        source = opened(root, kind, digest=digest)
+        expected = (
+            contextlib.nullcontext() if digest == right else pytest.raises(JobError, match="not what was exported")
+        )
+        with expected:
+            check_manifest(source, lambda _done, _total: None, lambda: False)
+        with expected:
+            check_container(source, lambda _done, _total: None, lambda: False)
+            copied(source.images[0], root.parent / f"{digest[-4:]}.qcow2")
 
 
 # -- names that lead elsewhere -----------------------------------------------------------------------------------------
