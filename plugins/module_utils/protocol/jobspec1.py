@@ -35,8 +35,15 @@ class Image(_Part):
 
     path: str
     format: t.Literal["qcow2", "vmdk", "raw", "vdi", "vhd", "vhdx"] | None = None
-    checksum: t.Annotated[str, p.Field(pattern=r"^(sha256:)?[0-9a-fA-F]{64}$")] | None = None
+    checksum: str | None = None
     size_bytes: t.Annotated[int, p.Field(ge=0)] | None = None
+
+    @p.field_validator("checksum")
+    @classmethod
+    def _sha256(cls, checksum: str | None) -> str | None:
+        if checksum is not None and not re.fullmatch(r"(sha256:)?[0-9a-fA-F]{64}", checksum):
+            raise ValueError("must be a SHA-256 digest: 64 hexadecimal digits, perhaps with sha256: before them")
+        return checksum
 
 
 class CapabilityRequirements(_Part):
@@ -232,7 +239,7 @@ def _target(wanted: JobSpec1, operation: models.Operation, refused: list[validat
     if name:
         target["name"] = name
     if not artifacts.store_fixed_image and operation is not models.Operation.INSPECT:
-        why = "the image is what this operation makes; ask for the operation inspect, or plan or rehearse of this protocol"
+        why = "the image is what this operation makes; ask for inspect, or for plan or rehearse of this protocol"
         refused.append(validation.Problem("artifacts.store_fixed_image", why))
     if artifacts.keep_intermediates:
         refused.append(validation.Problem("artifacts.keep_intermediates", "what a job needs on its way is removed"))

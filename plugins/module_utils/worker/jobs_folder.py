@@ -187,11 +187,14 @@ def _read(root: int, name: str) -> bytes:
         raise invalid("InvalidDocument", f"Its name is longer than {_LONGEST_NAME} bytes.", "Give it a shorter name.")
     try:
         descriptor = open_in_root(root, name, os.O_RDONLY | os.O_NONBLOCK)
-        with open(descriptor, "rb") as file:
+        try:
             if not stat.S_ISREG(os.fstat(descriptor).st_mode):
                 raise invalid("InvalidDocument", "It is no regular file.", "Put the document itself there.")
             # One byte more, so that a longer one is seen as such.
-            return file.read(MAX_DOCUMENT_BYTES + 1)
+            with open(descriptor, "rb", closefd=False) as file:
+                return file.read(MAX_DOCUMENT_BYTES + 1)
+        finally:
+            os.close(descriptor)
     except OSError as error:
         if error.errno in (errno.ENOENT, errno.ELOOP, errno.ENOTDIR):
             why = "It is a link that leads to nothing within the folder of jobs."
