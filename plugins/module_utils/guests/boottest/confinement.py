@@ -85,4 +85,6 @@ def confined(command: t.Sequence[str], max_file_bytes: int) -> list[str]:
         groups = "--clear-groups" if kvm is None else f"--groups={kvm}"
         identity += [f"--reuid={uid}", f"--regid={gid}", groups, "--bounding-set=-all", "--inh-caps=-all"]
     # Changing the user clears the parent death signal, so it is set again with the change; setpriv does it last.
-    return bounded([*identity, "--pdeathsig=KILL", "--", *command], max_file_bytes)
+    # User networking takes no interface of the host, so QEMU gets a network without any.
+    network = ["unshare", "--net", "--"] if os.geteuid() == 0 else []
+    return bounded([*network, *identity, "--pdeathsig=KILL", "--", *command], max_file_bytes)
