@@ -22,6 +22,12 @@ from .model import Firmware, Hardware, Nic
 #: Nothing real is larger; an attacker's could be.
 MAX_SIZE = 16 * 1024**2
 _MAX_DEPTH = 100
+#: A machine has some dozens of items with a dozen properties each; every element costs hundreds of bytes of memory.
+_MAX_ELEMENTS = 100_000
+#: A name is given with its namespace, which is written once and would be copied for each.
+_MAX_NAME = 1024
+#: Four SCSI controllers of 64 disks, four SATA controllers of 30, four NVMe controllers of 15: vSphere's maximum.
+_MAX_DISKS = 4 * (64 + 30 + 15)
 
 _CPU, _MEMORY, _IDE, _SCSI, _ETHERNET, _FLOPPY, _CD, _DVD, _DISK, _STORAGE = 3, 4, 5, 6, 10, 14, 15, 16, 17, 20
 _SERIAL, _PARALLEL, _USB, _SOUND, _OTHER = 21, 22, 23, 35, 1
@@ -121,16 +127,19 @@ def _parse_xml(text: bytes, what: str) -> ElementTree.Element:
         raise _bad(what, "it is larger than 16 MiB")
     builder = ElementTree.TreeBuilder()
     parser = xml.parsers.expat.ParserCreate(namespace_separator="}")
-    depth = 0
+    depth = elements = 0
 
     def refuse(*_arguments: t.Any) -> None:
         raise _bad(what, "it has a DOCTYPE, which no exporter writes and which could make it read other files")
 
     def start(tag: str, attributes: dict[str, str]) -> None:
-        nonlocal depth
+        nonlocal depth, elements
         depth += 1
+        elements += 1
         if depth > _MAX_DEPTH:
             raise _bad(what, f"it is nested deeper than {_MAX_DEPTH} levels")
+        if elements > _MAX_ELEMENTS or max(map(len, (tag, *attributes))) > _MAX_NAME:
+            raise _bad(what, f"it has more than {_MAX_ELEMENTS} elements, or names of more than {_MAX_NAME} characters")
         builder.start(tag, attributes)
 
     def end(tag: str) -> None:
@@ -187,6 +196,8 @@ def _disks(envelope: ElementTree.Element, items: list[_Item], what: str) -> list
             len(found),
         )
         found.append((order, OvfDisk(_attribute(file, "href"), *_format(disk, what), _bus(controller))))
+    if len(found) > _MAX_DISKS:
+        raise unsupported("TooManyDisks", f"{what} describes {len(found)} disks; {_MAX_DISKS} are the most.")
     return [disk for _order, disk in sorted(found, key=lambda pair: pair[0])]
 
 
