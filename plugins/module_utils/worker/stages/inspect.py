@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 
 from ...disks.source import has_writer
+from ...guests.paths import printable
 from ...protocol import models
 from ...protocol.errors import invalid
 from ..job_context import JobContext
@@ -38,7 +39,7 @@ def run(context: JobContext) -> str:
         context.warn(
             f"The metadata says {hardware.firmware} firmware, the disk boots by {context.firmware}; the disk decides."
         )
-    return str(guest.facts.pretty_name)
+    return printable(guest.facts.pretty_name)
 
 
 def _refuse_existing_target(context: JobContext) -> None:
