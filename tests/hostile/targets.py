@@ -61,6 +61,7 @@ GUEST_FILES: dict[str, bytes] = {
     "/etc/hosts": b"127.0.0.1 localhost\n10.0.0.1 web01.example.com web01 # name\n",
     "/etc/hostname": b"web01\n",
     "/etc/passwd": b"root:x:0:0:root:/root:/bin/bash\nadmin:x:1000:1000::/home/admin:/bin/bash\n",
+    "/etc/ssh/sshd_config": b"PermitRootLogin no\nAuthorizedKeysFile .ssh/authorized_keys %h/.ssh/keys\n",
     "/var/lib/dpkg/status": b"Package: systemd\nStatus: install ok\nVersion: 252.1\n",
     "/boot/config-6.1.0-9-amd64": b"CONFIG_RD_GZIP=y\nCONFIG_VIRTIO_PCI=m\nCONFIG_VIRTIO_BLK=y\n",
     f"{_KERNEL}/modules.dep": seeds.MODULE_TEXTS["modules.dep"],
@@ -177,7 +178,12 @@ def _guest_file(path: str, data: bytes) -> None:
     guest.put(path, data)
     try:
         facts = guest.inspect()
-        plan = guest.plan(request=guest.request(hostname="new", timezone="Europe/Berlin"))
+        wishes = {
+            "hostname": "new",
+            "timezone": "Europe/Berlin",
+            "ssh_keys": [{"user": "admin", "keys": ["ssh-rsa AA"]}],
+        }
+        plan = guest.plan(request=guest.request(**wishes))
         for text in [str(facts.to_document()), *plan.warnings, *(str(c.to_document()) for c in plan.edits.changes)]:
             if not text.isprintable():
                 raise AssertionError(f"a text could steer a terminal: {text!r}")
