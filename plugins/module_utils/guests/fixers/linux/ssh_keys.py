@@ -95,6 +95,7 @@ def _file(user: str, home: str, edits: Edits) -> str:
 def _no_link(path: str) -> JobError:
     return unsupported(
         "LinkedKeys",
-        f"In the guest, {printable(path)} is a symbolic link: keys are not written through what a user points elsewhere.",
+        f"In the guest, {printable(path)} is a symbolic link: keys are not written through what a user points "
+        "elsewhere.",
         "Replace the link in the guest, or give the keys to another user.",
     )
