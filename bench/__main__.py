@@ -41,7 +41,7 @@ def conversion() -> None:
     with tempfile.TemporaryDirectory(dir=GUESTS) as scratch:
         vmdk = _unpacked(folder / "debian12.ova", pathlib.Path(scratch))
         for number in range(ROUNDS):
-            # What others wrote is on the disk before either begins. (qemu-img ends before its target is; a job does not.)
+            # What others wrote is on the disk before either begins: qemu-img ends before its target is there.
             os.sync()
             peer.append(_timed(lambda: _qemu_img(vmdk, pathlib.Path(scratch) / "peer.qcow2")))
             place = pathlib.Path(scratch) / f"round{number}"

@@ -86,7 +86,13 @@ def test_what_was_converted_is_the_source_but_for_the_changes(host: ConversionHo
     host.add(folder / "debian12-btrfs.ova", "app01.ova")
 
     (done,) = host.run(
-        job("app01", "app01.ova", target={"format": fmt}, guest={"enabled": False}, verify={"boot": False})
+        job(
+            "app01",
+            "app01.ova",
+            target={"format": fmt, "contents": "all"},
+            guest={"enabled": False},
+            verify={"boot": False},
+        )
     )
 
     assert done["status"]["phase"] == "COMPLETED", done["status"].get("lastError")

@@ -145,6 +145,50 @@ def qcow2s() -> list[bytes]:
         return [(folder / str(number)).read_bytes() for number in range(len(kinds))]
 
 
+VMX = b"""\
+.encoding = "UTF-8"
+displayName = "web01"
+memSize = "2048"
+numvcpus = "2"
+firmware = "efi"
+scsi0.present = "TRUE"
+scsi0.virtualDev = "pvscsi"
+scsi0:0.present = "TRUE"
+scsi0:0.fileName = "web01.vmdk"
+ethernet0.present = "TRUE"
+ethernet0.virtualDev = "vmxnet3"
+ethernet0.address = "00:50:56:ab:10:21"
+"""
+VBOX = b"""<?xml version="1.0"?>
+<VirtualBox xmlns="http://www.virtualbox.org/" version="1.19-linux"><Machine uuid="{1}" name="web01" OSType="Debian_64">
+<MediaRegistry><HardDisks><HardDisk uuid="{2}" location="web01.vdi" format="VDI" type="Normal"/></HardDisks>
+</MediaRegistry><Hardware><CPU count="2"/><Memory RAMSize="2048"/><Firmware type="EFI"/><Network>
+<Adapter slot="0" enabled="true" MACAddress="080027AABBCC" type="virtio"><NAT/></Adapter></Network>
+<StorageControllers><StorageController name="SATA" type="AHCI"><AttachedDevice type="HardDisk" port="0" device="0">
+<Image uuid="{2}"/></AttachedDevice></StorageController></StorageControllers></Hardware></Machine></VirtualBox>
+"""
+HYPERV = b"""<?xml version="1.0"?>
+<configuration><properties><name type="string">web01</name><subtype type="integer">1</subtype></properties>
+<settings><processors><count type="integer">2</count></processors><memory><bank><size type="integer">2048</size></bank>
+</memory></settings><_83f8638b_8dca_4152_9eda_2ca8b33039b4_><controller0><drive0>
+<pathname type="string">web01.vhdx</pathname><type type="string">VHD</type></drive0></controller0></_83f8638b_8dca_4152_9eda_2ca8b33039b4_></configuration>
+"""
+
+
+def foreign(fmt: str) -> list[bytes]:
+    """Images of QEMU's format ``fmt``, as it writes them; of VHD both kinds."""
+    options: list[list[str]] = [["-o", "subformat=dynamic"], ["-o", "subformat=fixed"]] if fmt == "vpc" else [[]]
+    with tempfile.TemporaryDirectory() as name:
+        folder = pathlib.Path(name)
+        raw = folder / "raw"
+        raw.write_bytes(b"text" * 16384)
+        found = []
+        for option in options:
+            qemu_img("convert", "-O", fmt, *option, raw, folder / "image")
+            found.append((folder / "image").read_bytes())
+        return found
+
+
 def initramfses() -> list[bytes]:
     """Initramfs files in every compression."""
     entries = [

@@ -15,7 +15,16 @@ import posixpath
 import tempfile
 import typing as t
 
-from ansible_collections.hyper2kvm.core.plugins.module_utils.disks import manifest, ovf, partitions, tarfiles, vmdk
+from ansible_collections.hyper2kvm.core.plugins.module_utils.disks import (
+    hyperv,
+    manifest,
+    ovf,
+    partitions,
+    tarfiles,
+    vbox,
+    vmdk,
+    vmx,
+)
 from ansible_collections.hyper2kvm.core.plugins.module_utils.disks.blockmap import native_map
 from ansible_collections.hyper2kvm.core.plugins.module_utils.disks.file_range import FileRange
 from ansible_collections.hyper2kvm.core.plugins.module_utils.disks.source import open_source
@@ -206,6 +215,12 @@ TARGETS: dict[str, Target] = {
     "vmdk-grains": Target(seeds.vmdks, lambda data: _image("vmdk", data)),
     "qcow2": Target(seeds.qcow2s, lambda data: _image("qcow2", data)),
     "qcow2-file": Target(seeds.qcow2s, lambda data: _source("x.qcow2", data), share=6),
+    "vhd-file": Target(lambda: seeds.foreign("vpc"), lambda data: _source("x.vhd", data), share=4),
+    "vhdx-file": Target(lambda: seeds.foreign("vhdx"), lambda data: _source("x.vhdx", data), share=4),
+    "vdi-file": Target(lambda: seeds.foreign("vdi"), lambda data: _source("x.vdi", data), share=4),
+    "vmx": Target(lambda: [seeds.VMX], lambda data: vmx.parse_vmx(data, "x.vmx")),
+    "vbox": Target(lambda: [seeds.VBOX], lambda data: vbox.parse_vbox(data, "x.vbox")),
+    "hyperv": Target(lambda: [seeds.HYPERV], lambda data: hyperv.parse_hyperv(data, "x.xml")),
     "partitions": Target(seeds.partition_tables, lambda data: partitions.parse_table(data, "disk0", 1024**2)),
     "initramfs": Target(seeds.initramfses, segments.parse_bytes, share=8),
     "module-index": Target(seeds.indexes, index.read_index, refusals=(index.CorruptIndexError,)),

@@ -22,15 +22,17 @@ QUEUE: dict[str, t.Any] = {
 
 _STRINGS: dict[str, t.Any] = {"type": "list", "elements": "str", "default": []}
 
+_SOURCE_TYPES = ["auto", "ova", "ovf", "vmdk", "qcow2", "vhd", "vhdx", "vdi", "raw", "vmx", "vbox", "hyperv"]
+_DISK_FORMATS = ["vmdk", "qcow2", "vhd", "vhdx", "vdi", "raw"]
 _SOURCE: dict[str, t.Any] = {
-    "type": {"type": "str", "choices": ["auto", "ova", "ovf", "vmdk", "qcow2", "raw"], "default": "auto"},
+    "type": {"type": "str", "choices": _SOURCE_TYPES, "default": "auto"},
     "path": {"type": "str"},
     "disks": {
         "type": "list",
         "elements": "dict",
         "options": {
             "path": {"type": "str", "required": True},
-            "format": {"type": "str", "choices": ["vmdk", "qcow2", "raw"]},
+            "format": {"type": "str", "choices": _DISK_FORMATS},
             "digest": {"type": "str"},
         },
     },
@@ -42,6 +44,7 @@ _TARGET: dict[str, t.Any] = {
     "path": {"type": "str"},
     "name": {"type": "str"},
     "allocation": {"type": "str", "choices": ["sparse", "preallocated"], "default": "sparse"},
+    "contents": {"type": "str", "choices": ["used", "all"], "default": "used"},
     "compression": {"type": "str", "choices": ["none", "zlib", "zstd"], "default": "none"},
     "definitions": {
         "type": "list",
@@ -58,7 +61,7 @@ GUEST: dict[str, t.Any] = {
     "network": {
         "type": "dict",
         "options": {
-            "pin_names": {"type": "bool", "default": True},
+            "pin_names": {"type": "bool"},
             "mac_map": {
                 "type": "list",
                 "elements": "dict",
@@ -66,6 +69,18 @@ GUEST: dict[str, t.Any] = {
                 "options": {"source": {"type": "str", "required": True}, "target": {"type": "str", "required": True}},
             },
             "macs": _STRINGS,
+            "map": {
+                "type": "list",
+                "elements": "dict",
+                "default": [],
+                "options": {
+                    "source": {"type": "str"},
+                    "network": {"type": "str"},
+                    "bridge": {"type": "str"},
+                    "multus": {"type": "str"},
+                    "pod": {"type": "bool", "default": False},
+                },
+            },
         },
     },
     "ssh_keys": {

@@ -64,7 +64,7 @@ def _same(image: DiskImage, target: pathlib.Path, fmt: str, workdir: pathlib.Pat
         JobError: class ``invalid``, the target holds something else.
     """
     found = digest_disk(target, fmt, progress=_unseen, cancelled=_never, workdir=workdir)
-    wanted = scan_image(image, sink=None, bandwidth=None, progress=_unseen, cancelled=_never, workdir=workdir)
+    wanted = scan_image(image, bandwidth=None, progress=_unseen, cancelled=_never, workdir=workdir)
     if found != wanted.digest:
         raise invalid("TargetDiffers", f"{target} exists and holds something else.", "Name another, or set force.")
     return found

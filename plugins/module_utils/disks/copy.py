@@ -2,28 +2,41 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""The copy: a source's data to a new target file, read once, checked and hashed in that same read."""
+"""The copy: a source's data to a target file, read once, checked and hashed in that same read, and resumable."""
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
+import errno
+import fcntl
+import os
 import pathlib
+import tempfile
 import typing as t
 
 from ..protocol.models import Allocation, Compression, TargetFormat
 from .attach import export_flat
-from .blockmap import BlockMap, RawMap, native_map
+from .blockmap import BlockMap, RawMap, RestrictedMap, native_map
+from .copylog import CopyLog, RegionRecord
 from .file_range import FileRange, sync_file
 from .manifest import check_range
 from .model import DiskImage
+from .qcow2 import read_header
 from .qemu import blockdev, json_name, run_img
-from .scan import ScanResult, Sink, scan
+from .scan import ScanResult, Sink, ignore, scan
 from .target import Qcow2Target, RawTarget
 
 #: A night and more, for qemu-img; it is cancelled by its caller, not by a clock. Seconds.
 _TIMEOUT = 14 * 24 * 3600.0
 _COROUTINES = "8"
+#: ioctl(2) FICLONE: share all of a file's blocks with another one (linux/fs.h).
+_FICLONE = 0x40049409
+#: How many regions are logged at once where the log tells of a reading alone.
+_LOGGED_AT_ONCE = 1024
+
+Ranges: t.TypeAlias = "t.Sequence[tuple[int, int]]"
+"""Parts of a virtual disk: begins and ends in bytes, ascending, not overlapping."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,12 +44,14 @@ class CopyResult:
     """What a copy did. Bytes."""
 
     bytes_read: int
-    """Of the source's file, for its data."""
+    """Of the source's file, for its data, by this attempt."""
     bytes_written: int
-    """Data in the target's file."""
+    """Data in the target's file, of all attempts; 0 where it shares the source's blocks."""
     source_digest: str
     """``sha256:…``: the content digest (see :mod:`.scan`) of what was read."""
     virtual_size: int
+    ranges: Ranges | None = None
+    """What was read, where that was not the whole disk."""
 
 
 def copy_disk(
@@ -50,16 +65,19 @@ def copy_disk(
     progress: t.Callable[[int, int], None],
     cancelled: t.Callable[[], bool],
     workdir: pathlib.Path,
+    ranges: Ranges | None = None,
+    log: CopyLog | None = None,
 ) -> CopyResult:
-    """Copy a source's disk to the new file ``target``, which is on the disk when this returns.
+    """Copy a source's disk to the file ``target``, which is on the disk when this returns.
 
     Sparse VMDKs, plain qcow2 and raw images are read, and sparse qcow2 and raw targets written, by this program's own
     code, in parallel; other images are read through a flat export; compressed and preallocated qcow2 is written by
-    ``qemu-img``.
+    ``qemu-img``. An image that has the target's format already shares its blocks with the target where the filesystem
+    can do that, and is then only read.
 
     Args:
         image: as the source was opened; where it has a ``manifest_digest``, that is compared in the same read.
-        target: must not exist.
+        target: must not exist, but for a copy that ``log`` tells of.
         fmt: of the target.
         allocation: whether blocks without data are reserved.
         compression: of a qcow2 target.
@@ -67,113 +85,183 @@ def copy_disk(
         progress: gets bytes done and in all, of the virtual disk's data (not of its holes).
         cancelled: asked at least each second; True ends the copy.
         workdir: an existing folder for mount points.
+        ranges: copy what touches these, and leave the rest of the target zeros; None: the whole disk. Copied all the
+            same is what comes for nothing (shared blocks) and what ``qemu-img`` writes.
+        log: where the copy's progress is kept, so that a later call goes on with it. What it holds of ``target`` is
+            taken as copied.
 
     Raises:
         JobError: class ``invalid``, the source is damaged or not what its manifest says; class ``transient``, it
             cannot be read, or the copy was cancelled.
         OSError: the target exists or cannot be written (no space). What was written so far stays.
     """
-    if fmt is TargetFormat.QCOW2 and (compression is not Compression.NONE or allocation is Allocation.PREALLOCATED):
-        return _by_qemu(image, target, allocation, compression, bandwidth, progress, cancelled, workdir)
-    with _target(target, image.virtual_size, fmt, allocation) as sink:
-        result = scan_image(
-            image, sink=sink, bandwidth=bandwidth, progress=progress, cancelled=cancelled, workdir=workdir
-        )
-        sink.finish()
-    return CopyResult(result.bytes_read, result.bytes_written, result.digest, image.virtual_size)
+    with contextlib.ExitStack() as stack:
+        if log is None:
+            folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="hyper2kvm-copy-", dir=workdir))
+            log = stack.enter_context(CopyLog(pathlib.Path(folder, "log"), {}))
+        read = _Reading(image, bandwidth, progress, cancelled, workdir)
+        if compression is not Compression.NONE or (fmt is TargetFormat.QCOW2 and allocation is Allocation.PREALLOCATED):
+            return _by_qemu(read, target, allocation, compression, log)
+        if log.inode is None and allocation is Allocation.SPARSE and _share_blocks(image, target, fmt, log):
+            return _shared(read, target, log)
+        with _target(target, image.virtual_size, fmt, allocation, log) as sink:
+            result = read.scan(sink=sink, ranges=ranges, recorded=log.records())
+            sink.finish()
+        return CopyResult(result.bytes_read, result.bytes_written, result.digest, image.virtual_size, ranges)
 
 
 def scan_image(
     image: DiskImage,
     *,
-    sink: Sink | None,
     bandwidth: int | None,
     progress: t.Callable[[int, int], None],
     cancelled: t.Callable[[], bool],
     workdir: pathlib.Path,
+    ranges: Ranges | None = None,
+    on_region: t.Callable[[RegionRecord], None] = ignore,
 ) -> ScanResult:
     """Read all data of ``image`` once, by its own map or through a flat export; see :func:`.scan.scan`.
 
     Raises:
         JobError: see :func:`copy_disk`.
     """
-    with FileRange(image.path, image.offset, image.length) as file:
-        blocks = native_map(file, image.format, image.virtual_size)
-        if blocks is not None:
-            return _scan(file, blocks, image, image.manifest_digest, sink, bandwidth, progress, cancelled)
-        if image.manifest_digest:
-            # QEMU does the reading here, so the file's own bytes are read once more.
-            check_range(file, image.manifest_digest, progress=lambda _done: None, cancelled=cancelled)
-    with export_flat(image, workdir) as flat, FileRange(flat) as file:
-        return _scan(file, RawMap(file, image.virtual_size), image, None, sink, bandwidth, progress, cancelled)
+    return _Reading(image, bandwidth, progress, cancelled, workdir).scan(ranges=ranges, on_region=on_region)
 
 
-def _scan(
-    file: FileRange,
-    blocks: BlockMap,
-    image: DiskImage,
-    manifest_digest: str | None,
-    sink: Sink | None,
-    bandwidth: int | None,
-    progress: t.Callable[[int, int], None],
-    cancelled: t.Callable[[], bool],
-) -> ScanResult:
-    return scan(
-        file,
-        blocks,
-        what=f"Reading {image.path.name}",
-        sink=sink,
-        manifest_digest=manifest_digest,
-        bandwidth=bandwidth,
-        progress=progress,
-        cancelled=cancelled,
-    )
+@dataclasses.dataclass(frozen=True)
+class _Reading:
+    """How a source is read."""
+
+    image: DiskImage
+    bandwidth: int | None
+    progress: t.Callable[[int, int], None]
+    cancelled: t.Callable[[], bool]
+    workdir: pathlib.Path
+
+    def scan(
+        self,
+        *,
+        sink: Sink | None = None,
+        ranges: Ranges | None = None,
+        on_region: t.Callable[[RegionRecord], None] = ignore,
+        recorded: t.Iterable[RegionRecord] = (),
+    ) -> ScanResult:
+        image = self.image
+
+        def read(file: FileRange, blocks: BlockMap, manifest_digest: str | None) -> ScanResult:
+            return scan(
+                file,
+                blocks if ranges is None else RestrictedMap(blocks, ranges),
+                what=f"Reading {image.path.name}",
+                sink=sink,
+                on_region=on_region,
+                recorded=recorded,
+                manifest_digest=manifest_digest,
+                bandwidth=self.bandwidth,
+                progress=self.progress,
+                cancelled=self.cancelled,
+            )
+
+        with FileRange(image.path, image.offset, image.length) as file:
+            blocks = native_map(file, image.format, image.virtual_size)
+            if blocks is not None:
+                return read(file, blocks, image.manifest_digest)
+            if image.manifest_digest:
+                # QEMU does the reading here, so the file's own bytes are read once more.
+                check_range(file, image.manifest_digest, bandwidth=self.bandwidth, cancelled=self.cancelled)
+        with export_flat(image, self.workdir) as flat, FileRange(flat) as file:
+            return read(file, RawMap(file, image.virtual_size), None)
+
+    def scan_into(self, log: CopyLog) -> ScanResult:
+        """Read everything, and log what was read."""
+        pending: list[RegionRecord] = []
+
+        def keep(record: RegionRecord) -> None:
+            pending.append(record)
+            if len(pending) == _LOGGED_AT_ONCE:
+                log.append(pending)
+                pending.clear()
+
+        result = self.scan(on_region=keep)
+        log.append(pending)
+        return result
 
 
 def _target(
-    path: pathlib.Path, virtual_size: int, fmt: TargetFormat, allocation: Allocation
+    path: pathlib.Path, virtual_size: int, fmt: TargetFormat, allocation: Allocation, log: CopyLog
 ) -> contextlib.AbstractContextManager[Qcow2Target | RawTarget]:
     if fmt is TargetFormat.QCOW2:
-        return Qcow2Target(path, virtual_size)
-    return RawTarget(path, virtual_size, preallocate=allocation is Allocation.PREALLOCATED)
+        return Qcow2Target(path, virtual_size, log)
+    return RawTarget(path, virtual_size, log, preallocate=allocation is Allocation.PREALLOCATED)
+
+
+def _share_blocks(image: DiskImage, target: pathlib.Path, fmt: TargetFormat, log: CopyLog) -> bool:
+    """Make ``target`` a reflink of a source that is a file of the same format; False: that cannot be done here."""
+    if image.format != fmt.value or image.offset or image.length is not None or image.backing is not None:
+        return False
+    with FileRange(image.path) as file:
+        if fmt is TargetFormat.QCOW2 and read_header(file).snapshots:
+            return False
+        descriptor = os.open(target, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        try:
+            fcntl.ioctl(descriptor, _FICLONE, file.descriptor)
+            if fmt is TargetFormat.RAW:
+                # QEMU takes whole sectors.
+                os.ftruncate(descriptor, image.virtual_size)
+            os.fsync(descriptor)
+            log.begin(os.fstat(descriptor).st_ino)
+        except OSError as error:
+            target.unlink()
+            if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EIO):
+                raise
+            return False
+        finally:
+            os.close(descriptor)
+    sync_file(target.parent)
+    return True
+
+
+def _shared(read: _Reading, target: pathlib.Path, log: CopyLog) -> CopyResult:
+    try:
+        result = read.scan_into(log)
+    except BaseException:
+        # The log tells of a reading here, not of what is in the target: nothing could go on with it.
+        target.unlink(missing_ok=True)
+        log.forget()
+        raise
+    return CopyResult(result.bytes_read, 0, result.digest, read.image.virtual_size)
 
 
 def _by_qemu(
-    image: DiskImage,
-    target: pathlib.Path,
-    allocation: Allocation,
-    compression: Compression,
-    bandwidth: int | None,
-    progress: t.Callable[[int, int], None],
-    cancelled: t.Callable[[], bool],
-    workdir: pathlib.Path,
+    read: _Reading, target: pathlib.Path, allocation: Allocation, compression: Compression, log: CopyLog
 ) -> CopyResult:
     """First the read that hashes and checks, then qemu-img's own; progress shows each as one half."""
-    if target.exists():
-        raise FileExistsError(17, "File exists", str(target))
-    total = 0
+    if log.inode is not None:
+        # qemu-img begins at the begin.
+        target.unlink(missing_ok=True)
+    os.close(os.open(target, os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600))
+    log.begin(target.stat().st_ino)
+    total, progress = 0, read.progress
 
     def first_half(done: int, of: int) -> None:
         nonlocal total
         total = of
         progress(done // 2, of)
 
-    result = scan_image(
-        image, sink=None, bandwidth=bandwidth, progress=first_half, cancelled=cancelled, workdir=workdir
-    )
+    result = dataclasses.replace(read, progress=first_half).scan_into(log)
     args: list[str | pathlib.Path] = ["convert", "-O", "qcow2", "-m", _COROUTINES, "-W"]
     if compression is not Compression.NONE:
         args += ["-c", "-o", f"compression_type={compression.value}"]
     if allocation is Allocation.PREALLOCATED:
         args += ["-o", "preallocation=falloc"]
-    if bandwidth is not None:
-        args += ["-r", str(bandwidth)]
+    if read.bandwidth is not None:
+        args += ["-r", str(read.bandwidth)]
     run_img(
-        [*args, json_name(blockdev(image)), target],
+        [*args, json_name(blockdev(read.image)), target],
         progress=lambda percent: progress(int(total * (0.5 + percent / 200)), total),
-        cancelled=cancelled,
+        cancelled=read.cancelled,
         timeout=_TIMEOUT,
     )
     sync_file(target)
     sync_file(target.parent)
-    return CopyResult(result.bytes_read, target.stat().st_size, result.digest, image.virtual_size)
+    return CopyResult(result.bytes_read, target.stat().st_size, result.digest, read.image.virtual_size)

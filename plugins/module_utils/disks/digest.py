@@ -35,7 +35,17 @@ def digest_disk(
     Raises:
         JobError: class ``invalid``, it is damaged; class ``transient``, it cannot be read, or it was cancelled.
     """
+    return scan_image(
+        image_of(path, fmt), bandwidth=None, progress=progress, cancelled=cancelled, workdir=workdir
+    ).digest
+
+
+def image_of(path: pathlib.Path, fmt: str) -> DiskImage:
+    """Describe a ``qcow2`` or ``raw`` file of our own, which needs no other file.
+
+    Raises:
+        JobError: class ``invalid``, it is damaged.
+    """
     with FileRange(path) as file:
         size = read_header(file).size if fmt == "qcow2" else file.length
-    image = DiskImage("disk", path, "qcow2" if fmt == "qcow2" else "raw", "", size)
-    return scan_image(image, sink=None, bandwidth=None, progress=progress, cancelled=cancelled, workdir=workdir).digest
+    return DiskImage("disk", path, "qcow2" if fmt == "qcow2" else "raw", "", size)

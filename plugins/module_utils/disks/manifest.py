@@ -11,8 +11,8 @@ import re
 import typing as t
 
 from ..protocol.errors import JobError, invalid
-from .command import cancelled_error
 from .file_range import FileRange
+from .pace import Pace
 
 _LINE = re.compile(r"^(SHA1|SHA256|SHA512)\s*\((.+)\)\s*=\s*([0-9a-fA-F]+)$", re.IGNORECASE)
 _PIECE = 4 * 1024**2
@@ -77,7 +77,8 @@ def check_range(
     file: FileRange,
     expected: str,
     *,
-    progress: t.Callable[[int], None],
+    bandwidth: int | None = None,
+    progress: t.Callable[[int], None] = lambda _done: None,
     cancelled: t.Callable[[], bool],
 ) -> None:
     """Read all of ``file`` and compare its digest.
@@ -85,6 +86,7 @@ def check_range(
     Args:
         file: what to read.
         expected: ``sha1:…``, ``sha256:…`` or ``sha512:…``.
+        bandwidth: upper bound of the reading, in bytes per second.
         progress: gets the bytes read so far.
         cancelled: True ends the reading.
 
@@ -92,12 +94,12 @@ def check_range(
         JobError: class ``invalid``, it differs; class ``transient``, cancelled or not readable.
     """
     computed = new_hash(expected)
+    pace = Pace(bandwidth, "Checking a digest", cancelled)
     position = 0
     while position < file.length:
-        if cancelled():
-            raise cancelled_error("Checking a digest")
-        piece = file.read(position, min(_PIECE, file.length - position))
-        computed.update(piece)
-        position += len(piece)
+        size = min(_PIECE, file.length - position)
+        pace.wait(size)
+        computed.update(file.read(position, size))
+        position += size
         progress(position)
     compare(file.path.name, expected, computed)

@@ -10,7 +10,7 @@ and holes and zeros hash alike. The disk is cut into blocks of 64 KiB (the last 
 (8 bytes, big-endian), in ascending order. The disk's digest is the SHA-256 over the ASCII text
 ``hyper2kvm content-v1``, a NUL byte, the disk's size (8 bytes, big-endian), and, for each region with at least one such
 block, the region's number (8 bytes, big-endian) and its digest (32 bytes), in ascending order. Regions can be hashed
-side by side, and kept for a copy that goes on later.
+side by side, and kept for a copy that goes on later (:mod:`.copylog`).
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ import concurrent.futures
 import dataclasses
 import hashlib
 import os
-import time
 import typing as t
 
-from .blockmap import BLOCK, Block, BlockMap, Region
-from .command import cancelled_error
+from .blockmap import BLOCK, BLOCKS_PER_REGION, Block, BlockMap, Region
+from .copylog import RegionRecord
 from .file_range import FileRange
 from .manifest import compare, new_hash
+from .pace import Pace
 
 _ZEROS = bytes(BLOCK)
 _DOMAIN = b"hyper2kvm content-v1\0"
@@ -36,18 +36,36 @@ _GAP = 128 * 1024
 _PIECE = 4 * 1024**2
 _MAX_THREADS = 4
 
-Written = list[tuple[int, int]]
-"""Where a sink put blocks: number on the disk, offset in the target."""
-
 
 class Sink(t.Protocol):
     """A target's file, while it is written."""
 
-    def write(self, blocks: list[tuple[int, bytes | memoryview]]) -> Written:
-        """Write blocks (number and data; none is all zeros; ascending). Thread-safe."""
+    def write(self, blocks: list[tuple[int, bytes | memoryview]]) -> int:
+        """Write blocks of one region (number and data; none is all zeros; ascending). Thread-safe.
 
-    def record(self, written: Written) -> None:
-        """Note what :meth:`write` did. Called by one thread, in the disk's order."""
+        Returns:
+            The first block's offset in the target; the others follow it (where the format has a choice).
+        """
+
+    def record(self, record: RegionRecord) -> None:
+        """Note that a region was read and written. Called by one thread, in the disk's order."""
+
+
+class ContentDigest:
+    """The digest of a disk, from the digests of its regions."""
+
+    def __init__(self, virtual_size: int) -> None:
+        """Begin the digest of a disk of ``virtual_size`` bytes."""
+        self._digest = hashlib.sha256(_DOMAIN + virtual_size.to_bytes(8, "big"))
+
+    def add(self, number: int, digest: bytes | None) -> None:
+        """Add the next region, in ascending order; None: it is all zeros."""
+        if digest is not None:
+            self._digest.update(number.to_bytes(8, "big") + digest)
+
+    def text(self) -> str:
+        """``sha256:…``."""
+        return f"sha256:{self._digest.hexdigest()}"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,12 +80,18 @@ class ScanResult:
     """Data that went to the sink."""
 
 
+def ignore(_record: RegionRecord) -> None:
+    """For scans whose regions nobody keeps."""
+
+
 def scan(
     file: FileRange,
     blocks: BlockMap,
     *,
     what: str,
     sink: Sink | None = None,
+    on_region: t.Callable[[RegionRecord], None] = ignore,
+    recorded: t.Iterable[RegionRecord] = (),
     manifest_digest: str | None = None,
     bandwidth: int | None = None,
     progress: t.Callable[[int, int], None],
@@ -79,8 +103,10 @@ def scan(
         file: the image, open.
         blocks: its map.
         what: names the step in errors.
-        sink: gets the blocks that are not all zeros.
-        manifest_digest: of the file's own bytes, compared in the same read.
+        sink: gets the blocks that are not all zeros, and each region that is done.
+        on_region: gets each region that is done, in the disk's order.
+        recorded: the regions that an earlier pass has done, from the disk's begin on; they are not read again.
+        manifest_digest: of the file's own bytes, compared in the same read (which then is of the whole file).
         bandwidth: upper bound of what is read of the file, in bytes per second.
         progress: gets bytes done and in all, both of the virtual disk's data, not of its holes.
         cancelled: asked for each 4 MiB; True ends the pass.
@@ -90,31 +116,40 @@ def scan(
             cannot be read, or the pass was cancelled.
     """
     total = blocks.data_bytes()
-    digest = hashlib.sha256(_DOMAIN + blocks.virtual_size.to_bytes(8, "big"))
-    pace = _Pace(bandwidth, what, cancelled)
-    reader = _HashingReader(file, manifest_digest, pace.check) if manifest_digest else None
+    digest = ContentDigest(blocks.virtual_size)
+    pace = Pace(bandwidth, what, cancelled)
+    reader = _HashingReader(file, manifest_digest, pace) if manifest_digest else None
     worker = _Worker(file, blocks, sink)
     done = read = written = 0
+    last = -1
+    for record in recorded:
+        digest.add(record.number, record.digest)
+        last = record.number
+        done += record.data_bytes
+        written += record.data_bytes
     threads = min(_MAX_THREADS, len(os.sched_getaffinity(0)))
-    pending: collections.deque[tuple[Region, concurrent.futures.Future[_Processed]]] = collections.deque()
+    pending: collections.deque[tuple[Region, concurrent.futures.Future[RegionRecord]]] = collections.deque()
 
     def finish() -> None:
         nonlocal done, written
         region, future = pending.popleft()
-        processed = future.result()
-        if processed.digest is not None:
-            digest.update(region.number.to_bytes(8, "big") + processed.digest)
+        record = future.result()
+        digest.add(record.number, record.digest)
         if sink is not None:
-            sink.record(processed.written)
-        written += len(processed.written) * BLOCK
+            sink.record(record)
+        on_region(record)
+        written += record.data_bytes
         done += len(region.blocks) * BLOCK
         progress(min(done, total), total)
 
     pool = concurrent.futures.ThreadPoolExecutor(threads, thread_name_prefix="scan")
     try:
         for region in blocks.regions():
+            if region.number <= last:
+                continue
             spans = _spans(region.blocks)
-            pace.wait(spans.size)
+            if reader is None:
+                pace.wait(spans.size)
             read += spans.size
             data = [reader.read(*span) for span in spans.ranges] if reader else None
             pending.append((region, pool.submit(worker.process, region, spans, data)))
@@ -130,7 +165,7 @@ def scan(
         progress(total, total)
     finally:
         pool.shutdown(cancel_futures=True)
-    return ScanResult(f"sha256:{digest.hexdigest()}", read, written)
+    return ScanResult(digest.text(), read, written)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -159,13 +194,6 @@ def _spans(blocks: list[Block]) -> _Spans:
     return _Spans(ranges, places, sum(end - begin for begin, end in ranges))
 
 
-@dataclasses.dataclass(frozen=True)
-class _Processed:
-    digest: bytes | None
-    """None: the region is all zeros."""
-    written: Written
-
-
 class _Worker:
     """What is done for a region in one of the pool's threads."""
 
@@ -174,12 +202,13 @@ class _Worker:
         self._blocks = blocks
         self._sink = sink
 
-    def process(self, region: Region, spans: _Spans, data: list[bytes] | None) -> _Processed:
+    def process(self, region: Region, spans: _Spans, data: list[bytes] | None) -> RegionRecord:
         if data is None:
             data = [self._file.read(begin, end - begin) for begin, end in spans.ranges]
         views = [memoryview(piece) for piece in data]
         digest = hashlib.sha256()
         used: list[tuple[int, bytes | memoryview]] = []
+        bitmap = 0
         for block, place in zip(region.blocks, spans.places, strict=True):
             begin = block.offset - spans.ranges[place][0]
             # Looking within the bytes object is much faster than comparing a view of it.
@@ -191,24 +220,27 @@ class _Worker:
             digest.update(block.number.to_bytes(8, "big"))
             digest.update(plain)
             used.append((block.number, plain))
+            bitmap |= 1 << (block.number % BLOCKS_PER_REGION)
         if not used:
-            return _Processed(None, [])
-        return _Processed(digest.digest(), self._sink.write(used) if self._sink is not None else [])
+            return RegionRecord(region.number, None)
+        offset = self._sink.write(used) if self._sink is not None else 0
+        return RegionRecord(region.number, digest.digest(), offset, bitmap)
 
 
 class _HashingReader:
     """Reads a file for its copy, and hashes it from front to back on the way."""
 
-    def __init__(self, file: FileRange, expected: str, check: t.Callable[[], None]) -> None:
+    def __init__(self, file: FileRange, expected: str, pace: Pace) -> None:
         self._file = file
         self._expected = expected
-        self._check = check
+        self._pace = pace
         self._computed = new_hash(expected)
         self._position = 0
 
     def read(self, begin: int, end: int) -> bytes:
         """Return the bytes from ``begin`` to ``end``; hash what was not yet, up to ``end``."""
         self._advance(begin)
+        self._pace.wait(end - begin)
         data = self._file.read(begin, end - begin)
         if end > self._position:
             self._computed.update(memoryview(data)[self._position - begin :])
@@ -222,31 +254,8 @@ class _HashingReader:
 
     def _advance(self, position: int) -> None:
         while self._position < position:
-            self._check()
-            piece = self._file.read(self._position, min(_PIECE, position - self._position))
+            size = min(_PIECE, position - self._position)
+            self._pace.wait(size)
+            piece = self._file.read(self._position, size)
             self._computed.update(piece)
             self._position += len(piece)
-
-
-class _Pace:
-    """Holds a rate, and notices a cancel."""
-
-    def __init__(self, rate: int | None, what: str, cancelled: t.Callable[[], bool]) -> None:
-        self._rate = rate
-        self._what = what
-        self._cancelled = cancelled
-        self._due = time.monotonic()
-
-    def check(self) -> None:
-        if self._cancelled():
-            raise cancelled_error(self._what)
-
-    def wait(self, size: int) -> None:
-        """Return when ``size`` bytes more may be read."""
-        self.check()
-        if self._rate is None:
-            return
-        while (left := self._due - time.monotonic()) > 0:
-            time.sleep(min(left, 0.2))
-            self.check()
-        self._due = max(self._due, time.monotonic() - 1.0) + size / self._rate

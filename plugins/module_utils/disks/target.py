@@ -5,13 +5,16 @@
 """Target files of a copy: sparse raw, and qcow2 written straight through.
 
 The qcow2 file (facts from QEMU's docs/interop/qcow2.txt) is of version 3 with clusters of 64 KiB. Clusters are handed
-out one after the other and each is used once, so all reference counts are 1 and are written at the end, behind the
-data; an L2 table is written as soon as the copy has left its 512 MiB, so memory does not grow with the disk.
+out one after the other and each is used once, so all reference counts are 1. Data come first; L2 tables, made from the
+copy's log, and the counts are written behind them at the end, so memory does not grow with the disk, and a copy that
+goes on later leaves no cluster unused.
 """
 
 from __future__ import annotations
 
 import array
+import contextlib
+import heapq
 import os
 import pathlib
 import struct
@@ -20,15 +23,17 @@ import threading
 import types
 import typing as t
 
-from .blockmap import BLOCK
+from .blockmap import BLOCK, BLOCKS_PER_REGION
+from .copylog import CopyLog, RegionRecord
 from .file_range import sync_file
 from .qcow2 import FLAG_COPIED, MAGIC
-from .scan import Written
 
 _CLUSTER_BITS = 16
 _CLUSTER = 1 << _CLUSTER_BITS
 _L2_ENTRIES = _CLUSTER // 8
 _REFCOUNTS_PER_BLOCK = _CLUSTER // 2
+#: More regions than can be under way at once.
+_OUT_OF_ORDER = 64
 #: The kernel takes no more pieces in one write (IOV_MAX).
 _MAX_PIECES = 1024
 # Version 3's header without any extension: 104 bytes, the compression type (0: deflate), padding to 112.
@@ -36,60 +41,79 @@ _HEADER = struct.Struct(">4sIQIIQIIQQIIQQQQII8x")
 
 
 class _File:
-    """A new file that is synced to the disk while it grows, so that little is left to wait for at its end."""
+    """The target's file. A thread syncs it while it grows, and then writes down in the log what is safe."""
 
     #: How much may be written before a sync begins. Bytes.
     _SYNC_EACH = 128 * 1024**2
 
-    def __init__(self, path: pathlib.Path) -> None:
-        flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW
+    def __init__(self, path: pathlib.Path, log: CopyLog) -> None:
+        """Create the file, or open the one that ``log`` speaks of."""
+        flags = os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW
+        if log.inode is None:
+            flags |= os.O_CREAT | os.O_EXCL
         self._descriptor = os.open(path, flags, 0o600)
         self._folder = path.parent
+        self._log = log
         self._changed = threading.Condition()
+        self._records: list[RegionRecord] = []
         self._unsynced = 0
         self._ending = False
         self._sync_error: OSError | None = None
+        if log.inode is None:
+            log.begin(os.fstat(self._descriptor).st_ino)
         self._syncer = threading.Thread(target=self._sync_along, name="sync", daemon=True)
         self._syncer.start()
 
     def write(self, pieces: t.Sequence[bytes | memoryview], offset: int) -> None:
         """Write ``pieces`` one after the other from ``offset`` on. Thread-safe."""
-        size = 0
         for i in range(0, len(pieces), _MAX_PIECES):
             some = pieces[i : i + _MAX_PIECES]
             wanted = sum(len(piece) for piece in some)
-            done = os.pwritev(self._descriptor, some, offset + size)
+            done = os.pwritev(self._descriptor, some, offset)
             if done < wanted:
                 # A full disk shows as a short write first, and as an error when the rest is written.
                 rest = memoryview(b"".join(some))
                 while done < wanted:
-                    done += os.pwrite(self._descriptor, rest[done:], offset + size + done)
-            size += wanted
+                    done += os.pwrite(self._descriptor, rest[done:], offset + done)
+            offset += wanted
+
+    def record(self, record: RegionRecord) -> None:
+        """Have the log tell of a region, once what was written of it is synced."""
         with self._changed:
-            self._unsynced += size
+            self._records.append(record)
+            self._unsynced += record.data_bytes
             if self._unsynced >= self._SYNC_EACH:
                 self._changed.notify()
 
     def resize(self, size: int) -> None:
-        """Make the file ``size`` bytes long, the new part a hole."""
+        """Make the file ``size`` bytes long, a new part a hole."""
         os.ftruncate(self._descriptor, size)
 
     def allocate(self, size: int) -> None:
         """Reserve ``size`` bytes on the disk."""
         os.posix_fallocate(self._descriptor, 0, size)
 
-    def sync(self) -> None:
-        """Return when everything is on the disk."""
+    def settle(self) -> t.Iterator[RegionRecord]:
+        """Sync and log what is left; return everything that the log holds then."""
         self._end()
         # The kernel reports a failed write once for each descriptor: the thread may have had it.
         if self._sync_error is not None:
             raise self._sync_error
+        self._checkpoint()
+        return self._log.records()
+
+    def sync(self) -> None:
+        """Return when everything is on the disk, the file's name included."""
         os.fsync(self._descriptor)
         sync_file(self._folder)
 
     def close(self) -> None:
-        """Close the file, as far as it is."""
+        """Close the file, as far as it is; a copy that was stopped can go on from here."""
         self._end()
+        # It only saves time: a full disk, say, is somebody else's to tell.
+        with contextlib.suppress(OSError):
+            if self._sync_error is None:
+                self._checkpoint()
         os.close(self._descriptor)
 
     def _end(self) -> None:
@@ -104,19 +128,29 @@ class _File:
                 self._changed.wait_for(lambda: self._ending or self._unsynced >= self._SYNC_EACH)
                 if self._ending:
                     return
-                self._unsynced = 0
             try:
-                os.fdatasync(self._descriptor)
+                self._checkpoint()
             except OSError as error:
                 self._sync_error = error
                 return
+
+    def _checkpoint(self) -> None:
+        with self._changed:
+            records, self._records = self._records, []
+            self._unsynced = 0
+        os.fdatasync(self._descriptor)
+        self._log.append(records)
 
 
 class _Target:
     """What the two formats share: a context manager around the file."""
 
-    def __init__(self, path: pathlib.Path) -> None:
-        self._file = _File(path)
+    def __init__(self, path: pathlib.Path, log: CopyLog) -> None:
+        self._file = _File(path, log)
+
+    def record(self, record: RegionRecord) -> None:
+        """See :class:`.scan.Sink`."""
+        self._file.record(record)
 
     def __enter__(self: _Self) -> _Self:
         return self
@@ -134,15 +168,15 @@ _Self = t.TypeVar("_Self", bound=_Target)
 
 
 class RawTarget(_Target):
-    """A new flat file; what is not written is a hole, or (preallocated) reserved and reads as zeros."""
+    """A flat file; what is not written is a hole, or (preallocated) reserved and reads as zeros."""
 
-    def __init__(self, path: pathlib.Path, virtual_size: int, *, preallocate: bool) -> None:
-        """Create the file.
+    def __init__(self, path: pathlib.Path, virtual_size: int, log: CopyLog, *, preallocate: bool) -> None:
+        """Create the file, or go on with the one that ``log`` speaks of.
 
         Raises:
-            OSError: it exists, or there is no room for it.
+            OSError: it exists already, or there is no room for it.
         """
-        super().__init__(path)
+        super().__init__(path, log)
         try:
             self._file.resize(virtual_size)
             if preallocate:
@@ -151,17 +185,14 @@ class RawTarget(_Target):
             self._file.close()
             raise
 
-    def write(self, blocks: list[tuple[int, bytes | memoryview]]) -> Written:
+    def write(self, blocks: list[tuple[int, bytes | memoryview]]) -> int:
         """See :class:`.scan.Sink`."""
         begin = 0
         for i in range(1, len(blocks) + 1):
             if i == len(blocks) or blocks[i][0] != blocks[i - 1][0] + 1:
                 self._file.write([data for _number, data in blocks[begin:i]], blocks[begin][0] * BLOCK)
                 begin = i
-        return [(number, number * BLOCK) for number, _data in blocks]
-
-    def record(self, written: Written) -> None:
-        """See :class:`.scan.Sink`."""
+        return blocks[0][0] * BLOCK
 
     def finish(self) -> None:
         """Return when the image is whole and on the disk.
@@ -169,44 +200,35 @@ class RawTarget(_Target):
         Raises:
             OSError: it could not be written.
         """
+        self._file.settle()
         self._file.sync()
 
 
 class Qcow2Target(_Target):
-    """A new qcow2 file."""
+    """A qcow2 file."""
 
-    def __init__(self, path: pathlib.Path, virtual_size: int) -> None:
-        """Create the file.
+    def __init__(self, path: pathlib.Path, virtual_size: int, log: CopyLog) -> None:
+        """Create the file, or go on with the one that ``log`` speaks of.
 
         Raises:
-            OSError: it exists, or cannot be written.
+            OSError: it exists already, or cannot be written.
         """
-        super().__init__(path)
+        super().__init__(path, log)
         self._virtual_size = virtual_size
         self._l1 = array.array("Q", bytes(8 * -(-virtual_size // (_L2_ENTRIES * _CLUSTER))))
         self._l1_offset = _CLUSTER
-        self._next = _CLUSTER + _whole_clusters(len(self._l1) * 8)
+        first = _CLUSTER + _whole_clusters(len(self._l1) * 8)
+        self._next, self._unused = _occupied(log.records(), first)
         self._allocation = threading.Lock()
-        self._l2 = array.array("Q", bytes(_CLUSTER))
-        self._l2_index = -1
 
-    def write(self, blocks: list[tuple[int, bytes | memoryview]]) -> Written:
+    def write(self, blocks: list[tuple[int, bytes | memoryview]]) -> int:
         """See :class:`.scan.Sink`."""
         offset = self._allocate(len(blocks))
         pieces = [data for _number, data in blocks]
         if len(pieces[-1]) < _CLUSTER:
             pieces[-1] = bytes(pieces[-1]).ljust(_CLUSTER, b"\0")
         self._file.write(pieces, offset)
-        return [(number, offset + i * _CLUSTER) for i, (number, _data) in enumerate(blocks)]
-
-    def record(self, written: Written) -> None:
-        """See :class:`.scan.Sink`."""
-        for number, offset in written:
-            index, entry = divmod(number, _L2_ENTRIES)
-            if index != self._l2_index:
-                self._write_l2()
-                self._l2_index = index
-            self._l2[entry] = offset | FLAG_COPIED
+        return offset
 
     def finish(self) -> None:
         """Write the tables, the header last, and return when the image is whole and on the disk.
@@ -214,7 +236,7 @@ class Qcow2Target(_Target):
         Raises:
             OSError: it could not be written.
         """
-        self._write_l2()
+        self._write_l2_tables(self._file.settle())
         table_offset, table_clusters = self._write_refcounts()
         self._file.write([_big_endian(self._l1)], self._l1_offset)
         self._file.resize(self._next)
@@ -242,13 +264,28 @@ class Qcow2Target(_Target):
         self._file.write([header.ljust(_CLUSTER, b"\0")], 0)
         self._file.sync()
 
-    def _write_l2(self) -> None:
-        if self._l2_index < 0:
+    def _write_l2_tables(self, records: t.Iterator[RegionRecord]) -> None:
+        index, table = -1, array.array("Q")
+        for record in records:
+            following, entry = divmod(record.number * BLOCKS_PER_REGION, _L2_ENTRIES)
+            if following != index and record.blocks:
+                self._write_l2(index, table)
+                index, table = following, array.array("Q", bytes(_CLUSTER))
+            offset, blocks = record.offset, record.blocks
+            while blocks:
+                if blocks & 1:
+                    table[entry] = offset | FLAG_COPIED
+                    offset += _CLUSTER
+                blocks >>= 1
+                entry += 1
+        self._write_l2(index, table)
+
+    def _write_l2(self, index: int, table: array.array[int]) -> None:
+        if index < 0:
             return
         offset = self._allocate(1)
-        self._file.write([_big_endian(self._l2)], offset)
-        self._l1[self._l2_index] = offset | FLAG_COPIED
-        self._l2 = array.array("Q", bytes(_CLUSTER))
+        self._file.write([_big_endian(table)], offset)
+        self._l1[index] = offset | FLAG_COPIED
 
     def _write_refcounts(self) -> tuple[int, int]:
         """Write count 1 for every cluster of the file, the counts' own clusters included."""
@@ -267,6 +304,8 @@ class Qcow2Target(_Target):
             left = total - i * _REFCOUNTS_PER_BLOCK
             counts = full if left >= _REFCOUNTS_PER_BLOCK else (b"\0\1" * left).ljust(_CLUSTER, b"\0")
             self._file.write([counts], first + i * _CLUSTER)
+        for begin, end in self._unused:
+            self._file.write([bytes((end - begin) // _CLUSTER * 2)], first + begin // _CLUSTER * 2)
         table = array.array("Q", (first + i * _CLUSTER for i in range(blocks)))
         offset = first + blocks * _CLUSTER
         self._file.write([_big_endian(table).ljust(tables * _CLUSTER, b"\0")], offset)
@@ -277,6 +316,32 @@ class Qcow2Target(_Target):
             offset = self._next
             self._next += clusters * _CLUSTER
         return offset
+
+
+def _occupied(records: t.Iterator[RegionRecord], first: int) -> tuple[int, list[tuple[int, int]]]:
+    """Return where the recorded regions end in the file, and the parts before that which none of them occupies.
+
+    Regions get their places by several threads, nearly in the disk's order. So an attempt that was cut off may leave
+    places that were handed out for regions which never got recorded.
+    """
+    waiting: list[tuple[int, int]] = []
+    unused: list[tuple[int, int]] = []
+    position = first
+
+    def settle(limit: int) -> None:
+        nonlocal position
+        while waiting and (waiting[0][0] == position or len(waiting) > limit):
+            begin, end = heapq.heappop(waiting)
+            if begin > position:
+                unused.append((position, begin))
+            position = end
+
+    for record in records:
+        if record.blocks:
+            heapq.heappush(waiting, (record.offset, record.offset + record.data_bytes))
+            settle(_OUT_OF_ORDER)
+    settle(0)
+    return position, unused
 
 
 def _big_endian(table: array.array[int]) -> bytes:

@@ -34,9 +34,11 @@ from .reports import (
 )
 from .result import BootTestResult, Digests, DiskResult, FileChange, JobResult
 from .spec import (
+    INTERFACE_NAMES,
     MUTABLE_SPEC_FIELDS,
     Allocation,
     Compression,
+    Contents,
     Definition,
     DiskSpec,
     FixSelection,
@@ -45,6 +47,7 @@ from .spec import (
     Limits,
     MacMapping,
     Metadata,
+    NetworkMapping,
     NetworkSpec,
     Operation,
     RehearsePolicy,
@@ -60,6 +63,7 @@ from .spec import (
 
 __all__ = [
     "API_VERSION",
+    "INTERFACE_NAMES",
     "MUTABLE_SPEC_FIELDS",
     "PROTOCOL_VERSION",
     "Acceptance",
@@ -71,6 +75,7 @@ __all__ = [
     "Claim",
     "Compression",
     "Condition",
+    "Contents",
     "Definition",
     "Digest",
     "Digests",
@@ -93,6 +98,7 @@ __all__ = [
     "Metadata",
     "MigrationJob",
     "Name",
+    "NetworkMapping",
     "NetworkSpec",
     "Operation",
     "Progress",

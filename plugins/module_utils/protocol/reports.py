@@ -23,6 +23,7 @@ from .fields import (
     Instant,
     Labels,
     Name,
+    ProtocolVersion,
     Report,
 )
 from .lifecycle import Phase
@@ -140,8 +141,8 @@ class Artifact(Report):
 
     path: str
     """Relative to the worker's output root."""
-    kind: t.Literal["disk", "libvirt", "kubevirt", "result", "console", "screenshot"]
-    """What it is: a disk, a definition, the result document, or a boot test's evidence."""
+    kind: t.Literal["disk", "map", "libvirt", "kubevirt", "result", "console", "screenshot"]
+    """What it is: a disk, the map of what was read of it, a definition, the result, or a boot test's evidence."""
     format: str | None = None
     """Of a disk: ``qcow2`` or ``raw``."""
     size_bytes: Count
@@ -248,7 +249,7 @@ class WorkerRegistration(Report):
     """The kernel's identity of this boot; what ran under another is dead."""
     pid: t.Annotated[int, p.Field(ge=1)]
     """Its process id on that host."""
-    protocol_version: str = PROTOCOL_VERSION
+    protocol_version: ProtocolVersion = PROTOCOL_VERSION
     """Major and minor version of the protocol that it speaks."""
     collection_version: str
     """Version of the collection that it runs."""

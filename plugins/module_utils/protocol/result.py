@@ -55,8 +55,13 @@ class DiskResult(Report):
     """The published disk, relative to the worker's output root; unset: the operation leaves none."""
     virtual_size_bytes: Count
     """Size of the disk as the guest sees it, in bytes."""
+    sector_bytes: Count = 512
+    """Size of its logical sectors, in bytes: 512, or 4096 where its partition table says so."""
     bytes_read: Count = 0
-    """Bytes read of the source."""
+    """Bytes read of the source, by all attempts."""
+    map: str | None = None
+    """GNU ddrescue map beside the target of what was read of the virtual disk; unset: the whole disk. What the guest's
+    filesystems do not use is left out; the digests ``source`` and ``copied`` are of what was read."""
     bytes_written: Count = 0
     """Bytes written to the target."""
     digests: Digests = p.Field(default_factory=Digests)
@@ -126,12 +131,15 @@ class JobResult(Report):
     rehearsal: BootTestResult | None = None
     """The boot of the fixed overlay; unset: there was none."""
     rehearsal_key: Digest | None = None
-    """Of source and guest settings: a conversion with the same key need not rehearse again."""
+    """Of source, guest settings, firmware, cards and collection: a conversion with the same key need not rehearse."""
     boot_test: BootTestResult | None = None
     """The boot of the finished target; unset: there was none."""
     artifacts: list[Artifact] = p.Field(default_factory=list)
     """What was published."""
     start_command: str | None = None
-    """The shell command that starts the target on the worker's host; unset: the operation leaves none."""
+    """The shell command that starts the target with QEMU alone on the worker's host, with KVM where the worker found it
+    to work; unset: the operation leaves none."""
+    libvirt_command: str | None = None
+    """The shell command that starts the target by libvirt on a host with KVM; unset: there is no definition for it."""
     stages: list[StageRecord] = p.Field(default_factory=list)
     """The stages that ended, in order."""

@@ -15,6 +15,8 @@ import typing as t
 
 from . import _pydantic as p
 from .fields import (
+    AttachmentName,
+    BridgeName,
     CapabilityName,
     Digest,
     Document,
@@ -22,10 +24,12 @@ from .fields import (
     HostName,
     Instant,
     Labels,
+    LibvirtNetwork,
     Mac,
     Name,
     PathText,
     SecretKey,
+    SourceNetwork,
     TimeZone,
     UserName,
     refuse_duplicates,
@@ -53,17 +57,33 @@ class SourceType(str, enum.Enum):
     """The kind of a source."""
 
     AUTO = "auto"
-    """By the file's name and content; a raw disk is never taken for something that its guest wrote into it."""
+    """By the file's name: its ending, or a folder's. Content, which a guest may have written, decides nothing."""
     OVA = "ova"
-    """A tar file with an OVF descriptor and its disks, read in place."""
+    """A tar file with an OVF descriptor and its disks, read in place; one that is compressed is unpacked before."""
     OVF = "ovf"
     """A folder, or the descriptor in it, with its disks beside it."""
     VMDK = "vmdk"
-    """A VMDK file: streamOptimized, monolithicSparse, or a descriptor with flat extents."""
+    """A VMDK file, or the descriptor of one in several files; a snapshot with its parents."""
     QCOW2 = "qcow2"
-    """A qcow2 file."""
+    """A qcow2 file, with its backing files."""
+    VHD = "vhd"
+    """A VHD file: fixed, dynamic, or differencing with its parents."""
+    VHDX = "vhdx"
+    """A VHDX file; a differencing one with its parents."""
+    VDI = "vdi"
+    """A VDI file of VirtualBox."""
     RAW = "raw"
     """The bytes of the disk."""
+    VMX = "vmx"
+    """VMware's configuration file of a VM, with its disks beside it."""
+    VBOX = "vbox"
+    """VirtualBox's settings file of a VM, with its disks near it."""
+    HYPERV = "hyperv"
+    """The XML file of a VM that Hyper-V exported, up to Windows Server 2012 R2, with its disks near it."""
+
+
+#: Sources that describe a whole VM.
+_MACHINES = frozenset({SourceType.OVA, SourceType.OVF, SourceType.VMX, SourceType.VBOX, SourceType.HYPERV})
 
 
 class TargetFormat(str, enum.Enum):
@@ -82,6 +102,16 @@ class Allocation(str, enum.Enum):
     """Blocks of zeros take no space."""
     PREALLOCATED = "preallocated"
     """The whole virtual size is reserved, so that the guest never meets a full disk."""
+
+
+class Contents(str, enum.Enum):
+    """What of a source's disks is copied."""
+
+    USED = "used"
+    """What the guest's filesystems use, and all that is no filesystem; what was deleted reads as zeros. Filesystems
+    that are damaged, in use, or not known are copied whole."""
+    ALL = "all"
+    """Every block that holds data, deleted files included."""
 
 
 class Compression(str, enum.Enum):
@@ -129,10 +159,13 @@ class DiskSpec(Document):
 
     path: PathText
     """The image: relative to the worker's input root, or absolute below it."""
-    format: t.Literal["vmdk", "qcow2", "raw"] | None = None
+    format: t.Literal["vmdk", "qcow2", "vhd", "vhdx", "vdi", "raw"] | None = None
     """Its format; unset: the source's ``type``."""
     digest: Digest | None = None
-    """Expected SHA-256 of the image file's bytes; on a mismatch the job fails before it changes anything."""
+    """Expected SHA-256 of the image file's bytes; on a mismatch the job fails, with nothing booted or published.
+
+    Not for a VMDK descriptor, whose data lie in other files.
+    """
 
 
 class SourceSpec(Document):
@@ -145,7 +178,9 @@ class SourceSpec(Document):
     disks: list[DiskSpec] = p.Field(default_factory=list, max_length=64)
     """All disks of the VM, boot disk first; no file twice."""
     digest: Digest | None = None
-    """Expected SHA-256 of the bytes of the file at ``path``; on a mismatch the job fails before it changes anything."""
+    """Expected SHA-256 of the bytes of the file at ``path``; as in ``disks``. Whether it is given or not, what an OVA's
+    own manifest says is compared wherever its disks are read whole: not by ``inspect`` and ``plan``.
+    """
 
     @p.model_validator(mode="after")
     def _consistent(self) -> SourceSpec:
@@ -153,7 +188,7 @@ class SourceSpec(Document):
             raise ValueError("give either path (one file or folder) or disks (all disks of the VM)")
         if self.disks and self.digest:
             raise ValueError("digest goes with path; give each disk of disks its own digest")
-        if self.disks and self.type in (SourceType.OVA, SourceType.OVF):
+        if self.disks and self.type in _MACHINES:
             raise ValueError(f"type {self.type.value} takes path, not disks")
         refuse_duplicates((disk.path for disk in self.disks), "one file cannot be two disks:")
         for path in [self.path or "", *(disk.path for disk in self.disks)]:
@@ -172,6 +207,9 @@ class TargetSpec(Document):
     """Name of the VM and of its files (``<name>.qcow2``); unset: the last part of ``path``, made a name."""
     allocation: Allocation = Allocation.SPARSE
     """Whether the target's blocks are reserved beforehand."""
+    contents: Contents = Contents.USED
+    """What of the source's disks is copied. Compressed and preallocated qcow2 targets, and targets that share their
+    blocks with the source, hold everything in any case."""
     compression: Compression = Compression.NONE
     """Compression of a qcow2 target; not together with ``allocation: preallocated``."""
     definitions: list[Definition] = p.Field(default_factory=lambda: [Definition.LIBVIRT, Definition.KUBEVIRT])
@@ -199,15 +237,46 @@ class MacMapping(Document):
     """Its address in the target."""
 
 
+class NetworkMapping(Document):
+    """Where the cards of one of the source's networks are plugged in. Libvirt: one of ``network`` and ``bridge``.
+    KubeVirt: one of ``multus`` and ``pod``.
+    """
+
+    source: SourceNetwork | None = None
+    """The network's name in the source; unset: every network that no other entry names."""
+    network: LibvirtNetwork | None = None
+    """A libvirt network of the target's host."""
+    bridge: BridgeName | None = None
+    """A bridge of the target's host."""
+    multus: AttachmentName | None = None
+    """A NetworkAttachmentDefinition: its name, or ``<namespace>/<name>``."""
+    pod: bool = False
+    """The pod's own network, of which a pod has one: not for two cards."""
+
+    @p.model_validator(mode="after")
+    def _consistent(self) -> NetworkMapping:
+        if self.network and self.bridge:
+            raise ValueError("a card is in one place: give network or bridge, not both")
+        if self.multus and self.pod:
+            raise ValueError("a card is in one place: give multus or pod, not both")
+        if not (self.network or self.bridge or self.multus or self.pod):
+            raise ValueError("it says no place: give network or bridge (libvirt), multus or pod (KubeVirt)")
+        return self
+
+
 class NetworkSpec(Document):
     """What happens to the guest's network cards."""
 
-    pin_names: bool = True
-    """Bind the guest's configured interface names (``ens192``) to the target's MAC addresses."""
+    pin_names: bool | None = None
+    """Bind the guest's configured interface names (``ens192``) to the target's MAC addresses. Unset: where the fixer
+    ``interface-names`` runs. True: it must run, so ``fixers`` may not leave it out."""
     mac_map: list[MacMapping] = p.Field(default_factory=list)
     """Other addresses for cards that the source names; a card that it does not have is an error. Not with ``macs``."""
     macs: list[Mac] = p.Field(default_factory=list)
     """Addresses of the target's cards in the source's order; of a source that tells of no card, these are the cards."""
+    map: list[NetworkMapping] = p.Field(default_factory=list)
+    """Where the target's definitions plug the cards in, by the network that they have in the source; none twice. One
+    map may serve many VMs: that a VM lacks a network of it is no error."""
 
     @p.model_validator(mode="after")
     def _consistent(self) -> NetworkSpec:
@@ -216,6 +285,7 @@ class NetworkSpec(Document):
         refuse_duplicates((entry.source for entry in self.mac_map), "two entries of macMap for the card")
         refuse_duplicates((entry.target for entry in self.mac_map), "two cards of macMap with the address")
         refuse_duplicates(self.macs, "two cards of macs with the address")
+        refuse_duplicates((entry.source or "(all others)" for entry in self.map), "two entries of map for the network")
         return self
 
 
@@ -260,11 +330,24 @@ class FixSelection(Document):
         return self
 
 
+#: The fixer that binds interface names to cards, and follows cards that get another address.
+INTERFACE_NAMES = "interface-names"
+#: The fixers that do what one field asks for.
+_FIXER_OF = {
+    "hostname": "hostname",
+    "timezone": "timezone",
+    "sshKeys": "ssh-keys",
+    "resetMachineId": "machine-id",
+    "resetSshHostKeys": "ssh-host-keys",
+}
+
+
 class GuestSpec(Document):
     """What is changed inside the guest."""
 
     enabled: bool = True
-    """False: the guest's files are left as they are, and no other field of this part may be set."""
+    """False: the guest's files are left as they are. Of the other fields of this part only those may be set that are
+    about the VM's network cards: ``macMap``, ``macs`` and ``map`` of ``network``."""
     fixers: FixSelection = p.Field(default_factory=FixSelection)
     """Which fixers run."""
     network: NetworkSpec = p.Field(default_factory=NetworkSpec)
@@ -283,11 +366,28 @@ class GuestSpec(Document):
     @p.model_validator(mode="after")
     def _consistent(self) -> GuestSpec:
         refuse_duplicates((entry.user for entry in self.ssh_keys), "two entries of sshKeys for the user")
-        if not self.enabled:
-            wanted = changed_fields(self) - {"enabled", "network"}
-            if wanted:
-                raise ValueError(f"enabled false leaves the guest as it is, so these cannot be done: {_list(wanted)}")
+        if not self.enabled and self.wishes:
+            raise ValueError(f"enabled false leaves the guest as it is, so these cannot be done: {_list(self.wishes)}")
+        for field, fixer in self.wishes.items():
+            if fixer is not None and not self.runs(fixer):
+                how = f"fixers.skip names {fixer}" if fixer in self.fixers.skip else f"fixers.only lacks {fixer}"
+                raise ValueError(f"{field} is done by the fixer {fixer}, but {how}; take one of the two back")
         return self
+
+    @property
+    def wishes(self) -> dict[str, str | None]:
+        """The fields that ask for a change of the guest's files, each with the one fixer that makes it, if it is one.
+
+        ``network`` is here for ``pinNames`` alone; all else in it is about the VM's cards.
+        """
+        wanted = {field: _FIXER_OF.get(field) for field in sorted(changed_fields(self) - {"enabled", "network"})}
+        if self.network.pin_names:
+            wanted["network.pinNames"] = INTERFACE_NAMES
+        return wanted
+
+    def runs(self, fixer: str) -> bool:
+        """Whether the fixer of that name is among those that the job chose."""
+        return self.enabled and fixer not in self.fixers.skip and fixer in (self.fixers.only or [fixer])
 
 
 class VerifySpec(Document):
@@ -362,10 +462,9 @@ class JobSpec(Document):
         if self.operation is Operation.BOOT_TEST:
             if not self.verify.boot:
                 raise ValueError("operation boot-test cannot be done with verify.boot false")
-            wanted = changed_fields(self.guest) - {"enabled", "network"}
-            if wanted:
+            if self.guest.wishes:
                 raise ValueError(
-                    f"operation boot-test boots the guest as it is, so guest may not ask for {_list(wanted)}"
+                    f"operation boot-test boots the guest as it is, so guest may not ask for {_list(self.guest.wishes)}"
                 )
         if self.operation is Operation.FIX:
             self._check_fix()
@@ -392,7 +491,7 @@ class Metadata(Document):
     name: Name
     """Unique among the jobs of a backend (on Kubernetes of a namespace)."""
     namespace: Name | None = None
-    """The namespace, where the backend has such."""
+    """The Kubernetes namespace. The queue of a host has none and refuses any but ``default``."""
     uid: str | None = None
     """Given by the backend; a new attempt of a finished job has a new one."""
     creation_timestamp: Instant | None = None

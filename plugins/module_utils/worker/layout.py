@@ -39,6 +39,11 @@ class TargetLayout:
         disk = self.disk(index)
         return disk.with_name(f"{disk.name}.{epoch}.partial")
 
+    def map(self, index: int) -> pathlib.Path:
+        """The map of what was read of disk ``index``, where that was not the whole disk."""
+        disk = self.disk(index)
+        return disk.with_name(f"{disk.name}.map")
+
     @property
     def result(self) -> pathlib.Path:
         """The result document; its existence means that the job's work is whole."""

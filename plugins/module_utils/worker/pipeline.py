@@ -41,7 +41,7 @@ PUBLISH = Stage("publish", publish.run)
 
 STAGES: dict[models.Operation, tuple[Stage, ...]] = {
     models.Operation.CONVERT: (INSPECT, PLAN, FIX, REHEARSE, COPY, COMMIT, VERIFY, PUBLISH),
-    models.Operation.FIX: (INSPECT, PLAN, FIX, COPY, COMMIT, VERIFY, PUBLISH),
+    models.Operation.FIX: (INSPECT, PLAN, FIX, REHEARSE, COPY, COMMIT, VERIFY, PUBLISH),
     models.Operation.REHEARSE: (INSPECT, PLAN, FIX, REHEARSE, PUBLISH),
     models.Operation.PLAN: (INSPECT, PLAN, PUBLISH),
     models.Operation.INSPECT: (INSPECT, PUBLISH),

@@ -9,32 +9,32 @@ from __future__ import annotations
 import pathlib
 
 from ...disks.commit import commit_overlay
-from ...disks.digest import digest_disk
-from ...protocol.errors import transient
+from ...disks.proof import changed_regions, prove_changed_regions
 from ..job_context import JobContext
+from .verify import copies_anew
 
 
 def run(context: JobContext) -> str:
-    """Prove that each copy is what was read, then move the fixes onto it. May be repeated."""
+    """Prove of what will be changed that it is what was read, then move the fixes onto the copies. May be repeated."""
     written = 0
+    fmt = context.layout.format.value
     for index, overlay in enumerate(context.overlays):
         partial = pathlib.Path(context.partials[index])
         disk = context.result.disks[index]
-        if disk.digests.copied is None:
-            disk.digests.copied = digest_disk(
-                partial,
-                context.layout.format.value,
-                progress=lambda done, total: context.report("commit", done, total),
-                cancelled=context.reporter.cancelled,
-                workdir=context.workdir,
-            )
-            if disk.digests.copied != disk.digests.source:
-                raise transient(
-                    "CopyDiffers",
-                    f"The copy of {disk.source} differs from what was read.",
-                    "The storage lost or changed data; check it, then run the job again.",
+        # Once a commit may have begun, the copy is no more what was read.
+        if disk.name not in context.committing:
+            with copies_anew(context), context.copy_log(index) as log:
+                prove_changed_regions(
+                    partial,
+                    fmt,
+                    log,
+                    changed_regions(overlay),
+                    progress=lambda done, total: context.report("commit", done, total),
+                    cancelled=context.reporter.cancelled,
+                    workdir=context.workdir,
                 )
+            context.committing.append(disk.name)
             context.save()
         written += overlay.stat().st_blocks * 512
-        commit_overlay(overlay, partial, context.layout.format.value)
+        commit_overlay(overlay, partial, fmt)
     return f"{written / 1024**2:.1f} MiB of changes"

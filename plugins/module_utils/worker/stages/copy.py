@@ -2,51 +2,135 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""copy: the source's used blocks to ``<name>.<epoch>.partial``, checked against its digests in the same read."""
+"""copy: the source's used blocks to ``<name>.<epoch>.partial``, checked against its digests in the same read.
+
+What an earlier attempt copied is taken up: its partial file is renamed, and its log (:mod:`...disks.copylog`) tells how
+far it came. That what is taken up is good is proven later, when the whole copy is compared with what was read.
+"""
 
 from __future__ import annotations
 
 import pathlib
 
-from ...disks.copy import copy_disk
-from ...disks.source import check_container
+from ...disks.attach import attach
+from ...disks.copy import Ranges, copy_disk
+from ...disks.copylog import CopyLog
+from ...disks.filesystems import probe
+from ...disks.source import check_container, has_writer, identity_of
+from ...disks.used_blocks import used_ranges
+from ...protocol import models
+from ...protocol.errors import JobError, invalid
 from ..job_context import JobContext
 
 
 def run(context: JobContext) -> str:
-    """Copy every disk; fill in the bytes and the source's digests of the result's disks."""
-    layout, spec = context.layout, context.spec
-    layout.folder.mkdir(parents=True, exist_ok=True)
-    for leftover in context.partials:
-        pathlib.Path(leftover).unlink(missing_ok=True)
-    epoch = context.job.status.epoch
-    context.partials = [str(layout.partial(i, epoch)) for i in range(len(context.source.images))]
-    context.save()
+    """Copy every disk; fill in the bytes, the digests of what was read and its map of the result's disks."""
+    context.layout.folder.mkdir(parents=True, exist_ok=True)
+    _refuse_changing_source(context)
+    bandwidth = context.spec.limits.bandwidth_bytes_per_second
     check_container(
-        context.source, lambda done, size: context.report("copy", done, size, "digest"), context.reporter.cancelled
+        context.source,
+        lambda done, size: context.report("copy", done, size, "digest"),
+        context.reporter.cancelled,
+        bandwidth,
     )
+    used = _used(context)
     moved = 0
     for index, image in enumerate(context.source.images):
+        ranges = used.get(image.name)
         # Of the disks to come only their size is known, not how much data it holds.
         later = sum(other.virtual_size for other in context.source.images[index + 1 :])
 
         def progress(done: int, data: int, moved: int = moved, later: int = later) -> None:
             context.report("copy", moved + done, moved + data + later)
 
-        copied = copy_disk(
-            image,
-            pathlib.Path(context.partials[index]),
-            fmt=spec.target.format,
-            allocation=spec.target.allocation,
-            compression=spec.target.compression,
-            bandwidth=spec.limits.bandwidth_bytes_per_second,
-            progress=progress,
-            cancelled=context.reporter.cancelled,
-            workdir=context.workdir,
-        )
+        context.keep_ranges(index, ranges)
+        with context.copy_log(index) as log:
+            _adopt(context, index, log)
+            copied = copy_disk(
+                image,
+                pathlib.Path(context.partials[index]),
+                fmt=context.spec.target.format,
+                allocation=context.spec.target.allocation,
+                compression=context.spec.target.compression,
+                bandwidth=bandwidth,
+                progress=progress,
+                cancelled=context.reporter.cancelled,
+                workdir=context.workdir,
+                ranges=ranges,
+                log=log,
+            )
         disk = context.result.disks[index]
-        disk.bytes_read, disk.bytes_written = copied.bytes_read, copied.bytes_written
+        disk.bytes_read += copied.bytes_read
+        disk.bytes_written = copied.bytes_written
         disk.digests.source = copied.source_digest
+        context.keep_ranges(index, copied.ranges)
         moved += copied.bytes_written
+        context.save()
+    _refuse_changing_source(context)
     read = sum(disk.bytes_read for disk in context.result.disks)
     return f"{read / 1024**2:.0f} MiB read"
+
+
+def _used(context: JobContext) -> dict[str, Ranges]:
+    """By disk, the parts that are worth copying; a disk that is not named is copied whole."""
+    if context.spec.target.contents is models.Contents.ALL:
+        return {}
+    layers = {i.name: o for i, o in zip(context.source.images, context.overlays, strict=True)}
+    found: dict[str, Ranges] = {}
+    with attach(layers, writable=False, workdir=context.workdir) as attachment:
+        try:
+            filesystems = probe(attachment)
+        except JobError:
+            # A table that nobody can read keeps nobody from copying the disk as it is.
+            return {}
+        for image in context.source.images:
+            ranges = used_ranges(attachment.disks[image.name], image.virtual_size, filesystems, context.workdir)
+            if list(ranges) != [(0, image.virtual_size)]:
+                found[image.name] = ranges
+    return found
+
+
+def _adopt(context: JobContext, index: int, log: CopyLog) -> None:
+    """Give what an earlier attempt copied this attempt's name; remove what nothing can be done with."""
+    epoch = context.job.status.epoch
+    partial = context.layout.partial(index, epoch)
+    recorded = context.partials[index : index + 1]
+    former = [pathlib.Path(name) for name in recorded] + [context.layout.partial(index, e) for e in range(1, epoch + 1)]
+    context.partials[index : index + 1] = [str(partial)]
+    context.save()
+    found = next((path for path in former if _inode(path) == log.inode), None) if log.inode is not None else None
+    if found is None:
+        log.forget()
+        for name in recorded:
+            pathlib.Path(name).unlink(missing_ok=True)
+    elif found != partial:
+        found.replace(partial)
+
+
+def _inode(path: pathlib.Path) -> int | None:
+    try:
+        return path.stat(follow_symlinks=False).st_ino
+    except FileNotFoundError:
+        return None
+
+
+def _refuse_changing_source(context: JobContext) -> None:
+    """A copy of a disk that changes is no copy, and the fixed overlay fits only what it was made over.
+
+    Raises:
+        JobError: class ``invalid``, somebody writes to the source or has changed it.
+    """
+    writer = has_writer(context.source)
+    if writer is not None:
+        raise invalid(
+            "SourceInUse",
+            f"The source is being written: {writer}.",
+            "Shut the VM down and export it again; a copy of a disk that changes is no copy.",
+        )
+    if identity_of(context.spec.source, context.roots.input) != context.source.identity:
+        raise invalid(
+            "SourceChanged",
+            f"The source of {context.job.metadata.name} changed while it was read.",
+            "Export the VM again while nothing writes to it, then submit the job anew.",
+        )

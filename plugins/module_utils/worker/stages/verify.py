@@ -6,28 +6,47 @@
 
 from __future__ import annotations
 
+import contextlib
 import pathlib
+import typing as t
 
-from ...disks.digest import digest_disk
+from ...disks.proof import changed_regions, prove_target
+from ...protocol.errors import JobError
 from ..job_context import JobContext
 from .boot import boot_and_judge
 
 
 def run(context: JobContext) -> str:
-    """Fill in the targets' digests, the result's ``boot_test`` and verdict."""
+    """Fill in the targets' and the copies' digests, the result's ``boot_test`` and verdict."""
     fmt = context.layout.format.value
     partials = [pathlib.Path(path) for path in context.partials]
     for index, partial in enumerate(partials):
-        context.result.disks[index].digests.target = digest_disk(
-            partial,
-            fmt,
-            progress=lambda done, total: context.report("verify", done, total),
-            cancelled=context.reporter.cancelled,
-            workdir=context.workdir,
-        )
+        digests = context.result.disks[index].digests
+        with copies_anew(context), context.copy_log(index) as log:
+            proof = prove_target(
+                partial,
+                fmt,
+                log,
+                changed_regions(context.overlay(index)),
+                progress=lambda done, total: context.report("verify", done, total),
+                cancelled=context.reporter.cancelled,
+                workdir=context.workdir,
+            )
+        digests.copied, digests.target = proof.copied, proof.target
     if not context.spec.verify.boot:
         context.result.verdict = "not-verified"
         return "not booted: the job says so"
     result = boot_and_judge(context, "verify", [(partial, fmt) for partial in partials])
     context.result.boot_test = result
     return f"booted in {result.seconds:.0f} s"
+
+
+@contextlib.contextmanager
+def copies_anew(context: JobContext) -> t.Iterator[None]:
+    """Have the next attempt copy from the begin where the copy turns out to differ from what was read."""
+    try:
+        yield
+    except JobError as error:
+        if error.reason == "CopyDiffers":
+            context.forget_copies()
+        raise

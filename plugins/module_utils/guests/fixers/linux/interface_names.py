@@ -16,7 +16,7 @@ from ...cards import Assignment, assign
 from ...edits import Edits
 from ...facts import GuestFacts, Interface
 from ...netconfig import LINKS, UDEV_RULES
-from ..base import FixRequest
+from ..base import FixRequest, Phase
 
 _FIRST_WITH_LINKS = 217
 _RULES = "/etc/udev/rules.d/70-persistent-net.rules"
@@ -29,18 +29,21 @@ class InterfaceNamesFixer:
 
     name = "interface-names"
     title = "Network interface names by MAC address"
+    phase = Phase.SYSTEM
 
     def plan(self, guest: GuestFacts, edits: Edits, request: FixRequest) -> None:
         """See :class:`~..base.Fixer`."""
-        if not request.spec.network.pin_names or not guest.interfaces:
+        if not guest.interfaces:
+            return
+        assignment = assign(guest.interfaces, request.source_nics, request.nics)
+        _follow_addresses(guest.interfaces, assignment, edits)
+        if request.spec.network.pin_names is False:
             return
         if not any(nic.mac for nic in request.nics):
             edits.warn("No MAC address of the target's network cards is known: interface names are not pinned.")
             return
-        assignment = assign(guest.interfaces, request.source_nics, request.nics)
         for problem in assignment.problems:
             edits.warn(problem)
-        _follow_addresses(guest.interfaces, assignment, edits)
         bound = _bound_names(guest.interfaces, assignment)
         pinned = {name: mac for name, mac in assignment.names.items() if bound.get(name) != mac}
         if pinned and _knows_links(guest, edits):

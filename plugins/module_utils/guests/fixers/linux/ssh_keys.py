@@ -14,7 +14,7 @@ from ...edits import Edits
 from ...facts import GuestFacts
 from ...paths import join, printable, split
 from ...tree import Owner
-from ..base import FixRequest
+from ..base import FixRequest, Phase
 
 _WHY = "the job gives this user these keys"
 _SETTING = re.compile(r"(?im)^[ \t]*AuthorizedKeysFile[ \t]+(\S+)")
@@ -28,6 +28,7 @@ class SshKeysFixer:
 
     name = "ssh-keys"
     title = "Keys for ssh"
+    phase = Phase.SYSTEM
 
     def plan(self, guest: GuestFacts, edits: Edits, request: FixRequest) -> None:
         """See :class:`~..base.Fixer`.

@@ -1,0 +1,152 @@
+# Copyright: (c) 2026, hyper2kvm contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""Which parts of a guest's disks its filesystems use, so that deleted data need not be moved.
+
+partclone writes a map of a filesystem's used blocks without mounting it (its option ``-D`` makes a GNU ddrescue map).
+A map is believed only of a filesystem that was unmounted cleanly: of a dirty XFS partclone misses blocks and says
+nothing. Everything else of a disk counts as used: what lies between partitions, whatever is no filesystem, and what
+partclone does not know or refuses.
+"""
+
+from __future__ import annotations
+
+import pathlib
+import tempfile
+import typing as t
+
+from ..protocol.errors import JobError
+from .attach import AttachedDisk
+from .blockmap import BLOCK
+from .command import run_command
+from .copy import Ranges
+from .journal import needs_replay
+from .model import Filesystem
+
+_PROGRAMS = {
+    "ext2": "partclone.extfs",
+    "ext3": "partclone.extfs",
+    "ext4": "partclone.extfs",
+    "xfs": "partclone.xfs",
+    "btrfs": "partclone.btrfs",
+}
+_TIMEOUT = 600.0
+#: The begin of every filesystem is moved as it is: boot loaders lie there, and filesystems do not tell of them. Bytes.
+_ALWAYS = 1024**2
+# btrfs superblocks: num_devices at 0x88 of the one at 64 KiB; copies at 64 MiB and 256 GiB (btrfs on-disk format).
+_BTRFS_SUPERBLOCK = 64 * 1024
+_BTRFS_DEVICES = _BTRFS_SUPERBLOCK + 0x88
+_BTRFS_COPIES = (64 * 1024**2, 256 * 1024**3)
+
+
+def used_ranges(disk: AttachedDisk, size: int, filesystems: t.Iterable[Filesystem], workdir: pathlib.Path) -> Ranges:
+    """Return the used parts of an attached disk, in whole blocks of 64 KiB.
+
+    Args:
+        disk: as it is after the fix: attached, not mounted.
+        size: of the disk in bytes.
+        filesystems: what its partitions hold.
+        workdir: an existing folder for the maps.
+    """
+    unused: list[tuple[int, int]] = []
+    for filesystem in filesystems:
+        if filesystem.partition.disk == disk.name and filesystem.type in _PROGRAMS:
+            unused += _unused_of(disk, filesystem, workdir)
+    used, position = [], 0
+    for begin, end in sorted(unused):
+        if begin > position:
+            used.append((position, begin))
+        position = max(position, end)
+    if position < size:
+        used.append((position, size))
+    return used
+
+
+def ddrescue_map(ranges: Ranges, size: int) -> bytes:
+    """Return the text of a GNU ddrescue map of a disk of ``size`` bytes: ``+`` what was read, ``?`` what was left out.
+
+    Source: the ddrescue manual, "Mapfile structure".
+    """
+    lines = ["# What was read of the virtual disk; the rest is not used by its filesystems.", f"0x{size:X} + 1"]
+    position = 0
+    for begin, end in ranges:
+        if begin > position:
+            lines.append(f"0x{position:X} 0x{begin - position:X} ?")
+        lines.append(f"0x{begin:X} 0x{end - begin:X} +")
+        position = end
+    if position < size:
+        lines.append(f"0x{position:X} 0x{size - position:X} ?")
+    return "\n".join([*lines, ""]).encode()
+
+
+def _unused_of(disk: AttachedDisk, filesystem: Filesystem, workdir: pathlib.Path) -> list[tuple[int, int]]:
+    """What is free of one filesystem: ranges of the disk, whole blocks; nothing where that cannot be told for sure."""
+    partition = filesystem.partition
+    device = disk.partition_device(partition)
+    if needs_replay(device, filesystem.type) or (filesystem.type == "btrfs" and _number(device, _BTRFS_DEVICES) != 1):
+        return []
+    with tempfile.TemporaryDirectory(prefix="hyper2kvm-map-", dir=workdir) as folder:
+        target = pathlib.Path(folder, "map")
+        program, log = _PROGRAMS[filesystem.type], pathlib.Path(folder, "log")
+        try:
+            run_command(
+                [program, "-D", "-s", device, "-O", target, "-L", log],
+                what=f"Mapping {partition.disk} partition {partition.number}",
+                timeout=_TIMEOUT,
+            )
+            free = _parse_map(target)
+        except (JobError, OSError, ValueError):
+            return []
+    kept = [(0, _ALWAYS)]
+    if filesystem.type == "btrfs":
+        kept += [(begin, begin + BLOCK) for begin in _BTRFS_COPIES]
+    found = []
+    for begin, end in _without(free, kept):
+        first = -(-(partition.start + begin) // BLOCK) * BLOCK
+        last = (partition.start + min(end, partition.size)) // BLOCK * BLOCK
+        if first < last:
+            found.append((first, last))
+    return found
+
+
+def _parse_map(path: pathlib.Path) -> list[tuple[int, int]]:
+    """Return the free ranges of a ddrescue map: lines of position, size and status, ``?`` for what is not used.
+
+    Raises:
+        ValueError: it is no such map, or has gaps: then it does not tell of every block.
+    """
+    free: list[tuple[int, int]] = []
+    following = None
+    with path.open(encoding="ascii") as file:
+        lines = [line.split() for line in file if not line.startswith("#")]
+    # The first line is the position where a copy would go on.
+    for position, size, status in lines[1:]:
+        begin, length = int(position, 16), int(size, 16)
+        if following is not None and begin != following:
+            raise ValueError("the map has a gap")
+        following = begin + length
+        if status == "?":
+            free.append((begin, following))
+        elif status != "+":
+            raise ValueError(f"{status} is no status of a block")
+    if following is None:
+        raise ValueError("the map is empty")
+    return free
+
+
+def _without(ranges: t.Iterable[tuple[int, int]], kept: t.Iterable[tuple[int, int]]) -> t.Iterator[tuple[int, int]]:
+    for begin, end in ranges:
+        for first, last in kept:
+            if begin < last and first < end:
+                if begin < first:
+                    yield begin, first
+                begin = last
+        if begin < end:
+            yield begin, end
+
+
+def _number(device: pathlib.Path, offset: int) -> int:
+    with device.open("rb") as file:
+        file.seek(offset)
+        return int.from_bytes(file.read(8), "little")
