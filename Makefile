@@ -14,7 +14,8 @@ export LC_ALL := C.UTF-8
 unexport PYTHONDONTWRITEBYTECODE
 export HYPER2KVM_TEST_GUESTS := $(GUEST_CACHE)
 
-.PHONY: help setup demo test lint unit guests e2e sanity integration oldest schemas bench build clean FORCE
+.PHONY: help setup demo test lint unit hostile fuzz test-faults guests e2e sanity integration oldest schemas bench build \
+	clean FORCE
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -40,7 +41,7 @@ demo: setup ## Build a VMware-style Debian guest (once) and migrate it
 		ln -f "$$ova" .cache/demo/input/web01.ova
 	ansible-playbook -i inventories/demo playbooks/migrate.yml
 
-test: setup lint sanity integration unit oldest e2e ## Pass all tests
+test: setup lint sanity integration unit hostile oldest e2e ## Pass all tests
 
 lint: setup ## Formatting, types, documentation, import arrows
 	black --check plugins tests bench
@@ -55,6 +56,14 @@ lint: setup ## Formatting, types, documentation, import arrows
 
 unit: setup ## Tests without guests
 	python -m pytest tests/unit tests/test_worker_protocol.py
+
+hostile: setup ## Tests with hostile documents, images and guests
+	python -m pytest tests/hostile
+
+fuzz: setup ## 100,000 changed inputs for every reader of hostile data
+	PYTHONPATH=.collections python -m tests.hostile.fuzz --inputs 100000
+
+test-faults: fuzz ## Long campaigns, run once whole
 
 guests: setup ## Build what tests boot, where it is not kept from before
 	python -m tests.guests build --cache $(GUEST_CACHE)

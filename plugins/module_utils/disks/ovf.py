@@ -18,6 +18,9 @@ from ..protocol.errors import JobError, invalid, unsupported
 from .model import Described, Firmware, Hardware, NamedDisk, Nic
 from .xml_text import attribute_of, mac_of, parse_xml, tag_of
 
+#: Four SCSI controllers of 64 disks, four SATA controllers of 30, four NVMe controllers of 15: vSphere's maximum.
+_MAX_DISKS = 4 * (64 + 30 + 15)
+
 _CPU, _MEMORY, _IDE, _SCSI, _ETHERNET, _FLOPPY, _CD, _DVD, _DISK, _STORAGE = 3, 4, 5, 6, 10, 14, 15, 16, 17, 20
 _SERIAL, _PARALLEL, _USB, _SOUND, _OTHER = 21, 22, 23, 35, 1
 _NOT_CARRIED = {
@@ -133,6 +136,8 @@ def _disks(envelope: ElementTree.Element, items: list[_Item], what: str) -> list
             len(found),
         )
         found.append((order, _named(file, disk, _bus(controller), what)))
+    if len(found) > _MAX_DISKS:
+        raise unsupported("TooManyDisks", f"{what} describes {len(found)} disks; {_MAX_DISKS} are the most.")
     return [disk for _order, disk in sorted(found, key=lambda pair: pair[0])]
 
 

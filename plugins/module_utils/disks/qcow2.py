@@ -23,8 +23,8 @@ OFFSET_MASK = 0x00FFFFFFFFFFFE00
 FLAG_COPIED = 1 << 63
 FLAG_COMPRESSED = 1 << 62
 FLAG_ZERO = 1
-#: Beyond reason: the largest filesystems of guests end far below.
-MAX_SIZE = 2 * 1024**5
+#: Beyond reason, as for VMDK; the tables of a larger one would take minutes to go through.
+MAX_SIZE = 64 * 1024**4
 
 _HEADER_V2 = struct.Struct(">4sIQIIQIIQQIIQ")
 _HEADER_V3 = struct.Struct(">QQQII")

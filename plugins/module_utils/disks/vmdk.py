@@ -36,6 +36,8 @@ _DEFLATE = 1
 _MARKER_FOOTER = 3
 _MAX_TABLES = 4 * 1024**2
 _MAX_DESCRIPTOR = 1024**2
+#: A line holds a file name at most; patterns would take minutes over one of a megabyte.
+_MAX_LINE = 8 * 1024
 _NO_PARENT = "ffffffff"
 _COWD_MAGIC = b"COWD"
 _SESPARSE_MAGIC = 0xCAFEBABE
@@ -85,6 +87,8 @@ def parse_descriptor(text: bytes, what: str) -> Descriptor:
     settings: dict[str, str] = {}
     extents = []
     for line in plain.decode("utf-8", "replace").splitlines():
+        if len(line) > _MAX_LINE:
+            raise _bad(what, f"its disk descriptor has a line of {len(line)} characters")
         found = _EXTENT.match(line.strip())
         if found:
             access, size, kind, name, offset = found.groups()

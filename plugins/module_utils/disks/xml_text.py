@@ -16,6 +16,10 @@ from ..protocol.errors import JobError
 #: Nothing real is larger; an attacker's could be. Bytes.
 MAX_SIZE = 16 * 1024**2
 _MAX_DEPTH = 100
+#: A machine has some dozens of items with a dozen properties each; every element costs hundreds of bytes of memory.
+_MAX_ELEMENTS = 100_000
+#: A name is given with its namespace, which is written once and would be copied for each.
+_MAX_NAME = 1024
 _MAC = re.compile(r"^[0-9a-f]{2}(:[0-9a-f]{2}){5}$")
 
 
@@ -33,16 +37,19 @@ def parse_xml(text: bytes, bad: t.Callable[[str], JobError]) -> ElementTree.Elem
         raise bad("it is larger than 16 MiB")
     builder = ElementTree.TreeBuilder()
     parser = xml.parsers.expat.ParserCreate(namespace_separator="}")
-    depth = 0
+    depth = elements = 0
 
     def refuse(*_arguments: t.Any) -> None:
         raise bad("it has a DOCTYPE, which no exporter writes and which could make it read other files")
 
     def start(tag: str, attributes: dict[str, str]) -> None:
-        nonlocal depth
+        nonlocal depth, elements
         depth += 1
+        elements += 1
         if depth > _MAX_DEPTH:
             raise bad(f"it is nested deeper than {_MAX_DEPTH} levels")
+        if elements > _MAX_ELEMENTS or max(map(len, (tag, *attributes))) > _MAX_NAME:
+            raise bad(f"it has more than {_MAX_ELEMENTS} elements, or names of more than {_MAX_NAME} characters")
         builder.start(tag, attributes)
 
     def end(tag: str) -> None:

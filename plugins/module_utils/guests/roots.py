@@ -304,6 +304,9 @@ class _Assembly:
             else:
                 # A canonical path below our own folder: what it leads to cannot change any more.
                 self._mounted.append(self._root / target.lstrip("/"))
+        except FileNotFoundError:
+            # fstab can escape a NUL, which no name has.
+            return None
         except JobError as e:
             # Data that the operating system can do without for now is not worth a failed job.
             if target_is_needed(line.mountpoint) or e.error_class is not ErrorClass.UNSUPPORTED:

@@ -10,6 +10,7 @@ import dataclasses
 
 from ...definitions.networks import unmapped
 from ...disks.source import check_given, has_writer
+from ...guests.paths import printable
 from ...protocol import models
 from ...protocol.errors import invalid
 from ..job_context import JobContext
@@ -56,7 +57,7 @@ def run(context: JobContext) -> str:
         context.warn(
             f"The metadata says {hardware.firmware} firmware, the disk boots by {context.firmware}; the disk decides."
         )
-    return facts.pretty_name or "not looked into"
+    return printable(facts.pretty_name) or "not looked into"
 
 
 def _refuse_existing_target(context: JobContext) -> None:
