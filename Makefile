@@ -47,7 +47,7 @@ lint: setup ## Formatting, types, documentation, import arrows
 	black --check plugins tests bench
 	ruff check plugins tests bench
 	mypy -p ansible_collections.hyper2kvm.core.plugins.module_utils
-	mypy plugins/modules plugins/action plugins/filter plugins/plugin_utils
+	mypy plugins/modules plugins/action plugins/filter plugins/lookup plugins/plugin_utils
 	PYTHONPATH=.collections lint-imports --no-cache
 	yamllint .
 	ansible-lint
