@@ -35,6 +35,9 @@ RETRYABLE: dict[ErrorClass, bool] = {
     ErrorClass.INTERNAL: False,
 }
 
+#: Reason of a failure for want of room on a disk.
+NO_SPACE = "NoSpace"
+
 
 @dataclasses.dataclass
 class JobError(Exception):

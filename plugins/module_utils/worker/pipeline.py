@@ -14,10 +14,11 @@ import time
 import typing as t
 
 from ..protocol import models
-from ..protocol.errors import ErrorClass, JobError, environment, transient
+from ..protocol.errors import NO_SPACE, ErrorClass, JobError, environment, transient
 from .context import Reporter, Roots, Stopped
 from .job_context import JobContext, Skipped, now
 from .stages import boot, commit, copy, fix, inspect, plan, publish, rehearse, verify
+from .target_folder import reserved
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,8 +81,10 @@ def run_stages(
     stage = "inspect"
     context: JobContext | None = None
     try:
-        with _explained():
+        with _explained(), contextlib.ExitStack() as stack:
             context = JobContext(job, roots, reporter, workdir)
+            if PUBLISH in stages and context.publishes_target():
+                stack.enter_context(reserved(context.layout.folder))
             for step in stages:
                 stage = step.name
                 if stage in context.completed:
@@ -130,7 +133,7 @@ def _explained() -> t.Iterator[None]:
         where = f" ({error.filename})" if error.filename else ""
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise environment(
-                "NoSpace",
+                NO_SPACE,
                 f"The disk is full{where}.",
                 "Make room below the output and scratch roots, then run the job again.",
             ) from error
