@@ -13,7 +13,7 @@ export LC_ALL := C.UTF-8
 unexport PYTHONDONTWRITEBYTECODE
 export HYPER2KVM_TEST_GUESTS := $(GUEST_CACHE)
 
-.PHONY: help setup demo test lint unit e2e sanity schemas bench build clean FORCE
+.PHONY: help setup demo test lint unit e2e faults test-faults sanity schemas bench build clean FORCE
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -39,7 +39,7 @@ demo: setup ## Build a VMware-style Debian guest (once) and migrate it
 		ln -f "$$ova" .cache/demo/input/web01.ova
 	ansible-playbook -i inventories/demo playbooks/migrate.yml
 
-test: setup lint sanity unit e2e ## Pass all tests
+test: setup lint sanity unit e2e faults ## Pass all tests
 
 lint: setup ## Formatting, types, documentation, import arrows
 	black --check plugins tests bench
@@ -56,6 +56,12 @@ unit: setup ## Tests without guests
 
 e2e: setup ## Tests with real guests that boot
 	python -m pytest tests/e2e
+
+faults: setup ## A few rounds of the tests that break things
+	python -m pytest tests/faults
+
+test-faults: setup ## Many rounds of them: kills, full disks, 1,000 jobs
+	HYPER2KVM_FAULT_ROUNDS=25 python -m pytest tests/faults
 
 $(SANITY_TREE): FORCE
 	rm -rf $@ && mkdir -p $@
