@@ -16,7 +16,7 @@ import subprocess
 import time
 import typing as t
 
-from ..protocol.errors import NO_SPACE, JobError, environment, transient
+from ..protocol.errors import JobError, environment, transient
 
 #: How much of a tool's standard output, and of its standard error, is kept. Bytes.
 _OUTPUT_LIMIT = 4 * 1024**2
@@ -127,7 +127,7 @@ def run_command(
         child.stderr.close()
     if child.returncode not in accept:
         if os.strerror(errno.ENOSPC).encode() in kept[child.stderr]:
-            raise environment(NO_SPACE, f"{what} failed: the disk is full.", "Make room, then run the job again.")
+            raise environment("NoSpace", f"{what} failed: the disk is full.", "Make room, then run the job again.")
         raise failure("CommandFailed", f"{what} failed: {last_lines(kept[child.stderr])} (status {child.returncode}).")
     return bytes(kept[child.stdout])
 

@@ -35,9 +35,6 @@ RETRYABLE: dict[ErrorClass, bool] = {
     ErrorClass.INTERNAL: False,
 }
 
-#: Reason of a failure for want of room on a disk.
-NO_SPACE = "NoSpace"
-
 
 @dataclasses.dataclass
 class JobError(Exception):

@@ -13,7 +13,7 @@ from __future__ import annotations
 import datetime
 import typing as t
 
-from .errors import NO_SPACE, ErrorClass, JobError
+from .errors import ErrorClass, JobError
 from .fields import moment, timestamp
 from .lifecycle import HELD, PROGRESS_STALE_SECONDS, TERMINAL, Actor, IllegalTransition, Phase, check_transition
 from .models import Attempt, Claim, Condition, ErrorDocument, JobStatus, Progress, StageRecord
@@ -27,6 +27,8 @@ WORKER_LOST = "WorkerLost"
 """Reason of an attempt whose worker is known to be dead."""
 LEASE_EXPIRED = "LeaseExpired"
 """Reason of an attempt whose worker was not heard of in time, and may yet live."""
+NO_SPACE = "NoSpace"
+"""Reason of a failure for want of room on a disk."""
 CANCELLED = "Cancelled"
 """Reason of the condition Failed of a job that was cancelled."""
 

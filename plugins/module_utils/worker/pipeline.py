@@ -14,7 +14,7 @@ import time
 import typing as t
 
 from ..protocol import models
-from ..protocol.errors import NO_SPACE, ErrorClass, JobError, environment, transient
+from ..protocol.errors import ErrorClass, JobError, environment, transient
 from .context import Reporter, Roots, Stopped
 from .job_context import JobContext, Skipped, now
 from .stages import boot, commit, copy, fix, inspect, plan, publish, rehearse, verify
@@ -133,7 +133,7 @@ def _explained() -> t.Iterator[None]:
         where = f" ({error.filename})" if error.filename else ""
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise environment(
-                NO_SPACE,
+                "NoSpace",
                 f"The disk is full{where}.",
                 "Make room below the output and scratch roots, then run the job again.",
             ) from error

@@ -121,7 +121,7 @@ def _write(descriptor: int, data: bytes, workdir: pathlib.Path) -> None:
 def _unusable(workdir: pathlib.Path, error: OSError) -> errors.JobError:
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return errors.environment(
-            errors.NO_SPACE, f"The disk is full ({workdir}).", "Make room below the scratch root, then run it again."
+            "NoSpace", f"The disk is full ({workdir}).", "Make room below the scratch root, then run it again."
         )
     return errors.environment(
         "ScratchUnusable", f"The folder {workdir} cannot be made: {error.strerror}.", "Look at the scratch root."
