@@ -6,6 +6,7 @@ BIN := $(CURDIR)/$(VENV)/bin
 LINK := .collections/ansible_collections/hyper2kvm/core
 # Outside the checkout: ansible-test sees no files in a folder that an enclosing git repository ignores.
 SANITY_TREE := $(or $(TMPDIR),/tmp)/hyper2kvm-sanity/ansible_collections/hyper2kvm/core
+OLDEST := .venv-oldest
 GUEST_CACHE := $(CURDIR)/.cache/guests
 export PATH := $(BIN):$(PATH)
 export LC_ALL := C.UTF-8
@@ -13,7 +14,7 @@ export LC_ALL := C.UTF-8
 unexport PYTHONDONTWRITEBYTECODE
 export HYPER2KVM_TEST_GUESTS := $(GUEST_CACHE)
 
-.PHONY: help setup demo test lint unit e2e faults test-faults sanity schemas bench build clean FORCE
+.PHONY: help setup demo test lint unit e2e faults test-faults sanity integration oldest schemas bench build clean FORCE
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -39,7 +40,7 @@ demo: setup ## Build a VMware-style Debian guest (once) and migrate it
 		ln -f "$$ova" .cache/demo/input/web01.ova
 	ansible-playbook -i inventories/demo playbooks/migrate.yml
 
-test: setup lint sanity unit e2e faults ## Pass all tests
+test: setup lint sanity integration unit oldest e2e faults ## Pass all tests
 
 lint: setup ## Formatting, types, documentation, import arrows
 	black --check plugins tests bench
@@ -50,6 +51,7 @@ lint: setup ## Formatting, types, documentation, import arrows
 	yamllint .
 	ansible-lint
 	antsibull-changelog lint
+	ANSIBLE_COLLECTIONS_PATH=.collections antsibull-docs lint-collection-docs --plugin-docs --validate-collection-refs self .
 
 unit: setup ## Tests without guests
 	python -m pytest tests/unit tests/test_worker_protocol.py
@@ -71,6 +73,18 @@ $(SANITY_TREE): FORCE
 sanity: setup $(SANITY_TREE) ## ansible-test sanity
 	cd $(SANITY_TREE) && ansible-test sanity --python 3.11
 
+integration: setup $(SANITY_TREE) ## ansible-test integration
+	cd $(SANITY_TREE) && ansible-test integration --python 3.11
+
+$(OLDEST)/.done: requirements.txt requirements-oldest.txt | setup
+	test -x $(OLDEST)/bin/python || scripts/create-venv $(OLDEST)
+	uv pip install --quiet --compile-bytecode --python $(OLDEST)/bin/python -r requirements-oldest.txt
+	touch $@
+
+oldest: setup $(OLDEST)/.done ## Modules, plugins and a playbook with the oldest ansible-core that is supported
+	$(OLDEST)/bin/python -m pytest tests/unit/plugins/modules tests/unit/plugins/plugin_utils tests/unit/plugins/filter
+	$(OLDEST)/bin/python -m pytest tests/e2e/test_playbooks.py -k "second_run_changes_nothing or users_write"
+
 schemas: setup ## Write schemas/ and the specification's tables from the models
 	PYTHONPATH=.collections python -m ansible_collections.hyper2kvm.core.plugins.module_utils.protocol.schema --write
 
@@ -81,6 +95,6 @@ build: setup ## Build the collection's tarball
 	ansible-galaxy collection build --force --output-path build
 
 clean: ## Remove what was built; the guests' cache stays
-	rm -rf build $(VENV) .collections .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf build $(VENV) $(OLDEST) .collections .mypy_cache .pytest_cache .ruff_cache .hypothesis
 
 FORCE:

@@ -182,6 +182,24 @@ class TestReadingJobs:
                 "spec.guest.network",
                 "give one of them",
             ),
+            *(
+                (job(guest={"network": {"map": [entry]}}), "spec.guest.network.map[0]", words)
+                for entry, words in (
+                    ({"source": "a", "network": "b", "bridge": "c"}, "give network or bridge"),
+                    ({"source": "a", "multus": "b", "pod": True}, "give multus or pod"),
+                    ({"source": "a"}, "it says no place"),
+                )
+            ),
+            (
+                job(guest={"network": {"map": [{"bridge": "br0"}, {"bridge": "br1"}]}}),
+                "spec.guest.network",
+                "two entries of map for the network (all others)",
+            ),
+            (
+                job(guest={"network": {"map": [{"bridge": "br0;reboot"}]}}),
+                "spec.guest.network.map[0].bridge",
+                "must be a bridge's name",
+            ),
             (job(guest={"network": {"macs": [190_000]}}), "spec.guest.network.macs[0]", "must be in quotes"),
             (job(guest={"network": {"macs": ["01:00:5e:00:00:01"]}}), "spec.guest.network.macs[0]", "of one card"),
             (
@@ -191,6 +209,32 @@ class TestReadingJobs:
             ),
             (job(guest={"fixers": {"only": ["a", "a"]}}), "spec.guest.fixers", "named twice in only: a"),
             (job(guest={"enabled": False, "hostname": "a"}), "spec.guest", "cannot be done: hostname"),
+            (
+                job(guest={"enabled": False, "network": {"pinNames": True}}),
+                "spec.guest",
+                "cannot be done: network.pinNames",
+            ),
+            (
+                job(operation="boot-test", guest={"network": {"pinNames": True}}),
+                "spec",
+                "may not ask for network.pinNames",
+            ),
+            *(
+                (
+                    job(guest={**wish, "fixers": choice}),
+                    "spec.guest",
+                    f"{field} is done by the fixer {fixer}, but {how} {fixer}",
+                )
+                for field, fixer, wish in (
+                    ("hostname", "hostname", {"hostname": "a"}),
+                    ("timezone", "timezone", {"timezone": "UTC"}),
+                    ("sshKeys", "ssh-keys", {"sshKeys": [{"keys": ["ssh-rsa A"]}]}),
+                    ("resetMachineId", "machine-id", {"resetMachineId": True}),
+                    ("resetSshHostKeys", "ssh-host-keys", {"resetSshHostKeys": True}),
+                    ("network.pinNames", "interface-names", {"network": {"pinNames": True}}),
+                )
+                for how, choice in (("fixers.skip names", {"skip": [fixer]}), ("fixers.only lacks", {"only": ["grub"]}))
+            ),
             (job(guest={"sshKeys": [{"user": "root"}]}), "spec.guest.sshKeys[0]", "give keys, keysFrom or both"),
             (job(requirements={"labels": {"rack": 7}}), "spec.requirements.labels.rack", "must be text, not 7"),
             (job(operation="rehearse", verify={"rehearse": "never"}), "spec", "rehearse cannot be done"),
@@ -203,6 +247,20 @@ class TestReadingJobs:
         problems = validation.find_problems({**job(), **change})
         assert [problem.field for problem in problems] == [field]
         assert words in problems[0].message
+
+    @pytest.mark.parametrize(
+        "guest",
+        [
+            {"fixers": {"skip": ["interface-names", "hostname"]}},
+            {"fixers": {"only": ["grub"]}, "network": {"pinNames": False, "macs": [MAC]}},
+            {"fixers": {"only": ["ssh-keys"]}, "sshKeys": [{"keys": ["ssh-rsa A"]}]},
+            {"enabled": False, "network": {"macs": [MAC]}},
+        ],
+    )
+    def test_fixers_that_nothing_asks_for_may_be_left_out(self, guest: dict[str, t.Any]) -> None:
+        wanted = validation.parse_job(job(guest=guest))
+        # A store gives back every field, and that must say no more than what was written.
+        assert validation.parse_job(wanted.to_document()) == wanted
 
     def test_all_problems_are_told_at_once_and_found_by_programs(self) -> None:
         with pytest.raises(errors.JobError) as caught:

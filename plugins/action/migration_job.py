@@ -19,14 +19,13 @@ from ansible_collections.hyper2kvm.core.plugins.module_utils.ansible_support.doc
     still_going,
     where,
 )
+from ansible_collections.hyper2kvm.core.plugins.plugin_utils.blanks import without_blanks
 from ansible_collections.hyper2kvm.core.plugins.plugin_utils.progress import Batch, Progress
 
 _MODULE = "hyper2kvm.core.migration_job"
 _INFO = "hyper2kvm.core.migration_job_info"
 #: Options that both modules have.
 _SHARED = ("input_root", "output_root", "state_dir", "scratch_dir", "secrets_root", "backend")
-#: Dictionaries in which an empty string is a value like any other.
-_FREE_KEYS = ("labels", "annotations", "definition", "spec")
 
 Result = dict[str, t.Any]
 Variables = dict[str, t.Any]
@@ -93,17 +92,6 @@ class ActionModule(ActionBase):  # type: ignore[misc]
     def _execute(self, module: str, args: Result, variables: Variables) -> Result:
         result: Result = self._execute_module(module_name=module, module_args=args, task_vars=variables)
         return result
-
-
-def without_blanks(args: t.Mapping[str, t.Any]) -> dict[str, t.Any]:
-    """Return options without those that are empty strings, at any depth: an unanswered question of a survey."""
-    kept = {}
-    for key, value in args.items():
-        if isinstance(value, t.Mapping) and key not in _FREE_KEYS:
-            value = without_blanks(value)
-        if not (isinstance(value, str) and value == ""):
-            kept[key] = value
-    return kept
 
 
 def installation() -> pathlib.Path:

@@ -12,7 +12,7 @@ class ModuleDocFragment:
 options:
   definition:
     description:
-      - The whole job document, as in C(schemas/migrationjob.json) (camelCase).
+      - The whole job document, as in C(schemas/migration-job.json) (camelCase).
       - Mutually exclusive with the options that spell the document out.
     type: dict
   spec:
@@ -47,7 +47,9 @@ options:
     type: dict
     suboptions:
       type:
-        description: Kind of the source. V(auto) looks at name and content, but never takes raw for something else.
+        description:
+          - Kind of the source.
+          - V(auto) goes by the name's ending. Content, which a guest may have written, decides nothing.
         type: str
         choices: [auto, ova, ovf, vmdk, qcow2, raw]
         default: auto
@@ -125,11 +127,15 @@ options:
     type: dict
     suboptions:
       enabled:
-        description: Whether anything is changed at all.
+        description:
+          - Whether any file of the guest is changed at all.
+          - With V(false) only those other options may be set that are about the VM's network cards.
         type: bool
         default: true
       fixers:
-        description: Which fixers run. Default are all that find something to do.
+        description:
+          - Which fixers run. Default are all that find something to do.
+          - What another option asks for needs its fixer; leaving that out is an error.
         type: dict
         suboptions:
           only:
@@ -147,9 +153,10 @@ options:
         type: dict
         suboptions:
           pin_names:
-            description: Bind the interface names that the guest's configuration uses to the target's MAC addresses.
+            description:
+              - Bind the interface names that the guest's configuration uses to the target's MAC addresses.
+              - "Default: where the fixer C(interface-names) runs. With V(true) it must not be left out."
             type: bool
-            default: true
           mac_map:
             description: Gives cards of the source other MAC addresses.
             type: list
@@ -169,6 +176,34 @@ options:
             type: list
             elements: str
             default: []
+          map:
+            description:
+              - Where the target's definitions plug the cards in, by the network that they have in the source.
+              - That the VM lacks a network of the map is no error, so one map may serve many VMs.
+            type: list
+            elements: dict
+            default: []
+            suboptions:
+              source:
+                description:
+                  - The network's name in the source.
+                  - "Default: every network that no other entry names."
+                type: str
+              network:
+                description: A libvirt network. Mutually exclusive with C(bridge).
+                type: str
+              bridge:
+                description: A bridge of the host that libvirt runs on.
+                type: str
+              multus:
+                description:
+                  - For KubeVirt a NetworkAttachmentDefinition, as its name or C(<namespace>/<name>).
+                  - Mutually exclusive with C(pod).
+                type: str
+              pod:
+                description: For KubeVirt the pod's own network, which one card may have.
+                type: bool
+                default: false
       ssh_keys:
         description: SSH keys to add to users' C(~/.ssh/authorized_keys).
         type: list

@@ -16,7 +16,9 @@ options:
     type: dict
     suboptions:
       type:
-        description: Kind of the source. V(auto) looks at name and content, but never takes raw for something else.
+        description:
+          - Kind of the source.
+          - V(auto) goes by the name's ending. Content, which a guest may have written, decides nothing.
         type: str
         choices: [auto, ova, ovf, vmdk, qcow2, raw]
         default: auto

@@ -25,7 +25,7 @@ attributes:
     support: full
   diff_mode:
     support: full
-    details: RV(ignore:diff) is a list with an entry for each file of the guest that changes.
+    details: RV(diff) is a list with an entry for each file of the guest that changes.
 seealso:
   - module: hyper2kvm.core.migration_job
     description: Its operation V(fix) repairs a guest into a copy.
@@ -58,6 +58,25 @@ changes:
   elements: dict
   sample:
     - {path: /etc/fstab, kind: write, fixer: fstab, why: device names change on KVM}
+diff:
+  description: The same changes as entries of Ansible's diffs.
+  returned: success
+  type: list
+  elements: dict
+  contains:
+    before_header:
+      description: Path of the guest's file.
+      type: str
+    after_header:
+      description: The same.
+      type: str
+    prepared:
+      description: What is done to the file and why, with its unified diff where it is text.
+      type: str
+  sample:
+    - before_header: /etc/hostname
+      after_header: /etc/hostname
+      prepared: "write /etc/hostname: the job gives the guest this name (hostname)\n-old\n+new\n"
 error:
   description: What failed, as M(hyper2kvm.core.migration_job) returns it.
   returned: failure

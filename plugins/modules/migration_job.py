@@ -25,11 +25,11 @@ attributes:
   check_mode:
     support: full
     details:
-      - For the operations V(convert) and V(fix) the guest is inspected, and every change of it planned, on an overlay
-        in a temporary folder. This takes root.
+      - For the operations V(convert), V(fix), V(rehearse) and V(plan) the guest is inspected, and every change of it
+        planned, on an overlay in a temporary folder. This takes root.
   diff_mode:
     support: full
-    details: RV(ignore:diff) is a list; in check mode it has an entry for each file of the guest that would change.
+    details: RV(diff) is a list; in check mode it has an entry for each file of the guest that would change.
 options:
   state:
     description:
@@ -121,6 +121,35 @@ job:
     metadata: {name: web01, uid: 5f0c}
     spec: {operation: convert, source: {path: web01.ova}}
     status: {phase: COMPLETED}
+diff:
+  description:
+    - What was done, as entries of Ansible's diffs. The first is the job document without its defaults.
+    - After it come the files of the guest that the job has changed, or would in check mode, each with its unified diff.
+    - With O(remove_target=true), the files that are removed.
+  returned: unless O(name) is all that is said of the job
+  type: list
+  elements: dict
+  contains:
+    before_header:
+      description: The job's name, or the path of the guest's file.
+      type: str
+    after_header:
+      description: The same.
+      type: str
+    before:
+      description: The document as it was; empty where there was none.
+      type: raw
+    after:
+      description: The document as it is; empty where there is none any more.
+      type: raw
+    prepared:
+      description: Instead of RV(diff[].before) and RV(diff[].after), the change as text.
+      type: str
+  sample:
+    - before_header: web01
+      after_header: web01
+      before: ""
+      after: {metadata: {name: web01}, spec: {source: {path: web01.ova}}}
 removed:
   description: The files that were removed, relative to O(output_root).
   returned: when O(remove_target=true)

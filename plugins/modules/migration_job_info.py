@@ -14,6 +14,7 @@ author:
 description:
   - Returns jobs from the queue of the host that the module runs on.
   - A job that waits says in C(status.waiting) why it is not running.
+  - An empty string counts as an option that is not given, so that blank answers of a survey do no harm.
 extends_documentation_fragment:
   - hyper2kvm.core.attributes
   - hyper2kvm.core.attributes.info

@@ -12,7 +12,8 @@ version_added: 1.0.0
 author:
   - hyper2kvm contributors (@hyper2kvm)
 description:
-  - Prints a table with a row for each VM, from what M(hyper2kvm.core.migration_job) returned for it.
+  - Prints a table with a row for each VM, from what M(hyper2kvm.core.migration_job) returned for it, or
+    M(hyper2kvm.core.migration_job_info) with a name.
   - Runs on the controller alone; meant for a task with C(run_once).
 attributes:
   check_mode:

@@ -27,6 +27,8 @@ class Outcome:
     """The keys of an error document; None: it went well, or is still going."""
     planned: bool = False
     """Whether this was a check, which did nothing."""
+    looked: bool = False
+    """Whether the job was only looked at: what has become of it, and nothing was asked of it."""
 
     @property
     def operation(self) -> str:
@@ -40,8 +42,8 @@ class Outcome:
             return "CANCELLED" if self.error.get("reason") == "Cancelled" else "FAILED"
         if self.planned:
             return "would run" if self.changed else "unchanged"
-        phase = str(status(self.job).get("phase", "")) if self.job else ""
-        return "unchanged" if phase == _OK and not self.changed else phase
+        phase = str(status(self.job).get("phase", "")) if self.job else "no job"
+        return "unchanged" if phase == _OK and not self.changed and not self.looked else phase
 
     def to_data(self) -> dict[str, t.Any]:
         """Return what ``set_stats`` hands on."""
@@ -63,20 +65,21 @@ def outcome(host: str, results: c.Iterable[c.Mapping[str, t.Any]], *, check: boo
     job: Job | None = None
     changed = False
     error: c.Mapping[str, t.Any] | None = None
-    ran = False
+    ran = looked = False
     for found in results:
         if found.get("skipped"):
             continue
         ran = True
+        looked = "jobs" in found
         changed = changed or bool(found.get("changed"))
-        job = found.get("job") or job
+        job = found.get("job") or next(iter(found.get("jobs") or []), job)
         if found.get("failed") or found.get("unreachable"):
             error = found.get("error") or _plain(str(found.get("msg") or "The conversion host cannot be reached."))
     if not ran:
         return None
     if error is None and job is not None:
         error = failure(job)
-    return Outcome(host, job, changed, error, planned=check)
+    return Outcome(host, job, changed, error, planned=check and not looked, looked=looked)
 
 
 def _plain(message: str) -> dict[str, t.Any]:
@@ -116,7 +119,7 @@ def _convert_row(outcome: Outcome) -> tuple[str, ...]:
     disks = done.get("disks") or []
     first = disks[0] if disks else {}
     boot = done.get("bootTest") or {}
-    ran = outcome.error is None and not outcome.planned
+    ran = outcome.error is None and not outcome.planned and bool(done)
     return (
         outcome.host,
         outcome.word,
@@ -156,8 +159,9 @@ def _details(outcome: Outcome) -> list[str]:
     if artifacts and outcome.error is None:
         folder = artifacts[0].rpartition("/")[0]
         lines.append(f"{outcome.host}: artifacts {', '.join(artifacts)}, {folder}/result.json")
-    if done.get("startCommand") and outcome.error is None:
-        lines.append(f"{outcome.host}: start it with: {done['startCommand']}")
+    commands = (("libvirtCommand", "start it with libvirt and KVM"), ("startCommand", "start it with QEMU alone"))
+    if outcome.error is None:
+        lines += [f"{outcome.host}: {what}: {done[field]}" for field, what in commands if done.get(field)]
     return lines
 
 
@@ -207,7 +211,7 @@ def _inspect_row(outcome: Outcome) -> tuple[str, ...]:
         str(guest.get("prettyName") or "-"),
         str(guest.get("firmware") or hardware.get("firmware") or "-"),
         str(hardware.get("cpus") or "-"),
-        size(hardware.get("memory_bytes") or 0),
+        size(hardware.get("memoryBytes") or 0),
         " + ".join(disks) or "-",
         str(len(hardware.get("nics") or [])),
     )

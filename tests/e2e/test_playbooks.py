@@ -118,17 +118,36 @@ def test_limit_moves_only_these(inventory: Inventory) -> None:
     assert inventory.begun() == ["web02-convert"]
 
 
-def test_tags_submit_and_wait_separately(inventory: Inventory) -> None:
-    inventory.add("web01", seconds=0.3)
+def test_each_tag_does_its_part_alone(inventory: Inventory) -> None:
+    inventory.add("web01", seconds=0.5)
+    inventory.add("bad01", fail="NoRootDevice", seconds=0.5)
     submitted = inventory.play(MIGRATE, "--tags", "submit")
     assert submitted.status == 0 and "COMPLETED" not in submitted.output
-    ended = inventory.play(MIGRATE)
-    assert ended.status == 0 and "web01" in ended.row("web01") and inventory.begun() == ["web01-convert"]
+    waited = inventory.play(MIGRATE, "--tags", "wait")
+    assert waited.status == 2 and waited.recap("web01")["failed"] == 0 and waited.recap("bad01")["failed"] == 1
+    assert sorted(line for line in inventory.trace() if line.endswith(" end")) == [
+        "bad01-convert end",
+        "web01-convert end",
+    ]
+    reported = inventory.play(MIGRATE, "--tags", "report")
+    assert reported.status == 2 and "COMPLETED" in reported.row("web01") and "FAILED" in reported.row("bad01")
+    assert "bad01: NoRootDevice: rehearse: The guest did not come up." in reported.output
+    assert '"verdict": "boots"' in reported.output  # handed on by set_stats
+    assert inventory.play(MIGRATE, "--tags", "report", "--limit", "web01").status == 0
+    assert sorted(inventory.begun()) == ["bad01-convert", "web01-convert"]
+
+
+def test_a_report_on_a_vm_without_a_job(inventory: Inventory) -> None:
+    inventory.add("web01")
+    reported = inventory.play(MIGRATE, "--tags", "report")
+    assert reported.status == 0 and "no job" in reported.row("web01")
+    waited = inventory.play(MIGRATE, "--tags", "wait")
+    assert waited.status == 2 and "There is no job web01-convert" in waited.output
 
 
 def test_check_mode_hands_nothing_in(inventory: Inventory) -> None:
     inventory.add("web01")
-    played = inventory.play("hyper2kvm.core.rehearse", "--check")
+    played = inventory.play("hyper2kvm.core.inspect", "--check")
     assert played.status == 0 and played.recap("web01")["changed"] == 1
     assert not inventory.output.exists()
 
@@ -163,7 +182,7 @@ def test_a_surveys_blank_answers_and_texts_do_no_harm(inventory: Inventory) -> N
         "hyper2kvm_target_format": "raw",
         "hyper2kvm_verify_boot": "false",
         "hyper2kvm_priority": "7",
-        "hyper2kvm_guest_fixers_skip": "ssh-keys,hostname",
+        "hyper2kvm_guest_fixers_skip": "fstab,hostname",
         "hyper2kvm_guest_ssh_keys": "ssh-ed25519 AAAA a@b\n\nssh-ed25519 BBBB c@d\n",
         **dict.fromkeys(
             (

@@ -59,7 +59,7 @@ GUEST: dict[str, t.Any] = {
     "network": {
         "type": "dict",
         "options": {
-            "pin_names": {"type": "bool", "default": True},
+            "pin_names": {"type": "bool"},
             "mac_map": {
                 "type": "list",
                 "elements": "dict",
@@ -67,6 +67,18 @@ GUEST: dict[str, t.Any] = {
                 "options": {"source": {"type": "str", "required": True}, "target": {"type": "str", "required": True}},
             },
             "macs": _STRINGS,
+            "map": {
+                "type": "list",
+                "elements": "dict",
+                "default": [],
+                "options": {
+                    "source": {"type": "str"},
+                    "network": {"type": "str"},
+                    "bridge": {"type": "str"},
+                    "multus": {"type": "str"},
+                    "pod": {"type": "bool", "default": False},
+                },
+            },
         },
     },
     "ssh_keys": {

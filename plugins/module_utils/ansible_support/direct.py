@@ -190,20 +190,12 @@ def _run(
 ) -> models.JobResult:
     """Carry a job through ``stages`` in this process, in a working folder and with mounts that end with it."""
     spec, roots = located(params)
-    job = models.MigrationJob(
-        metadata=models.Metadata(name="module"),
-        spec=models.JobSpec.model_validate(
-            {
-                "operation": operation,
-                "source": spec,
-                **{
-                    part: validation.snake_to_document({"spec": {part: params[part]}})["spec"][part]
-                    for part in ("guest", "verify")
-                    if params.get(part)
-                },
-            }
-        ),
-    )
+    wanted = {part: params[part] for part in ("guest", "verify") if params.get(part)}
+    document = {
+        "metadata": {"name": "module"},
+        "spec": {"operation": operation, "source": spec.to_document(), **wanted},
+    }
+    job = validation.parse_job(validation.snake_to_document(document))
     private_mounts()
     with _workdir() as workdir:
         # A boot test leaves its evidence below the output root.

@@ -12,7 +12,7 @@ import pathlib
 import typing as t
 
 from ..backends.base import Backend, NotFound
-from ..backends.local import LocalBackend
+from ..backends.local import LocalBackend, refuse_namespace
 from ..protocol import models
 from ..protocol.errors import ErrorClass, JobError, invalid
 from ..protocol.lifecycle import TERMINAL
@@ -29,6 +29,9 @@ Result = dict[str, t.Any]
 
 #: How long a job may take to stop, in seconds, when it has to be gone. Its processes end within 5.
 _STOP_PATIENCE = 60.0
+
+#: Operations whose check mode shows what would change in the guest.
+_FIXING = (models.Operation.CONVERT, models.Operation.FIX, models.Operation.REHEARSE, models.Operation.PLAN)
 
 
 @contextlib.contextmanager
@@ -59,6 +62,7 @@ class JobModule:
         if not options.describes_job(self._params):
             return self._adopted()
         job = options.job(self._params)
+        refuse_namespace(job)
         roots = options.roots(self._params)
         with self._queue() as backend:
             presence = ensure_present(backend, job, roots, dry_run=self._check)
@@ -177,7 +181,7 @@ class JobModule:
         if not presence.changed:
             return {"changed": False, "job": presence.job.to_document(), "diff": []}
         shown = presence.job
-        if job.spec.operation in (models.Operation.CONVERT, models.Operation.FIX):
+        if job.spec.operation in _FIXING:
             from ..worker.engine import plan_only
 
             plan = plan_only(job, options.roots(self._params))

@@ -11,6 +11,7 @@ import collections.abc as c
 import time
 
 from ..protocol import models, status, validation
+from ..protocol.errors import unsupported
 from ..protocol.lifecycle import Actor, Phase
 from ..scheduling import matching
 from .base import Conflict, NotFound, Outcome, Submission, WorkerState
@@ -32,7 +33,12 @@ class LocalBackend(LocalWorkerSide):
     """
 
     def submit(self, job: models.MigrationJob, *, force: bool = False, dry_run: bool = False) -> Submission:
-        """See :meth:`Backend.submit`."""
+        """See :meth:`Backend.submit`.
+
+        Raises:
+            JobError: as :func:`refuse_namespace`.
+        """
+        refuse_namespace(job)
         patience = time.monotonic() + _CANCEL_PATIENCE_SECONDS
         while True:
             with self._change(keep=not dry_run) as change:
@@ -226,6 +232,20 @@ class LocalBackend(LocalWorkerSide):
         job = record.job()
         job.status.waiting = _Queue(change).explain(record)[:_MAX_WAIT_REASONS]
         return job
+
+
+def refuse_namespace(job: models.MigrationJob) -> None:
+    """Refuse a job for a namespace, which a host's queue has none of; ``default`` is what Kubernetes calls none.
+
+    Raises:
+        JobError: class ``unsupported``.
+    """
+    if job.metadata.namespace not in (None, "default"):
+        raise unsupported(
+            "NoNamespaces",
+            f"Job {job.metadata.name} is for the namespace {job.metadata.namespace}; the queue of a host has none.",
+            "Leave metadata.namespace out, or hand the job to Kubernetes.",
+        )
 
 
 def _suspend(record: Record, suspended: bool) -> None:

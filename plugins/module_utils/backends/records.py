@@ -262,4 +262,5 @@ def load_demand(text: str) -> Demand:
         capabilities=tuple(raw["capabilities"]),
         labels=tuple((key, value) for key, value in raw["labels"]),
         job_labels=tuple((key, value) for key, value in raw["job_labels"]),
+        protocol=raw["protocol"],
     )

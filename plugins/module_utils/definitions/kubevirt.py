@@ -18,8 +18,9 @@ _MIB = 1024**2
 def virtual_machine(machine: Machine) -> str:
     """Return the manifest as YAML, with comments that say how its disks get filled and how it is started.
 
-    The machine is halted, so that nothing boots before its disks are there. The first network card is on the pod
-    network; a pod has one, so further cards name NetworkAttachmentDefinitions, which the comments list.
+    The machine is halted, so that nothing boots before its disks are there. Where the job does not say where the cards
+    are plugged in, the first is on the pod's network, of which a pod has one, and the others name
+    NetworkAttachmentDefinitions. The comments list these.
     """
     import yaml
 
@@ -55,12 +56,16 @@ def _how_to(machine: Machine) -> list[str]:
         upload += [f"--size={_size(disk)}", f"--image-path={disk.path.name}"]
         lines.append(f"  {shlex.join(upload)}")
     lines += ["", "Then apply this file and start the machine:", "", f"  virtctl start {machine.name}"]
-    lines += [
-        "",
-        "nic0 is masqueraded: the guest is reached at the pod's address, and must take its own (10.0.2.2) by DHCP. For",
-        "an address that is fixed inside the guest, give nic0 a bridge and a multus network instead.",
-    ]
-    attachments = [_attachment(machine, index) for index in range(1, len(machine.nics))]
+    for index in range(len(machine.nics)):
+        if attachment(machine, index) is None:
+            lines += [
+                "",
+                f"nic{index} is masqueraded: the guest is reached at the pod's address, and must take its own",
+                "(10.0.2.2) by DHCP. For an address that is fixed inside the guest, give it a bridge and a multus",
+                "network instead (guest.network.map of the job).",
+            ]
+    named = (attachment(machine, index) for index in range(len(machine.nics)))
+    attachments = list(dict.fromkeys(name for name in named if name is not None))
     if attachments:
         lines += ["", "NetworkAttachmentDefinitions that must exist in that namespace: " + ", ".join(attachments) + "."]
     return lines
@@ -88,7 +93,7 @@ def _domain(machine: Machine) -> dict[str, t.Any]:
                     "name": f"nic{index}",
                     "model": "virtio",
                     "macAddress": nic.mac,
-                    **({"masquerade": {}} if index == 0 else {"bridge": {}}),
+                    **({"masquerade": {}} if attachment(machine, index) is None else {"bridge": {}}),
                 }
                 for index, nic in enumerate(machine.nics)
             ],
@@ -105,13 +110,20 @@ def _disk(disk: MachineDisk, index: int) -> dict[str, t.Any]:
 
 
 def _network(machine: Machine, index: int) -> dict[str, t.Any]:
-    if index == 0:
-        return {"name": "nic0", "pod": {}}
-    return {"name": f"nic{index}", "multus": {"networkName": _attachment(machine, index)}}
+    name = attachment(machine, index)
+    return {"name": f"nic{index}", **({"pod": {}} if name is None else {"multus": {"networkName": name}})}
 
 
-def _attachment(machine: Machine, index: int) -> str:
-    """The source's network as a Kubernetes name."""
+def attachment(machine: Machine, index: int) -> str | None:
+    """Return the NetworkAttachmentDefinition of card ``index``; None: it is on the pod's network.
+
+    What the job says; else the pod's network for the first card, and the source's network as a Kubernetes name.
+    """
+    place = machine.places[index]
+    if place is not None and (place.multus or place.pod):
+        return place.multus
+    if index == 0 and not any(other is not None and other.pod for other in machine.places):
+        return None
     slug = re.sub(r"[^a-z0-9]+", "-", machine.nics[index].network.lower()).strip("-")
     return slug[:63].strip("-") or f"nic{index}"
 

@@ -11,8 +11,8 @@ import xml.etree.ElementTree as ET
 
 from .machine import Machine
 
-#: Distributions call their network ``default``; sources' network names mean nothing to the target's libvirt.
-_NETWORK = "default"
+#: Where cards are plugged in of which the job says nothing: distributions call their network so.
+DEFAULT_NETWORK = "default"
 
 
 def domain_xml(machine: Machine) -> str:
@@ -69,10 +69,12 @@ def _add_devices(domain: ET.Element, machine: Machine) -> None:
             size = str(disk.logical_block_size)
             ET.SubElement(element, "blockio", logical_block_size=size, physical_block_size=size)
         ET.SubElement(element, "boot", order=str(index + 1))
-    for nic in machine.nics:
-        element = ET.SubElement(devices, "interface", type="network")
+    for nic, place in zip(machine.nics, machine.places, strict=True):
+        bridge = place.bridge if place else None
+        element = ET.SubElement(devices, "interface", type="bridge" if bridge else "network")
         ET.SubElement(element, "mac", address=nic.mac or "")
-        ET.SubElement(element, "source", network=_NETWORK)
+        where = {"bridge": bridge} if bridge else {"network": (place and place.network) or DEFAULT_NETWORK}
+        ET.SubElement(element, "source", where)
         ET.SubElement(element, "model", type="virtio")
     serial = ET.SubElement(devices, "serial", type="pty")
     ET.SubElement(serial, "target", type="isa-serial", port="0")

@@ -15,7 +15,7 @@ import typing as t
 from ..disks.model import Firmware, Hardware, Nic
 from ..protocol import models
 from ..protocol.errors import invalid
-from .ovmf import find_ovmf
+from .ovmf import installed_or_usual_ovmf
 
 #: QEMU's and KVM's conventional prefix of MAC addresses.
 _KVM_PREFIX = "52:54:00"
@@ -45,6 +45,8 @@ class Machine:
     firmware: Firmware
     disks: tuple[MachineDisk, ...]
     nics: tuple[Nic, ...]
+    places: tuple[models.NetworkMapping | None, ...]
+    """Where the job plugs each card in; None: it does not say."""
     secure_boot: bool = False
 
 
@@ -63,7 +65,7 @@ def machine_for(
     position, so that it is the same at each run.
 
     Raises:
-        JobError: class ``invalid``, the job's addresses do not fit the source's cards.
+        JobError: class ``invalid``, the job's addresses or places do not fit the source's cards.
     """
     nics = hardware.nics or tuple(Nic() for dummy in network.macs or (None,))
     return Machine(
@@ -74,6 +76,7 @@ def machine_for(
         secure_boot=hardware.secure_boot and firmware == "uefi",
         disks=tuple(disks),
         nics=_with_addresses(nics, name, network),
+        places=_places(nics, network.map),
     )
 
 
@@ -114,14 +117,41 @@ def _with_addresses(nics: t.Sequence[Nic], name: str, network: models.NetworkSpe
     return tuple(chosen)
 
 
-def start_command(machine: Machine, definition: pathlib.Path | None) -> str:
-    """Return the shell command that starts the machine: by libvirt where its ``definition`` was written, else QEMU."""
-    if definition is not None:
-        return f"virsh define {shlex.quote(str(definition))} && virsh start {shlex.quote(machine.name)}"
-    arguments = ["qemu-system-x86_64", "-machine", "q35,accel=kvm:tcg", "-cpu", "max", "-smp", str(machine.cpus)]
+def _places(
+    nics: t.Sequence[Nic], mappings: t.Sequence[models.NetworkMapping]
+) -> tuple[models.NetworkMapping | None, ...]:
+    by_source = {mapping.source: mapping for mapping in mappings}
+    places = tuple(by_source.get(nic.network or None) or by_source.get(None) for nic in nics)
+    if sum(place is not None and place.pod for place in places) > 1:
+        raise invalid(
+            "PodNetworkTwice",
+            "spec.guest.network.map gives several network cards the pod's network, of which a pod has one.",
+            "Give the others a NetworkAttachmentDefinition, by multus.",
+        )
+    return places
+
+
+def libvirt_command(machine: Machine, definition: pathlib.Path) -> str:
+    """Return the shell command that hands the machine's ``definition`` to libvirt and starts it. It takes KVM."""
+    return f"virsh define {shlex.quote(str(definition))} && virsh start {shlex.quote(machine.name)}"
+
+
+def qemu_command(machine: Machine, *, program: str, accelerator: str, cpu: str) -> str:
+    """Return the shell command that starts the machine with QEMU alone, its console on the terminal.
+
+    The cards are on networks of QEMU's own, and UEFI's variables are forgotten at the end: it is for looking.
+
+    Args:
+        machine: what to start.
+        program: QEMU.
+        accelerator: ``kvm`` or ``tcg``, and ``cpu`` the model that goes with it: that ``/dev/kvm`` is there does not
+            mean that it works.
+        cpu: see ``accelerator``.
+    """
+    arguments = [program, "-machine", f"q35,accel={accelerator}", "-cpu", cpu, "-smp", str(machine.cpus)]
     arguments += ["-m", str(machine.memory_bytes // 1024**2)]
     if machine.firmware == "uefi":
-        ovmf = find_ovmf(secure_boot=False)
+        ovmf = installed_or_usual_ovmf()
         for path, option in ((ovmf.code, "readonly=on"), (ovmf.variables, "snapshot=on")):
             arguments += ["-drive", f"if=pflash,format=raw,{option},file={_qemu_quoted(path)}"]
     for index, disk in enumerate(machine.disks):

@@ -9,12 +9,13 @@ from __future__ import annotations
 import dataclasses
 import pathlib
 
-from ..protocol.errors import environment
+from ..protocol.errors import JobError, environment
 
 #: Pairs of code and variables without and with Secure Boot enforced by Microsoft's keys: Debian and Ubuntu, Fedora and
 #: RHEL, openSUSE, Arch.
+_USUAL = ("/usr/share/OVMF/OVMF_CODE_4M.fd", "/usr/share/OVMF/OVMF_VARS_4M.fd")
 _PLAIN = (
-    ("/usr/share/OVMF/OVMF_CODE_4M.fd", "/usr/share/OVMF/OVMF_VARS_4M.fd"),
+    _USUAL,
     ("/usr/share/OVMF/OVMF_CODE.fd", "/usr/share/OVMF/OVMF_VARS.fd"),
     ("/usr/share/edk2/ovmf/OVMF_CODE.fd", "/usr/share/edk2/ovmf/OVMF_VARS.fd"),
     ("/usr/share/qemu/ovmf-x86_64-4m-code.bin", "/usr/share/qemu/ovmf-x86_64-4m-vars.bin"),
@@ -54,3 +55,11 @@ def find_ovmf(*, secure_boot: bool) -> Ovmf:
         + (" with Secure Boot." if secure_boot else "."),
         "Install ovmf (Debian, Ubuntu) or edk2-ovmf (Fedora, RHEL).",
     )
+
+
+def installed_or_usual_ovmf() -> Ovmf:
+    """Return the firmware without Secure Boot; where none is installed, the place where Debian's package puts it."""
+    try:
+        return find_ovmf(secure_boot=False)
+    except JobError:
+        return Ovmf(*map(pathlib.Path, _USUAL))

@@ -9,8 +9,10 @@ from __future__ import annotations
 import dataclasses
 import typing as t
 
+from ..protocol import models
 from ..protocol.errors import unsupported
 from . import paths
+from .cards import assign
 from .edits import Edits
 from .facts import GuestFacts
 from .fixers.base import Fixer, FixRequest
@@ -53,6 +55,8 @@ def plan_fixes(guest: GuestFacts, tree: GuestTree, request: FixRequest) -> Plan:
                 fixer.plan(guest, edits, request)
         _check_room(edits)
         _tell_of_labels(guest, edits)
+    if not request.spec.runs(models.INTERFACE_NAMES):
+        _tell_of_addresses(guest, edits, request)
     return Plan(edits)
 
 
@@ -76,6 +80,16 @@ def _tell_of_labels(guest: GuestFacts, edits: Edits) -> None:
             f"The guest uses SELinux: new files ({', '.join(new)}) take the label of their folder. "
             "Where its policy wants another, run restorecon on them once the guest runs."
         )
+
+
+def _tell_of_addresses(guest: GuestFacts, edits: Edits, request: FixRequest) -> None:
+    new = assign(guest.interfaces, request.source_nics, request.nics).addresses
+    for interface in guest.interfaces:
+        if interface.mac in new:
+            edits.warn(
+                f"{interface.source} names the network card {interface.mac}, which becomes {new[interface.mac]}; it is "
+                f"left as it is, because the fixer {models.INTERFACE_NAMES} does not run."
+            )
 
 
 def _check_room(edits: Edits) -> None:

@@ -79,6 +79,21 @@ _LABEL_VALUE = _text(
     r"^([A-Za-z0-9]([-_.A-Za-z0-9]{0,61}[A-Za-z0-9])?)?$",
     "a label's value as in Kubernetes: at most 63 of letters, digits and -_.",
 )
+# What VMware, Hyper-V and others let people write.
+_SOURCE_NETWORK = _text(
+    "source network",
+    r"^[^\x00-\x1f\x7f]{1,255}$",
+    "the network's name in the source, at most 255 characters without control characters",
+)
+_NETWORK = _text("libvirt network", r"^[-_.:+@A-Za-z0-9]{1,128}$", "a libvirt network's name")
+# IFNAMSIZ in linux/if.h.
+_BRIDGE = _text("bridge", r"^[-_.A-Za-z0-9]{1,15}$", "a bridge's name, at most 15 of letters, digits and -_.")
+_ATTACHMENT = _text(
+    "network attachment",
+    r"^([a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?/)?[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?$",
+    "a NetworkAttachmentDefinition's name, perhaps its namespace and / before it",
+)
+_VERSION = _text("protocol version", r"^[1-9][0-9]{0,3}\.(0|[1-9][0-9]{0,3})$", "a version of the protocol, like 1.0")
 _EVENT_TYPE = _text("event type", r"^io\.hyper2kvm\.job\.[a-z]+$", "io.hyper2kvm.job. and a kind of event")
 
 
@@ -95,6 +110,11 @@ Mac = t.Annotated[str, p.Field(pattern=_MAC), p.BeforeValidator(_mac)]
 PathText = t.Annotated[str, p.Field(pattern=_PATH, max_length=4096)]
 Instant = t.Annotated[str, p.Field(pattern=_INSTANT)]
 InstantOrEmpty = t.Annotated[str, p.Field(pattern=_INSTANT_OR_EMPTY)]
+SourceNetwork = t.Annotated[str, p.Field(pattern=_SOURCE_NETWORK)]
+LibvirtNetwork = t.Annotated[str, p.Field(pattern=_NETWORK)]
+BridgeName = t.Annotated[str, p.Field(pattern=_BRIDGE)]
+AttachmentName = t.Annotated[str, p.Field(pattern=_ATTACHMENT)]
+ProtocolVersion = t.Annotated[str, p.Field(pattern=_VERSION)]
 EventType = t.Annotated[str, p.Field(pattern=_EVENT_TYPE)]
 SecretKey = t.Annotated[str, p.Field(pattern=_KEY)]
 FixerName = t.Annotated[str, p.Field(pattern=_FIXER)]

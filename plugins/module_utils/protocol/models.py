@@ -34,6 +34,7 @@ from .reports import (
 )
 from .result import BootTestResult, Digests, DiskResult, FileChange, JobResult
 from .spec import (
+    INTERFACE_NAMES,
     MUTABLE_SPEC_FIELDS,
     Allocation,
     Compression,
@@ -46,6 +47,7 @@ from .spec import (
     Limits,
     MacMapping,
     Metadata,
+    NetworkMapping,
     NetworkSpec,
     Operation,
     RehearsePolicy,
@@ -61,6 +63,7 @@ from .spec import (
 
 __all__ = [
     "API_VERSION",
+    "INTERFACE_NAMES",
     "MUTABLE_SPEC_FIELDS",
     "PROTOCOL_VERSION",
     "Acceptance",
@@ -95,6 +98,7 @@ __all__ = [
     "Metadata",
     "MigrationJob",
     "Name",
+    "NetworkMapping",
     "NetworkSpec",
     "Operation",
     "Progress",

@@ -23,6 +23,7 @@ from .fields import (
     Instant,
     Labels,
     Name,
+    ProtocolVersion,
     Report,
 )
 from .lifecycle import Phase
@@ -248,7 +249,7 @@ class WorkerRegistration(Report):
     """The kernel's identity of this boot; what ran under another is dead."""
     pid: t.Annotated[int, p.Field(ge=1)]
     """Its process id on that host."""
-    protocol_version: str = PROTOCOL_VERSION
+    protocol_version: ProtocolVersion = PROTOCOL_VERSION
     """Major and minor version of the protocol that it speaks."""
     collection_version: str
     """Version of the collection that it runs."""

@@ -129,12 +129,15 @@ class JobResult(Report):
     rehearsal: BootTestResult | None = None
     """The boot of the fixed overlay; unset: there was none."""
     rehearsal_key: Digest | None = None
-    """Of source and guest settings: a conversion with the same key need not rehearse again."""
+    """Of source, guest settings, firmware, cards and collection: a conversion with the same key need not rehearse."""
     boot_test: BootTestResult | None = None
     """The boot of the finished target; unset: there was none."""
     artifacts: list[Artifact] = p.Field(default_factory=list)
     """What was published."""
     start_command: str | None = None
-    """The shell command that starts the target on the worker's host; unset: the operation leaves none."""
+    """The shell command that starts the target with QEMU alone on the worker's host, with KVM where the worker found it
+    to work; unset: the operation leaves none."""
+    libvirt_command: str | None = None
+    """The shell command that starts the target by libvirt on a host with KVM; unset: there is no definition for it."""
     stages: list[StageRecord] = p.Field(default_factory=list)
     """The stages that ended, in order."""

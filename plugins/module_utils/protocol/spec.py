@@ -15,6 +15,8 @@ import typing as t
 
 from . import _pydantic as p
 from .fields import (
+    AttachmentName,
+    BridgeName,
     CapabilityName,
     Digest,
     Document,
@@ -22,10 +24,12 @@ from .fields import (
     HostName,
     Instant,
     Labels,
+    LibvirtNetwork,
     Mac,
     Name,
     PathText,
     SecretKey,
+    SourceNetwork,
     TimeZone,
     UserName,
     refuse_duplicates,
@@ -53,7 +57,7 @@ class SourceType(str, enum.Enum):
     """The kind of a source."""
 
     AUTO = "auto"
-    """By the file's name and content; a raw disk is never taken for something that its guest wrote into it."""
+    """By the file's name: its ending, or a folder's. Content, which a guest may have written, decides nothing."""
     OVA = "ova"
     """A tar file with an OVF descriptor and its disks, read in place."""
     OVF = "ovf"
@@ -212,15 +216,46 @@ class MacMapping(Document):
     """Its address in the target."""
 
 
+class NetworkMapping(Document):
+    """Where the cards of one of the source's networks are plugged in. Libvirt: one of ``network`` and ``bridge``.
+    KubeVirt: one of ``multus`` and ``pod``.
+    """
+
+    source: SourceNetwork | None = None
+    """The network's name in the source; unset: every network that no other entry names."""
+    network: LibvirtNetwork | None = None
+    """A libvirt network of the target's host."""
+    bridge: BridgeName | None = None
+    """A bridge of the target's host."""
+    multus: AttachmentName | None = None
+    """A NetworkAttachmentDefinition: its name, or ``<namespace>/<name>``."""
+    pod: bool = False
+    """The pod's own network, of which a pod has one: not for two cards."""
+
+    @p.model_validator(mode="after")
+    def _consistent(self) -> NetworkMapping:
+        if self.network and self.bridge:
+            raise ValueError("a card is in one place: give network or bridge, not both")
+        if self.multus and self.pod:
+            raise ValueError("a card is in one place: give multus or pod, not both")
+        if not (self.network or self.bridge or self.multus or self.pod):
+            raise ValueError("it says no place: give network or bridge (libvirt), multus or pod (KubeVirt)")
+        return self
+
+
 class NetworkSpec(Document):
     """What happens to the guest's network cards."""
 
-    pin_names: bool = True
-    """Bind the guest's configured interface names (``ens192``) to the target's MAC addresses."""
+    pin_names: bool | None = None
+    """Bind the guest's configured interface names (``ens192``) to the target's MAC addresses. Unset: where the fixer
+    ``interface-names`` runs. True: it must run, so ``fixers`` may not leave it out."""
     mac_map: list[MacMapping] = p.Field(default_factory=list)
     """Other addresses for cards that the source names; a card that it does not have is an error. Not with ``macs``."""
     macs: list[Mac] = p.Field(default_factory=list)
     """Addresses of the target's cards in the source's order; of a source that tells of no card, these are the cards."""
+    map: list[NetworkMapping] = p.Field(default_factory=list)
+    """Where the target's definitions plug the cards in, by the network that they have in the source; none twice. One
+    map may serve many VMs: that a VM lacks a network of it is no error."""
 
     @p.model_validator(mode="after")
     def _consistent(self) -> NetworkSpec:
@@ -229,6 +264,7 @@ class NetworkSpec(Document):
         refuse_duplicates((entry.source for entry in self.mac_map), "two entries of macMap for the card")
         refuse_duplicates((entry.target for entry in self.mac_map), "two cards of macMap with the address")
         refuse_duplicates(self.macs, "two cards of macs with the address")
+        refuse_duplicates((entry.source or "(all others)" for entry in self.map), "two entries of map for the network")
         return self
 
 
@@ -273,11 +309,24 @@ class FixSelection(Document):
         return self
 
 
+#: The fixer that binds interface names to cards, and follows cards that get another address.
+INTERFACE_NAMES = "interface-names"
+#: The fixers that do what one field asks for.
+_FIXER_OF = {
+    "hostname": "hostname",
+    "timezone": "timezone",
+    "sshKeys": "ssh-keys",
+    "resetMachineId": "machine-id",
+    "resetSshHostKeys": "ssh-host-keys",
+}
+
+
 class GuestSpec(Document):
     """What is changed inside the guest."""
 
     enabled: bool = True
-    """False: the guest's files are left as they are, and no other field of this part may be set."""
+    """False: the guest's files are left as they are. Of the other fields of this part only those may be set that are
+    about the VM's network cards: ``macMap``, ``macs`` and ``map`` of ``network``."""
     fixers: FixSelection = p.Field(default_factory=FixSelection)
     """Which fixers run."""
     network: NetworkSpec = p.Field(default_factory=NetworkSpec)
@@ -296,11 +345,28 @@ class GuestSpec(Document):
     @p.model_validator(mode="after")
     def _consistent(self) -> GuestSpec:
         refuse_duplicates((entry.user for entry in self.ssh_keys), "two entries of sshKeys for the user")
-        if not self.enabled:
-            wanted = changed_fields(self) - {"enabled", "network"}
-            if wanted:
-                raise ValueError(f"enabled false leaves the guest as it is, so these cannot be done: {_list(wanted)}")
+        if not self.enabled and self.wishes:
+            raise ValueError(f"enabled false leaves the guest as it is, so these cannot be done: {_list(self.wishes)}")
+        for field, fixer in self.wishes.items():
+            if fixer is not None and not self.runs(fixer):
+                how = f"fixers.skip names {fixer}" if fixer in self.fixers.skip else f"fixers.only lacks {fixer}"
+                raise ValueError(f"{field} is done by the fixer {fixer}, but {how}; take one of the two back")
         return self
+
+    @property
+    def wishes(self) -> dict[str, str | None]:
+        """The fields that ask for a change of the guest's files, each with the one fixer that makes it, if it is one.
+
+        ``network`` is here for ``pinNames`` alone; all else in it is about the VM's cards.
+        """
+        wanted = {field: _FIXER_OF.get(field) for field in sorted(changed_fields(self) - {"enabled", "network"})}
+        if self.network.pin_names:
+            wanted["network.pinNames"] = INTERFACE_NAMES
+        return wanted
+
+    def runs(self, fixer: str) -> bool:
+        """Whether the fixer of that name is among those that the job chose."""
+        return self.enabled and fixer not in self.fixers.skip and fixer in (self.fixers.only or [fixer])
 
 
 class VerifySpec(Document):
@@ -375,10 +441,9 @@ class JobSpec(Document):
         if self.operation is Operation.BOOT_TEST:
             if not self.verify.boot:
                 raise ValueError("operation boot-test cannot be done with verify.boot false")
-            wanted = changed_fields(self.guest) - {"enabled", "network"}
-            if wanted:
+            if self.guest.wishes:
                 raise ValueError(
-                    f"operation boot-test boots the guest as it is, so guest may not ask for {_list(wanted)}"
+                    f"operation boot-test boots the guest as it is, so guest may not ask for {_list(self.guest.wishes)}"
                 )
         if self.operation is Operation.FIX:
             self._check_fix()
@@ -405,7 +470,7 @@ class Metadata(Document):
     name: Name
     """Unique among the jobs of a backend (on Kubernetes of a namespace)."""
     namespace: Name | None = None
-    """The namespace, where the backend has such."""
+    """The Kubernetes namespace. The queue of a host has none and refuses any but ``default``."""
     uid: str | None = None
     """Given by the backend; a new attempt of a finished job has a new one."""
     creation_timestamp: Instant | None = None

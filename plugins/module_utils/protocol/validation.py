@@ -19,6 +19,10 @@ from .errors import JobError, environment, invalid
 #: Job documents are written by people; anything longer is a mistake or an attack. Bytes.
 MAX_DOCUMENT_BYTES = 1024 * 1024
 
+#: The minor version of the protocol that brought a field of the spec, by its path (``spec.source.disks[].path``), for
+#: those that 1.0 does not have. Whoever adds a field adds it here, so that no older worker is given it.
+FIELDS_SINCE: dict[str, str] = {}
+
 _SUGGESTION = "Correct the document; schemas/migration-job.json and docs/worker/PROTOCOL_SPEC.md list every field."
 _SHOWN = 60
 _MAX_PROBLEMS = 20
@@ -119,6 +123,19 @@ def spec_digest(spec: models.JobSpec) -> str:
     return f"sha256:{hashlib.sha256(canonical.encode('ascii')).hexdigest()}"
 
 
+def protocol_version(spec: models.JobSpec) -> str:
+    """Return the oldest version of the protocol (``1.0``) that has every field that ``spec`` makes use of."""
+    used = set(_paths(_asked_for(spec, "spec"), "spec"))
+    versions = ["1.0", *(version for path, version in FIELDS_SINCE.items() if path in used)]
+    return max(versions, key=version_parts)
+
+
+def version_parts(version: str) -> tuple[int, int]:
+    """Return major and minor of a version of the protocol."""
+    major, dummy, minor = version.partition(".")
+    return int(major), int(minor)
+
+
 def differing_fields(a: models.JobSpec, b: models.JobSpec) -> list[str]:
     """Return the paths (``spec.target.format``) of the fields in which two specs ask for different things, sorted.
 
@@ -137,6 +154,16 @@ def _differences(a: t.Any, b: t.Any, path: str) -> t.Iterator[str]:
             yield from _differences(left, right, f"{path}[{index}]")
     elif a != b:
         yield path
+
+
+def _paths(value: t.Any, path: str) -> t.Iterator[str]:
+    yield path
+    if isinstance(value, dict):
+        for key, inner in value.items():
+            yield from _paths(inner, f"{path}.{key}")
+    elif isinstance(value, list):
+        for inner in value:
+            yield from _paths(inner, f"{path}[]")
 
 
 def _asked_for(model: p.BaseModel, path: str) -> dict[str, t.Any]:

@@ -14,6 +14,7 @@ import collections.abc as c
 import dataclasses
 
 from ..protocol import models
+from ..protocol.validation import protocol_version, version_parts
 
 #: What every operation needs: it reads images and looks into the guest's filesystems.
 _ALWAYS = ("qemu-img", "root", "attach")
@@ -38,6 +39,8 @@ class Demand:
     """Labels that the worker must have."""
     job_labels: tuple[tuple[str, str], ...]
     """The job's own labels, which a worker may ask for."""
+    protocol: str
+    """The oldest version of the protocol that has every field that the job makes use of."""
 
     @classmethod
     def of(cls, job: models.MigrationJob) -> Demand:
@@ -51,6 +54,7 @@ class Demand:
             capabilities=tuple(dict.fromkeys(needs)),
             labels=tuple(sorted(spec.requirements.labels.items())),
             job_labels=tuple(sorted(job.metadata.labels.items())),
+            protocol=protocol_version(spec),
         )
 
 
@@ -85,6 +89,11 @@ def first_unmet(demand: Demand, offer: Offer) -> Unmet | None:
     What never changes comes before what may (a free slot), so that nobody waits for a slot that would not help.
     """
     worker = offer.worker
+    if not _understands(worker.protocol_version, demand.protocol):
+        return Unmet(
+            "ProtocolVersion",
+            f"speaks version {worker.protocol_version} of the protocol, and the job takes {demand.protocol}",
+        )
     accepted = [operation.value for operation in worker.accepts.operations]
     if demand.operation not in accepted:
         return Unmet("OperationNotAccepted", f"takes no {demand.operation} jobs, only {', '.join(accepted) or 'none'}")
@@ -102,6 +111,12 @@ def first_unmet(demand: Demand, offer: Offer) -> Unmet | None:
     if offer.running >= worker.slots:
         return Unmet("NoFreeSlot", f"has all {worker.slots} slots in use")
     return None
+
+
+def _understands(spoken: str, needed: str) -> bool:
+    """Whether a worker that speaks one version understands jobs of another: minor versions only add."""
+    (major, minor), (needed_major, needed_minor) = version_parts(spoken), version_parts(needed)
+    return major == needed_major and minor >= needed_minor
 
 
 def _missing(name: str, capability: models.Capability | None) -> str:

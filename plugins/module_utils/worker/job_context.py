@@ -39,6 +39,7 @@ from ..protocol import models
 from ..protocol.errors import invalid
 from ..protocol.validation import spec_digest
 from .context import Reporter, Roots, Stopped
+from .installation import collection_version
 from .layout import WRITES_TARGET, TargetLayout, layout_of
 
 #: The stages whose work is in the partial targets.
@@ -298,12 +299,18 @@ class JobContext:
         )
 
     def rehearsal_key(self) -> str:
-        """Digest of all that decides whether an earlier rehearsal still speaks for this job."""
+        """Digest of all that decides whether an earlier rehearsal still speaks for this job.
+
+        Other versions of the collection plan other changes.
+        """
         parts = [
+            collection_version(),
             self.source.identity,
             self.spec.source.to_document(),
             self.spec.guest.to_document(),
             self.spec.verify.marker,
+            self.firmware,
+            [nic.mac for nic in self.machine().nics],
         ]
         return "sha256:" + hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 
+from ...definitions.networks import unmapped
 from ...disks.source import has_writer
 from ...protocol import models
 from ...protocol.errors import invalid
@@ -35,6 +36,9 @@ def run(context: JobContext) -> str:
     }
     for warning in guest.facts.warnings:
         context.warn(warning)
+    for sentence in unmapped(machine, context.spec.target.definitions):
+        if sentence not in context.result.not_carried:
+            context.result.not_carried.append(sentence)
     if hardware.firmware not in (None, context.firmware):
         context.warn(
             f"The metadata says {hardware.firmware} firmware, the disk boots by {context.firmware}; the disk decides."

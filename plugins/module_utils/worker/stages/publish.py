@@ -13,8 +13,11 @@ import typing as t
 
 from ...definitions.kubevirt import virtual_machine
 from ...definitions.libvirt import domain_xml
-from ...definitions.machine import start_command
+from ...definitions.machine import Machine, libvirt_command, qemu_command
+from ...guests.boottest.accelerator import TCG, probe_accelerator
+from ...guests.boottest.confinement import find_program
 from ...protocol import models
+from ...protocol.errors import JobError
 from ..job_context import JobContext, now, sync_folder, write_durably
 from ..layout import target_exists
 
@@ -92,8 +95,18 @@ def _write_definitions(context: JobContext) -> None:
         path, text, kind = writers[wanted]
         write_durably(path, text().encode())
         _add_artifact(context, path, kind)
-    by_libvirt = models.Definition.LIBVIRT in context.spec.target.definitions
-    context.result.start_command = start_command(machine, context.layout.libvirt if by_libvirt else None)
+    context.result.start_command = _start_command(machine)
+    if models.Definition.LIBVIRT in context.spec.target.definitions:
+        context.result.libvirt_command = libvirt_command(machine, context.layout.libvirt)
+
+
+def _start_command(machine: Machine) -> str:
+    try:
+        accelerator, program = probe_accelerator(), find_program()
+    except JobError:
+        # This worker cannot start it; the command is for a host that can.
+        accelerator, program = TCG, "qemu-system-x86_64"
+    return qemu_command(machine, program=program, accelerator=accelerator.name, cpu=accelerator.cpu)
 
 
 def _add_artifact(

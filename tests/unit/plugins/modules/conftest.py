@@ -9,9 +9,19 @@ from __future__ import annotations
 import json
 import types
 import typing as t
+from unittest import mock
 
 import pytest
-from ansible.module_utils.testing import patch_module_args
+from ansible.module_utils import basic
+
+try:
+    from ansible.module_utils.testing import patch_module_args
+except ImportError:
+
+    def patch_module_args(args: dict[str, t.Any]) -> t.ContextManager[None]:
+        """Do by hand what ansible-core does from 2.17 on."""
+        return mock.patch.object(basic, "_ANSIBLE_ARGS", json.dumps({"ANSIBLE_MODULE_ARGS": args}).encode())
+
 
 Run = t.Callable[..., dict[str, t.Any]]
 

@@ -18,8 +18,9 @@ from ansible_collections.hyper2kvm.core.plugins.module_utils.backends.local impo
 from ansible_collections.hyper2kvm.core.plugins.module_utils.disks.source import open_source
 from ansible_collections.hyper2kvm.core.plugins.module_utils.protocol import _pydantic, models, validation
 from ansible_collections.hyper2kvm.core.plugins.module_utils.protocol.errors import environment, unsupported
-from ansible_collections.hyper2kvm.core.plugins.module_utils.worker import workdirs
+from ansible_collections.hyper2kvm.core.plugins.module_utils.worker import engine, workdirs
 from ansible_collections.hyper2kvm.core.plugins.modules import (
+    guest_fix,
     job_validate,
     migration_job,
     migration_job_info,
@@ -76,20 +77,24 @@ def fail(host: Host) -> None:
     queue(host).fail(take(host), unsupported("NoRootDevice", "The root device is missing.", "Look at the initramfs."))
 
 
-def publish(host: Host, job: dict[str, t.Any]) -> pathlib.Path:
-    """Write the result document as the engine does when a job's work is whole."""
-    parsed = validation.parse_job({key: job[key] for key in ("metadata", "spec")})
-    source = open_source(parsed.spec.source, pathlib.Path(host["input_root"]))
-    result = models.JobResult(
-        job=parsed.metadata.name,
-        uid=parsed.metadata.uid or "",
-        operation=parsed.spec.operation,
+def result_of(job: models.MigrationJob, host: Host) -> models.JobResult:
+    """What the engine would tell of a job that it has done."""
+    return models.JobResult(
+        job=job.metadata.name,
+        uid=job.metadata.uid or "",
+        operation=job.spec.operation,
         verdict="boots",
-        source_identity=source.identity,
-        spec_digest=validation.spec_digest(parsed.spec),
+        source_identity=open_source(job.spec.source, pathlib.Path(host["input_root"])).identity,
+        spec_digest=validation.spec_digest(job.spec),
         completed_at="2026-01-01T00:00:00Z",
         seconds=1.0,
     )
+
+
+def publish(host: Host, job: dict[str, t.Any]) -> pathlib.Path:
+    """Write the result document as the engine does when a job's work is whole."""
+    parsed = validation.parse_job({key: job[key] for key in ("metadata", "spec")})
+    result = result_of(parsed, host)
     path = pathlib.Path(host["output_root"]) / parsed.metadata.name / "result.json"
     path.parent.mkdir(parents=True)
     path.write_text(json.dumps(result.to_document()), encoding="utf-8")
@@ -108,6 +113,35 @@ def test_check_mode_submits_nothing(run: Run, host: Host) -> None:
     result = run(migration_job, check=True, **host, **wanted(operation="inspect"))
     assert result["changed"] and result["diff"][0]["after"]["spec"]["operation"] == "inspect"
     assert not pathlib.Path(host["output_root"]).exists()
+
+
+@pytest.mark.parametrize("operation", ["convert", "fix", "rehearse", "plan"])
+def test_check_mode_shows_what_would_change_in_the_guest(
+    run: Run, host: Host, monkeypatch: pytest.MonkeyPatch, operation: str
+) -> None:
+    change = models.FileChange(path="/etc/fstab", kind="write", fixer="fstab", why="names change", diff="-a\n+b\n")
+
+    def plan(job: models.MigrationJob, roots: t.Any) -> models.JobResult:
+        del roots
+        return result_of(job, host).model_copy(update={"changes": [change]})
+
+    monkeypatch.setattr(engine, "plan_only", plan)
+    target = {"format": "raw"}
+    seen = run(migration_job, check=True, **host, **wanted(operation=operation, target=target))
+    assert seen["diff"][1]["prepared"].startswith("write /etc/fstab: names change (fstab)\n-a\n+b\n")
+    assert not pathlib.Path(host["output_root"]).exists()
+
+
+@pytest.mark.parametrize("check", [True, False])
+def test_a_namespace_is_refused_where_there_are_none(run: Run, host: Host, check: bool) -> None:
+    definition = {
+        "apiVersion": "hyper2kvm.io/v1",
+        "kind": "MigrationJob",
+        "metadata": {"name": "web01", "namespace": "team-a"},
+        "spec": {"source": {"path": "web01.raw"}, "operation": "inspect"},
+    }
+    refused = run(migration_job, check=check, definition=definition, wait=False, **host)
+    assert refused["failed"] and refused["error"]["reason"] == "NoNamespaces"
 
 
 def test_another_document_for_a_waiting_job_is_an_error_that_names_the_fields(run: Run, host: Host) -> None:
@@ -320,3 +354,12 @@ def test_a_mistake_of_our_own_is_told_without_a_bare_traceback(run: Run, monkeyp
     monkeypatch.setattr(job_validate.options, "job", broken)
     result = run(job_validate, name="a", source={"path": "a.ova"})
     assert result["failed"] and result["error"]["class"] == "internal" and "Traceback" not in result["msg"]
+
+
+def test_a_repair_refuses_what_it_would_not_do(run: Run, host: Host) -> None:
+    image = pathlib.Path(host["output_root"]) / "vm.raw"
+    image.parent.mkdir()
+    image.write_bytes(bytes(1 << 20))
+    guest = {"hostname": "web01", "fixers": {"skip": ["hostname"]}}
+    refused = run(guest_fix, source={"path": str(image)}, guest=guest, **host)
+    assert refused["error"]["reason"] == "InvalidDocument" and "fixers.skip names hostname" in refused["msg"]

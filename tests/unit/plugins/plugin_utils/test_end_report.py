@@ -30,7 +30,8 @@ RESULT = {
         {"path": "web01/web01.libvirt.xml", "kind": "libvirt"},
         {"path": "web01/convert-verify/console.log", "kind": "console"},
     ],
-    "startCommand": "virsh define web01.libvirt.xml && virsh start web01",
+    "libvirtCommand": "virsh define web01.libvirt.xml && virsh start web01",
+    "startCommand": "qemu-system-x86_64 -nographic",
     "warnings": ["The source was in use."],
     "notCarried": [],
 }
@@ -66,7 +67,8 @@ def test_a_conversion_tells_everything() -> None:
     assert " ".join(row.split()) == words
     assert "web01: inspect 0.6 s, copy 2.6 s" in shown
     assert "web01: artifacts web01/web01.qcow2, web01/web01.libvirt.xml, web01/result.json" in shown
-    assert "web01: start it with: virsh define web01.libvirt.xml && virsh start web01" in shown
+    assert "web01: start it with libvirt and KVM: virsh define web01.libvirt.xml && virsh start web01" in shown
+    assert "web01: start it with QEMU alone: qemu-system-x86_64 -nographic" in shown
     assert "web01: warning: The source was in use." in shown
 
 
@@ -115,11 +117,29 @@ def test_a_host_that_did_nothing_has_no_row() -> None:
     assert outcome("web01", [{"skipped": True}], check=False) is None
 
 
+def test_a_job_that_was_only_looked_at_is_told_as_it_is() -> None:
+    looked = {"changed": False, "jobs": [job()]}
+    assert " COMPLETED " in text(outcome("web01", [looked], check=False))
+    assert " COMPLETED " in text(outcome("web01", [looked], check=True))
+    failed = job(phase="FAILED")
+    failed["status"]["lastError"] = ERROR
+    assert "NoRootDevice" in text(outcome("web01", [{"changed": False, "jobs": [failed]}], check=False))
+    going = job(phase="PROGRESSING")
+    del going["status"]["result"]
+    row = next(
+        line
+        for line in text(outcome("web01", [{"changed": False, "jobs": [going]}], check=False)).splitlines()
+        if line.startswith("web01 ")
+    )
+    assert row.split() == ["web01", "PROGRESSING", "web01.ova", "-", "-", "-", "-", "-"]
+    assert " no job " in text(outcome("web01", [{"changed": False, "jobs": []}], check=False))
+
+
 def test_an_inspection_shows_the_guest() -> None:
     inspected = job(
         "inspect",
         guest={"prettyName": "Debian GNU/Linux 12 (bookworm)", "firmware": "uefi"},
-        hardware={"cpus": 2, "memory_bytes": 2147483648, "nics": [{}]},
+        hardware={"cpus": 2, "memoryBytes": 2147483648, "nics": [{}]},
     )
     shown = text(outcome("web01", [{"changed": True, "job": inspected}], check=False))
     assert "Debian GNU/Linux 12 (bookworm)" in shown and "uefi" in shown and "2.0 GiB" in shown and "8.0 GiB" in shown

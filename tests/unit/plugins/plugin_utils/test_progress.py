@@ -12,8 +12,8 @@ import typing as t
 
 import pytest
 from ansible.utils.display import Display
-from ansible_collections.hyper2kvm.core.plugins.action.migration_job import without_blanks
 from ansible_collections.hyper2kvm.core.plugins.plugin_utils import progress
+from ansible_collections.hyper2kvm.core.plugins.plugin_utils.blanks import without_blanks
 from ansible_collections.hyper2kvm.core.plugins.plugin_utils.progress import Batch, Progress
 
 

@@ -32,15 +32,17 @@ class InterfaceNamesFixer:
 
     def plan(self, guest: GuestFacts, edits: Edits, request: FixRequest) -> None:
         """See :class:`~..base.Fixer`."""
-        if not request.spec.network.pin_names or not guest.interfaces:
+        if not guest.interfaces:
+            return
+        assignment = assign(guest.interfaces, request.source_nics, request.nics)
+        _follow_addresses(guest.interfaces, assignment, edits)
+        if request.spec.network.pin_names is False:
             return
         if not any(nic.mac for nic in request.nics):
             edits.warn("No MAC address of the target's network cards is known: interface names are not pinned.")
             return
-        assignment = assign(guest.interfaces, request.source_nics, request.nics)
         for problem in assignment.problems:
             edits.warn(problem)
-        _follow_addresses(guest.interfaces, assignment, edits)
         bound = _bound_names(guest.interfaces, assignment)
         pinned = {name: mac for name, mac in assignment.names.items() if bound.get(name) != mac}
         if pinned and _knows_links(guest, edits):

@@ -66,6 +66,17 @@ def lines(tmp_path: pathlib.Path, name: str) -> list[dict[str, t.Any]]:
 # -- submitting ------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("dry_run", [True, False])
+def test_a_namespace_is_refused_where_there_are_none(queue: LocalBackend, dry_run: bool) -> None:
+    wanted = job("a")
+    wanted.metadata.namespace = "team-a"
+    with pytest.raises(JobError, match="namespace team-a") as caught:
+        queue.submit(wanted, dry_run=dry_run)
+    assert caught.value.reason == "NoNamespaces" and caught.value.suggestion and queue.list() == []
+    wanted.metadata.namespace = "default"
+    assert queue.submit(wanted, dry_run=dry_run).outcome is Outcome.CREATED
+
+
 def test_a_job_is_submitted_once(queue: LocalBackend) -> None:
     first = queue.submit(job())
     again = queue.submit(job())

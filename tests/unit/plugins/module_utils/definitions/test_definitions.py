@@ -14,19 +14,30 @@ import xml.etree.ElementTree as ET
 import jsonschema
 import pytest
 import yaml
-from ansible_collections.hyper2kvm.core.plugins.module_utils.definitions import kubevirt, libvirt, ovmf
+from ansible_collections.hyper2kvm.core.plugins.module_utils.definitions import kubevirt, libvirt, networks, ovmf
 from ansible_collections.hyper2kvm.core.plugins.module_utils.definitions.machine import (
     Machine,
     MachineDisk,
     derived_mac,
+    libvirt_command,
     machine_for,
-    start_command,
+    qemu_command,
 )
 from ansible_collections.hyper2kvm.core.plugins.module_utils.disks.model import Firmware, Hardware, Nic
 from ansible_collections.hyper2kvm.core.plugins.module_utils.protocol import models
 from ansible_collections.hyper2kvm.core.plugins.module_utils.protocol.errors import JobError
 
 GIB = 1024**3
+
+
+#: One map for many VMs: a network that this one lacks is no error.
+MAP = [
+    {"source": "VM Network", "bridge": "br0", "multus": "prod/lan"},
+    {"source": "Storage", "network": "storage"},
+    {"source": "DMZ 7", "network": "dmz", "pod": True},
+    {"source": "elsewhere", "network": "far"},
+    {"bridge": "br9", "multus": "rest"},
+]
 
 
 def _machine(
@@ -53,6 +64,10 @@ VARIANTS = {
     "uefi": _machine("uefi", nics=[Nic(network="VM Network"), Nic(network="VM Network")], disks=2),
     "secure-boot": _machine("uefi", secure_boot=True, block_size=4096),
     "many-disks": _machine(disks=28),
+    "mapped": _machine(
+        nics=[Nic(network="VM Network"), Nic(network="Storage"), Nic(network="DMZ 7"), Nic(network="Lab")],
+        network=models.NetworkSpec.model_validate({"map": MAP}),
+    ),
 }
 
 
@@ -320,20 +335,77 @@ def test_two_cards_cannot_share_an_address() -> None:
     assert caught.value.reason == "DuplicateMac"
 
 
+def _sources(machine: Machine) -> list[dict[str, str]]:
+    return [dict(source.attrib) for source in _domain(machine).findall("devices/interface/source")]
+
+
+def test_cards_are_plugged_in_where_the_job_says() -> None:
+    machine = VARIANTS["mapped"]
+    assert _sources(machine) == [{"bridge": "br0"}, {"network": "storage"}, {"network": "dmz"}, {"bridge": "br9"}]
+    assert [e.get("type") for e in _domain(machine).findall("devices/interface")] == [
+        "bridge",
+        "network",
+        "network",
+        "bridge",
+    ]
+    spec = _manifest(machine)["spec"]["template"]["spec"]
+    assert [network.get("multus", {}).get("networkName", "pod") for network in spec["networks"]] == [
+        "prod/lan",
+        "storage",
+        "pod",
+        "rest",
+    ]
+    ways = [next(way for way in ("masquerade", "bridge") if way in i) for i in spec["domain"]["devices"]["interfaces"]]
+    assert ways == ["bridge", "bridge", "masquerade", "bridge"]
+    comments = kubevirt.virtual_machine(machine).split("apiVersion")[0]
+    assert "prod/lan, storage, rest." in comments and "nic2 is masqueraded" in comments
+
+
+def test_a_map_without_a_source_is_for_cards_whose_network_has_no_name_too() -> None:
+    network = models.NetworkSpec.model_validate({"map": [{"bridge": "br9"}]})
+    assert _sources(_machine(network=network)) == [{"bridge": "br9"}]
+
+
+def test_networks_that_are_not_mapped_are_told() -> None:
+    both = list(models.Definition)
+    told = networks.unmapped(VARIANTS["uefi"], both)
+    assert len(told) == 2 and "'VM Network'" in told[0] and "libvirt's network default and the pod's network" in told[0]
+    assert "NetworkAttachmentDefinition vm-network" in told[1]
+    assert networks.unmapped(VARIANTS["uefi"], []) == networks.unmapped(VARIANTS["bios"], both) == []
+    (told_of_storage,) = networks.unmapped(VARIANTS["mapped"], both)
+    assert "'Storage'" in told_of_storage and "libvirt" not in told_of_storage
+
+
+def test_a_pod_has_no_two_networks_of_its_own() -> None:
+    network = models.NetworkSpec.model_validate({"map": [{"source": "VM Network", "pod": True}]})
+    with pytest.raises(JobError) as caught:
+        _machine(nics=[Nic(network="VM Network")] * 2, network=network)
+    assert caught.value.reason == "PodNetworkTwice"
+
+
 # -- start command -----------------------------------------------------------------------------------------------------
 
 
-def test_start_command_with_libvirt_quotes_for_the_shell() -> None:
-    command = start_command(_machine(), pathlib.Path("/out/my vms/web01.libvirt.xml"))
+QEMU = {"program": "qemu-system-x86_64", "accelerator": "kvm", "cpu": "host"}
+
+
+def test_the_command_for_libvirt_quotes_for_the_shell() -> None:
+    command = libvirt_command(_machine(), pathlib.Path("/out/my vms/web01.libvirt.xml"))
     assert command == "virsh define '/out/my vms/web01.libvirt.xml' && virsh start web01"
 
 
-def test_start_command_without_libvirt_is_qemu() -> None:
-    command = start_command(VARIANTS["uefi"], None)
+def test_the_command_for_qemu_takes_what_is_there() -> None:
+    command = qemu_command(VARIANTS["uefi"], **QEMU)
     assert command.startswith("qemu-system-x86_64 ")
     assert str(ovmf.find_ovmf(secure_boot=False).code) in command
     assert "file=/out/web01-0.qcow2" in command
-    assert "pflash" not in start_command(VARIANTS["bios"], None)
+    assert "accel=kvm -cpu host " in command
+    assert "pflash" not in qemu_command(VARIANTS["bios"], **QEMU)
+
+
+def test_the_command_for_qemu_needs_no_firmware_here(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ovmf, "_PLAIN", ())
+    assert "/usr/share/OVMF/OVMF_CODE_4M.fd" in qemu_command(VARIANTS["secure-boot"], **QEMU)
 
 
 def test_missing_firmware_is_told(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,10 +10,11 @@ import pathlib
 import typing as t
 
 import pytest
+from ansible_collections.hyper2kvm.core.plugins.module_utils.guests.fixers.registry import fixers
 from ansible_collections.hyper2kvm.core.plugins.module_utils.guests.tree import GuestTree
 from ansible_collections.hyper2kvm.core.plugins.module_utils.protocol.errors import ErrorClass, JobError
 
-from tests.unit.plugins.module_utils.guests.phony import Phony, debian
+from tests.unit.plugins.module_utils.guests.phony import NEW_MAC, OLD_MAC, Phony, debian
 
 
 @pytest.fixture
@@ -59,6 +60,28 @@ def test_a_fixer_that_does_not_exist(guest: Phony, selection: dict[str, list[str
         guest.plan(request=guest.request(fixers=selection))
     assert caught.value.error_class is ErrorClass.UNSUPPORTED
     assert "fstab" in caught.value.suggestion
+
+
+def test_every_fixer_that_a_field_needs_exists(guest: Phony) -> None:
+    wishes: dict[str, t.Any] = {
+        "hostname": "a",
+        "timezone": "UTC",
+        "ssh_keys": [{"keys": ["ssh-rsa A"]}],
+        "reset_machine_id": True,
+        "reset_ssh_host_keys": True,
+        "network": {"pinNames": True},
+    }
+    needed = set(guest.request(**wishes).spec.wishes.values())
+    assert len(needed) == len(wishes) and needed <= {fixer.name for fixer in fixers(guest.inspect())}
+
+
+@pytest.mark.parametrize("spec", [{"enabled": False}, {"fixers": {"only": ["fstab"]}}])
+def test_addresses_that_nothing_rewrites_are_told_of(guest: Phony, spec: dict[str, t.Any]) -> None:
+    assert guest.plan(request=guest.request(**spec)).warnings == []
+    guest.put("/etc/systemd/network/a.network", f"[Match]\nMACAddress={OLD_MAC}\n[Network]\nDHCP=yes\n")
+    (warning,) = guest.plan(request=guest.request(**spec)).warnings
+    assert "/etc/systemd/network/a.network" in warning and OLD_MAC in warning and NEW_MAC in warning
+    assert not any("becomes" in told for told in guest.plan("interface-names").warnings)
 
 
 @pytest.mark.parametrize("room", [(1024**2, 10**6), (10**9, 10)])

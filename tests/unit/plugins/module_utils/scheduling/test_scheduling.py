@@ -10,7 +10,7 @@ import dataclasses
 import itertools
 
 import pytest
-from ansible_collections.hyper2kvm.core.plugins.module_utils.protocol import models
+from ansible_collections.hyper2kvm.core.plugins.module_utils.protocol import models, validation
 from ansible_collections.hyper2kvm.core.plugins.module_utils.scheduling import order
 from ansible_collections.hyper2kvm.core.plugins.module_utils.scheduling.matching import (
     Demand,
@@ -124,6 +124,30 @@ def test_the_first_unmet_requirement_is_told_in_words(
     assert unmet is not None
     assert unmet.reason == reason
     assert words in unmet.message
+
+
+@pytest.mark.parametrize(
+    ("spoken", "fits"), [("1.0", False), ("1.1", False), ("1.2", True), ("1.10", True), ("2.2", False)]
+)
+def test_no_worker_is_given_fields_that_its_protocol_lacks(
+    monkeypatch: pytest.MonkeyPatch, spoken: str, fits: bool
+) -> None:
+    monkeypatch.setitem(validation.FIELDS_SINCE, "spec.source.disks[].digest", "1.1")
+    monkeypatch.setitem(validation.FIELDS_SINCE, "spec.limits.bandwidthBytesPerSecond", "1.2")
+    old = Offer(worker(protocol_version=spoken), 0)
+    plain = explain(Demand.of(job()), [old])
+    assert [reason.reason for reason in plain] == ([] if spoken[0] == "1" else ["ProtocolVersion"])
+    new = job(limits=models.Limits(bandwidth_bytes_per_second=65536))
+    reasons = explain(Demand.of(new), [old])
+    assert [reason.reason for reason in reasons] == ([] if fits else ["ProtocolVersion"])
+    assert fits or f"speaks version {spoken} of the protocol, and the job takes 1.2" in reasons[0].message
+
+
+def test_fields_of_a_list_count_for_the_version_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(validation.FIELDS_SINCE, "spec.source.disks[].digest", "1.1")
+    for disk, version in (({"path": "a"}, "1.0"), ({"path": "a", "digest": "sha256:" + "0" * 64}, "1.1")):
+        source = models.SourceSpec.model_validate({"disks": [disk]})
+        assert validation.protocol_version(models.JobSpec(source=source)) == version
 
 
 def test_a_failed_probe_is_told_with_its_detail() -> None:

@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import json
 import pathlib
 
 import pytest
@@ -39,6 +40,14 @@ def test_recorded_consoles(name: str, reason: str, told: str) -> None:
     assert failure.reason == reason
     assert told in failure.message
     assert failure.suggestion
+
+
+def test_the_quickstart_shows_what_is_really_told() -> None:
+    page = (pathlib.Path(__file__).parents[6] / "docs/worker/QUICKSTART.md").read_text(encoding="utf-8")
+    (shown,) = (json.loads(line) for line in page.splitlines() if '"NoRootDevice"' in line)
+    failure = diagnosis.find_failure(_recorded("initramfs-tools"))
+    assert failure is not None
+    assert (shown["message"], shown["suggestion"]) == (failure.message, failure.suggestion)
 
 
 DRACUT = """\

@@ -87,6 +87,14 @@ def test_names_are_left_where_asked(guest: Phony) -> None:
     assert guest.fix(request=request).edits.changes == []
 
 
+def test_addresses_are_followed_where_names_are_left(guest: Phony) -> None:
+    guest.put("/etc/systemd/network/a.network", f"[Match]\nMACAddress={OLD_MAC}\n[Network]\nDHCP=yes\n")
+    plan = guest.fix(
+        request=guest.request(fixers={"only": ["interface-names"]}, network={"pinNames": False}),
+    )
+    assert [change.path for change in plan.edits.changes] == ["/etc/systemd/network/a.network"]
+
+
 def test_unknown_cards_are_said(guest: Phony) -> None:
     request = dataclasses.replace(guest.request(fixers={"only": ["interface-names"]}), nics=(Nic(),))
     (warning,) = guest.fix(request=request).warnings
