@@ -22,7 +22,7 @@ from tests.guests import build
 STAGES = ("inspect", "plan", "fix", "rehearse", "copy", "commit", "verify", "publish")
 HALTING_WORKER = "tests.faults.halting_worker"
 #: How often each test that strikes at random does so: a few in `make test`, many in `make test-faults`.
-ROUNDS = int(os.environ.get("HYPER2KVM_FAULT_ROUNDS", "2"))
+ROUNDS = int(os.environ.get("HYPER2KVM_FAULT_ROUNDS", "1"))
 
 
 def wait_for(condition: t.Callable[[], t.Any], seconds: float = 120.0) -> t.Any:

@@ -113,14 +113,13 @@ def test_a_copy_goes_on_where_it_was(host: FaultyHost, chance: random.Random, nu
     host.check_nothing_left()
 
 
-def test_a_worker_that_is_killed_leaves_no_job_to_a_host_that_restarts(host: FaultyHost) -> None:
-    """A reboot: processes, devices and mounts are gone, the kernel's clock and its boot's identity are others."""
+def test_a_job_goes_on_after_its_host_was_restarted(host: FaultyHost) -> None:
+    """Processes, devices and mounts are gone, the kernel's clock and the boot's identity are others."""
     host.add_guest("tiny")
     name = host.submit(job("tiny", "tiny.ova", **RAW))
     host.kill(host.halt("copy:begin"))
     identity = host.folder / "boot_id"
     identity.write_text("11111111-2222-3333-4444-555555555555\n", encoding="ascii")
-    # Its PIDs are reused, too: what has the old worker's PID now is another process.
     script = f'mount --bind {identity} /proc/sys/kernel/random/boot_id && exec "$@"'
     booted = ("unshare", "--mount", "--time", "--boottime", "1000000", "--", "sh", "-c", script, "sh")
     worker = host.start(prefix=booted)
