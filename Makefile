@@ -14,7 +14,7 @@ export LC_ALL := C.UTF-8
 unexport PYTHONDONTWRITEBYTECODE
 export HYPER2KVM_TEST_GUESTS := $(GUEST_CACHE)
 
-.PHONY: help setup demo test lint unit hostile fuzz test-faults guests e2e sanity integration oldest schemas bench build \
+.PHONY: help setup demo test lint unit hostile fuzz guests e2e faults test-faults sanity integration oldest schemas bench build \
 	clean FORCE
 
 help: ## Show this list
@@ -41,7 +41,7 @@ demo: setup ## Build a VMware-style Debian guest (once) and migrate it
 		ln -f "$$ova" .cache/demo/input/web01.ova
 	ansible-playbook -i inventories/demo playbooks/migrate.yml
 
-test: setup lint sanity integration unit hostile oldest e2e ## Pass all tests
+test: setup lint sanity integration unit hostile oldest e2e faults ## Pass all tests
 
 lint: setup ## Formatting, types, documentation, import arrows
 	black --check plugins tests bench
@@ -63,14 +63,18 @@ hostile: setup ## Tests with hostile documents, images and guests
 fuzz: setup ## 100,000 changed inputs for every reader of hostile data
 	PYTHONPATH=.collections python -m tests.hostile.fuzz --inputs 100000
 
-test-faults: fuzz ## Long campaigns, run once whole
-
 guests: setup ## Build what tests boot, where it is not kept from before
 	python -m tests.guests build --cache $(GUEST_CACHE)
 	python -m tests.e2e.kernels
 
 e2e: guests ## Tests with real guests that boot
 	python -m pytest tests/e2e
+
+faults: guests ## A few rounds of the tests that break things
+	python -m pytest tests/faults
+
+test-faults: guests fuzz ## Many rounds of them (kills, full disks, 1,000 jobs), and of changed inputs
+	HYPER2KVM_FAULT_ROUNDS=25 python -m pytest tests/faults
 
 $(SANITY_TREE): FORCE
 	rm -rf $@ && mkdir -p $@

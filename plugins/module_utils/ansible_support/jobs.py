@@ -16,6 +16,7 @@ from ..backends.local import LocalBackend, refuse_namespace
 from ..protocol import models
 from ..protocol.errors import ErrorClass, JobError, invalid
 from ..protocol.lifecycle import TERMINAL
+from ..worker import workdirs
 from ..worker.config import Config, make_roots
 from ..worker.local import ensure_worker
 from . import documents, options
@@ -92,6 +93,9 @@ class JobModule:
             removed = [] if target is None else target.remove(dry_run=self._check)
             if job is not None and backend is not None and not self._check:
                 backend.delete(name)
+                # Where this is not root a worker's sweep does it.
+                with contextlib.suppress(OSError):
+                    workdirs.forget(name, options.roots(self._params), options.state_dir(self._params))
         result: Result = {"changed": job is not None or bool(removed), "diff": []}
         if job is not None:
             result["diff"].append({"before_header": name, "after_header": name, "before": _said(job), "after": ""})

@@ -249,6 +249,12 @@ class LocalWorkerSide(Store):
             row = change.tx.execute("SELECT phase FROM jobs WHERE uid = ?", (uid,)).fetchone()
             return None if row is None else Phase(row["phase"])
 
+    def has_use_for(self, name: str) -> bool:
+        """Return whether what was done for the job of that name may yet be built on; see ``status.may_be_taken_up``."""
+        with self._view() as change:
+            record = change.find(name)
+            return record is not None and status.may_be_taken_up(record.status)
+
     def lost(self) -> list[Lost]:
         """Return the held jobs whose worker let its lease run out or is known to be dead."""
         with self._view() as change:

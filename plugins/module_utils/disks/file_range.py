@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import pathlib
 import types
@@ -54,21 +55,30 @@ class FileRange:
                     raise truncated(self.path)
                 data += piece
         except OSError as error:
-            raise transient(
-                "ReadFailed", f"Reading {self.path.name} failed: {error.strerror}.", "Check the source's storage."
-            ) from error
+            raise self._failed(error) from error
         return data
 
+    def _failed(self, error: OSError) -> JobError:
+        return transient(
+            "ReadFailed", f"Reading {self.path.name} failed: {error.strerror}.", "Check the source's storage."
+        )
+
     def next_data(self, offset: int) -> tuple[int, int] | None:
-        """Return begin and end of the first run of data at or after ``offset``; None: only a hole is left."""
+        """Return begin and end of the first run of data at or after ``offset``; None: only a hole is left.
+
+        Raises:
+            JobError: class ``transient``, the filesystem cannot tell.
+        """
         if offset >= self.length:
             return None
         try:
             begin = os.lseek(self.descriptor, self._offset + offset, os.SEEK_DATA) - self._offset
             end = os.lseek(self.descriptor, self._offset + begin, os.SEEK_HOLE) - self._offset
-        except OSError:
-            # ENXIO: no data up to the end of the file. A filesystem without holes never fails here.
-            return None
+        except OSError as error:
+            # No data up to the end of the file. A filesystem without holes has none of these calls fail.
+            if error.errno == errno.ENXIO:
+                return None
+            raise self._failed(error) from error
         return (begin, min(end, self.length)) if begin < self.length else None
 
     def close(self) -> None:

@@ -13,7 +13,7 @@ from __future__ import annotations
 import datetime
 import typing as t
 
-from .errors import JobError
+from .errors import ErrorClass, JobError
 from .fields import moment, timestamp
 from .lifecycle import HELD, PROGRESS_STALE_SECONDS, TERMINAL, Actor, IllegalTransition, Phase, check_transition
 from .models import Attempt, Claim, Condition, ErrorDocument, JobStatus, Progress, StageRecord
@@ -27,12 +27,15 @@ WORKER_LOST = "WorkerLost"
 """Reason of an attempt whose worker is known to be dead."""
 LEASE_EXPIRED = "LeaseExpired"
 """Reason of an attempt whose worker was not heard of in time, and may yet live."""
+NO_SPACE = "NoSpace"
+"""Reason of a failure for want of room on a disk."""
 CANCELLED = "Cancelled"
 """Reason of the condition Failed of a job that was cancelled."""
 
 #: So many workers may be lost in a row, with no stage's end between, before the job is taken for their killer.
 MAX_LOSSES = 5
 
+_MENDED_OUTSIDE = frozenset({ErrorClass.ENVIRONMENT, ErrorClass.TRANSIENT})
 _NOT_THE_JOBS_FAULT = frozenset({WORKER_LOST, LEASE_EXPIRED})
 
 
@@ -184,6 +187,18 @@ def losses(status: JobStatus) -> int:
             break
         count += 1
     return count
+
+
+def may_be_taken_up(status: JobStatus) -> bool:
+    """Return whether what the job's attempts did so far may yet be built on, and so must be kept.
+
+    That is so until it is over, and after a failure that is neither the document's nor the source's fault: whoever
+    submits it again has mended the host meanwhile. A full disk is an exception, for what is kept would keep it full.
+    """
+    if status.phase is not Phase.FAILED:
+        return status.phase not in TERMINAL
+    error = status.last_error
+    return error is not None and error.error_class in _MENDED_OUTSIDE and error.reason != NO_SPACE
 
 
 def backoff_seconds(failed: int) -> float:

@@ -212,7 +212,7 @@ class Agent:
         if time.monotonic() >= self._next_sweep:
             self._next_sweep = time.monotonic() + _SWEEP_SECONDS
             self._backend.reconcile_events()
-            workdirs.sweep(self._config.roots, self._config.state_dir, self._is_over)
+            workdirs.sweep(self._config.roots, self._config.state_dir, self._backend.has_use_for)
             self._backend.forget_dead_workers()
         while not self._leaving and len(self._running) < self._config.slots:
             job = self._backend.claim(self._name)
@@ -363,9 +363,9 @@ class Agent:
         with contextlib.suppress(JobError):
             if self._backend.phase(child.hold.uid) is Phase.FAILED:
                 self.failed_jobs += 1
-            over = self._is_over(child.hold.uid)
+            useless = not self._backend.has_use_for(child.name)
             try:
-                workdirs.clear(child.workdir, self._config.roots, self._config.state_dir, remove=over)
+                workdirs.clear(child.workdir, self._config.roots, self._config.state_dir, remove=useless)
             except OSError as error:
                 log.warning("job %s: cannot clear %s: %s", child.name, child.workdir, error)
 

@@ -88,7 +88,12 @@ def _probe_apart(
             kernel.own_mounts()
             if engine is not None:
                 accelerator.remember(engine)
-            found, engine = _probe_all(scratch, known)
+            try:
+                found, engine = _probe_all(scratch, known)
+            except OSError as error:
+                # Without a folder to try them in, there is nothing that this worker can be said to do.
+                why = f"nothing can be tried in {scratch}: {error.strerror}"
+                found, engine = {"root": models.Capability(available=False, detail=why)}, None
             with os.fdopen(writing, "w", encoding="utf-8") as pipe:
                 pipe.write(_dump(found, engine))
         os._exit(0)
@@ -119,9 +124,7 @@ def _probe_all(scratch: pathlib.Path, known: Found) -> tuple[Found, accelerator.
     with tempfile.TemporaryDirectory(prefix=".probe-", dir=scratch) as folder:
 
         def attempt(name: str) -> models.Capability:
-            place = pathlib.Path(folder, name)
-            place.mkdir()
-            return _attempt(trials[name], place)
+            return _attempt(trials[name], pathlib.Path(folder, name))
 
         names = [name for name in trials if name not in known]
         # As threads of a process that ends with them: each starts children, which die with the thread that made them.
@@ -141,6 +144,7 @@ def _probe_all(scratch: pathlib.Path, known: Found) -> tuple[Found, accelerator.
 
 def _attempt(trial: c.Callable[[pathlib.Path], str], place: pathlib.Path) -> models.Capability:
     try:
+        place.mkdir()
         return models.Capability(available=True, detail=trial(place))
     except _Lacking as lacking:
         return models.Capability(available=False, detail=str(lacking))

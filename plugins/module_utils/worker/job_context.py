@@ -130,19 +130,25 @@ class JobContext:
         except FileNotFoundError:
             return
         kept = models.JobResult.model_validate(state["result"])
-        if kept.source_identity != self.source.identity:
+        ours = kept.uid == self.result.uid
+        if ours and kept.source_identity != self.source.identity:
             raise invalid(
                 "SourceChanged",
                 f"The source of {self.job.metadata.name} changed since an earlier attempt read it.",
                 "Export the VM again while nothing writes to it, then submit the job anew.",
             )
-        if kept.spec_digest == self.result.spec_digest and kept.uid == self.result.uid:
+        if (kept.spec_digest, kept.source_identity) == (self.result.spec_digest, self.source.identity):
+            # Also from a job that failed, and was submitted again as this one.
+            kept.uid = self.result.uid
             self.result = kept
             self._seconds_before = kept.seconds
             self.completed = list(state["completed"])
             self.partials = list(state["partials"])
             self.committing = list(state["committing"])
             self._find_unpacked()
+            return
+        for partial in state["partials"]:
+            pathlib.Path(partial).unlink(missing_ok=True)
 
     def save(self) -> None:
         """Make the state durable: whole and on disk, or as it was before."""

@@ -22,7 +22,7 @@ import typing as t
 from ..backends.base import Hold
 from ..backends.host import ProcessId
 from ..backends.local import LocalBackend
-from ..protocol import models
+from ..protocol import models, validation
 from ..protocol.errors import ErrorClass, JobError
 from . import kernel, workdirs
 from .config import Config
@@ -125,7 +125,9 @@ def _run(job: models.MigrationJob, hold: Hold, config: Config, pipeline: Pipelin
     reporter.start()
     error: JobError
     try:
-        with workdirs.held(workdir, config.state_dir):
+        spec_digest = validation.spec_digest(job.spec)
+        workdirs.adopt(workdir, config.roots, config.state_dir, spec_digest)
+        with workdirs.held(workdir, config.state_dir, spec_digest):
             result = pipeline(job, config.roots, reporter, workdir)
             reporter.insist(lambda: backend.complete(hold, result))
         log.info("job %s: COMPLETED", name)

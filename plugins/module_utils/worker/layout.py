@@ -11,7 +11,7 @@ import pathlib
 
 from ..disks.model import Source
 from ..protocol import models
-from ..protocol.errors import invalid
+from ..protocol.errors import JobError, invalid
 
 #: Operations that leave a target; their result is ``result.json``. The others leave ``<operation>.json``.
 WRITES_TARGET = frozenset({models.Operation.CONVERT, models.Operation.FIX})
@@ -27,6 +27,8 @@ class TargetLayout:
     """Of the VM and its files."""
     format: models.TargetFormat
     operation: models.Operation
+    writer: str
+    """The beginning of the job's uid."""
 
     def disk(self, index: int) -> pathlib.Path:
         """The published disk number ``index`` (0 is the boot disk)."""
@@ -35,9 +37,9 @@ class TargetLayout:
         return self.folder / f"{self.name}{suffix}.{extension}"
 
     def partial(self, index: int, epoch: int) -> pathlib.Path:
-        """The disk while it is written by the attempt ``epoch``."""
+        """The disk while it is written by the attempt ``epoch`` at this very job; no other one's has its name."""
         disk = self.disk(index)
-        return disk.with_name(f"{disk.name}.{epoch}.partial")
+        return disk.with_name(f"{disk.name}.{self.writer}.{epoch}.partial")
 
     def map(self, index: int) -> pathlib.Path:
         """The map of what was read of disk ``index``, where that was not the whole disk."""
@@ -69,6 +71,15 @@ class TargetLayout:
         return self.folder / f"{self.operation.value}-{stage}"
 
 
+def target_exists(path: pathlib.Path) -> JobError:
+    """The error of a job whose target would take the place of ``path``."""
+    return invalid(
+        "TargetExists",
+        f"{path} exists already.",
+        "Choose another target.path, roll the target back, or set target.force to replace it.",
+    )
+
+
 def layout_of(job: models.MigrationJob, output_root: pathlib.Path) -> TargetLayout:
     """Return the layout of ``job``. The folder need not exist; it is checked to lie below ``output_root``.
 
@@ -77,7 +88,8 @@ def layout_of(job: models.MigrationJob, output_root: pathlib.Path) -> TargetLayo
     """
     target = job.spec.target
     folder = folder_below(output_root, target.path or job.metadata.name)
-    return TargetLayout(folder, target.name or slug(folder.name), target.format, job.spec.operation)
+    writer = (job.metadata.uid or "").partition("-")[0]
+    return TargetLayout(folder, target.name or slug(folder.name), target.format, job.spec.operation, writer)
 
 
 def folder_below(root: pathlib.Path, name: str) -> pathlib.Path:

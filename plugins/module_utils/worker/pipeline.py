@@ -18,6 +18,7 @@ from ..protocol.errors import ErrorClass, JobError, environment, transient, unsu
 from .context import Reporter, Roots, Stopped
 from .job_context import JobContext, Skipped, now
 from .stages import boot, commit, copy, fix, inspect, plan, publish, rehearse, verify
+from .target_folder import reserved
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,8 +81,10 @@ def run_stages(
     stage = "inspect"
     context: JobContext | None = None
     try:
-        with _explained():
+        with _explained(), contextlib.ExitStack() as stack:
             context = JobContext(job, roots, reporter, workdir)
+            if PUBLISH in stages and context.publishes_target():
+                stack.enter_context(reserved(context.layout.folder))
             for step in stages:
                 stage = step.name
                 if stage in context.completed:

@@ -6,13 +6,17 @@
 
 A folder belongs to a queue (its file ``.owner`` names the state folder) and, while a job's process lives, to that
 process (a lock on the same file). What is in use, or another queue's, or no such folder at all, is left alone.
+
+The folder of a job that failed may outlive it: the job that is submitted again in its place, with the same spec, takes
+it over (:func:`adopt`) and goes on after the last stage that ended there.
 """
 
 from __future__ import annotations
 
 import collections.abc as c
 import contextlib
-import fcntl
+import dataclasses
+import errno
 import json
 import logging
 import os
@@ -25,6 +29,7 @@ from ..backends.host import lock_file
 from ..protocol import errors
 from . import kernel
 from .context import Roots
+from .target_folder import remove_if_empty
 
 log = logging.getLogger(__name__)
 
@@ -41,8 +46,8 @@ def path(scratch: pathlib.Path, name: str, uid: str) -> pathlib.Path:
 
 
 @contextlib.contextmanager
-def held(workdir: pathlib.Path, state_dir: pathlib.Path) -> c.Iterator[None]:
-    """Make the folder if need be, and hold it as this process's own.
+def held(workdir: pathlib.Path, state_dir: pathlib.Path, spec_digest: str = "") -> c.Iterator[None]:
+    """Make the folder if need be, and hold it as this process's own; ``spec_digest`` says what is done in it.
 
     Raises:
         JobError: (environment) it cannot be made; (transient) an earlier attempt's process still lives in it.
@@ -51,30 +56,117 @@ def held(workdir: pathlib.Path, state_dir: pathlib.Path) -> c.Iterator[None]:
         workdir.mkdir(mode=0o700, exist_ok=True)
         descriptor = os.open(workdir / _OWNER, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     except OSError as error:
-        raise errors.environment(
-            "ScratchUnusable", f"The folder {workdir} cannot be made: {error.strerror}.", "Look at the scratch root."
-        ) from error
+        raise _unusable(workdir, error) from error
     try:
         # A sweep may hold it for a moment.
         if not lock_file(descriptor, _PATIENCE_SECONDS):
             raise errors.transient(
                 "WorkdirInUse", f"Another process still works in {workdir}.", "See which one (fuser), and end it."
             )
-        os.pwrite(descriptor, os.fsencode(state_dir.resolve()), 0)
+        _write(descriptor, _Owner(state_dir.resolve(), spec_digest).dump(), workdir)
         yield
     finally:
         os.close(descriptor)
 
 
-def sweep(roots: Roots, state_dir: pathlib.Path, over: c.Callable[[str], bool]) -> None:
+def adopt(workdir: pathlib.Path, roots: Roots, state_dir: pathlib.Path, spec_digest: str) -> None:
+    """Make the folder that an earlier job of this name left the folder of this one, if its spec was the same.
+
+    What earlier jobs of this name left for another spec is cleared.
+
+    Raises:
+        JobError: (environment) the scratch root cannot be written.
+    """
+    owner = _Owner(state_dir.resolve(), spec_digest)
+    name = workdir.name.partition(".")[0]
+    try:
+        earlier = [folder for folder, of in _folders(roots.scratch) if of == name and folder != workdir]
+        # The latest first: there are several only where a process would not die.
+        for folder in sorted(earlier, key=lambda folder: folder.stat().st_mtime_ns, reverse=True):
+            with _unused(folder) as found:
+                if found is None or found.state_dir != owner.state_dir:
+                    continue
+                _detach(folder)
+                if found == owner and not workdir.exists():
+                    folder.rename(workdir)
+                else:
+                    _discard(folder, roots.output)
+    except OSError as error:
+        raise _unusable(workdir, error) from error
+
+
+@dataclasses.dataclass(frozen=True)
+class _Owner:
+    """What the file ``.owner`` says."""
+
+    state_dir: pathlib.Path
+    spec_digest: str
+
+    def dump(self) -> bytes:
+        return os.fsencode(self.state_dir) + b"\0" + self.spec_digest.encode()
+
+    @classmethod
+    def load(cls, descriptor: int) -> _Owner:
+        state_dir, dummy, digest = os.pread(descriptor, 8192, 0).partition(b"\0")
+        return cls(pathlib.Path(os.fsdecode(state_dir)), digest.decode("ascii", "replace"))
+
+
+def _write(descriptor: int, data: bytes, workdir: pathlib.Path) -> None:
+    try:
+        os.pwrite(descriptor, data, 0)
+    except OSError as error:
+        raise _unusable(workdir, error) from error
+
+
+def _unusable(workdir: pathlib.Path, error: OSError) -> errors.JobError:
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return errors.environment(
+            "NoSpace", f"The disk is full ({workdir}).", "Make room below the scratch root, then run it again."
+        )
+    return errors.environment(
+        "ScratchUnusable", f"The folder {workdir} cannot be made: {error.strerror}.", "Look at the scratch root."
+    )
+
+
+def _folders(scratch: pathlib.Path) -> list[tuple[pathlib.Path, str]]:
+    """Return the jobs' folders with the name of the job."""
+    matches = [(folder, _NAME.fullmatch(folder.name)) for folder in sorted(scratch.iterdir())]
+    return [(f, match["name"]) for f, match in matches if match is not None and f.is_dir() and not f.is_symlink()]
+
+
+@contextlib.contextmanager
+def _unused(workdir: pathlib.Path) -> c.Iterator[_Owner | None]:
+    """Lock a folder that nobody is in, and give its owner; None where somebody is, or where it is no job's."""
+    try:
+        descriptor = os.open(workdir / _OWNER, os.O_RDWR | os.O_CLOEXEC)
+    except FileNotFoundError:
+        yield None
+        return
+    try:
+        yield _Owner.load(descriptor) if lock_file(descriptor, 0.0) else None
+    finally:
+        os.close(descriptor)
+
+
+def sweep(roots: Roots, state_dir: pathlib.Path, has_use: c.Callable[[str], bool]) -> None:
     """Clear what dead jobs of this queue left below the scratch root.
 
-    Mounts and loop devices of all folders that nobody holds go; the folders of jobs that are ``over(uid)`` go as well.
+    Mounts and loop devices of all folders that nobody holds go. So do the folders themselves, unless the queue
+    ``has_use`` for what was done for the job of that name.
     """
-    for folder in sorted(roots.scratch.iterdir()):
-        match = _NAME.fullmatch(folder.name)
-        if match is not None and folder.is_dir() and not folder.is_symlink():
-            clear(folder, roots, state_dir, remove=over(match["uid"]))
+    for folder, name in _folders(roots.scratch):
+        clear(folder, roots, state_dir, remove=not has_use(name))
+
+
+def forget(name: str, roots: Roots, state_dir: pathlib.Path) -> None:
+    """Remove what was done for a job whose record is gone, unless a process is still in it.
+
+    A worker does so as well when it sweeps; this is for queues that none serves at the moment.
+    """
+    if roots.scratch.is_dir():
+        for folder, of in _folders(roots.scratch):
+            if of == name:
+                clear(folder, roots, state_dir, remove=True)
 
 
 def clear(workdir: pathlib.Path, roots: Roots, state_dir: pathlib.Path, *, remove: bool) -> None:
@@ -82,23 +174,19 @@ def clear(workdir: pathlib.Path, roots: Roots, state_dir: pathlib.Path, *, remov
 
     ``remove`` has the folder go, and with it the partial targets that its job has recorded in it.
     """
-    try:
-        descriptor = os.open(workdir / _OWNER, os.O_RDWR | os.O_CLOEXEC)
-    except FileNotFoundError:
-        return
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        if os.pread(descriptor, 4096, 0) != os.fsencode(state_dir.resolve()):
-            return
-        _detach(workdir)
-        if remove:
-            for partial in _partials(workdir, roots.output):
-                partial.unlink(missing_ok=True)
-            _remove(workdir)
-    except BlockingIOError:
-        return
-    finally:
-        os.close(descriptor)
+    with _unused(workdir) as owner:
+        if owner is not None and owner.state_dir == state_dir.resolve():
+            _detach(workdir)
+            if remove:
+                _discard(workdir, roots.output)
+
+
+def _discard(workdir: pathlib.Path, output: pathlib.Path) -> None:
+    for partial in _partials(workdir, output):
+        if partial.parent.is_dir():
+            partial.unlink(missing_ok=True)
+            remove_if_empty(partial.parent)
+    _remove(workdir)
 
 
 def _partials(workdir: pathlib.Path, output: pathlib.Path) -> list[pathlib.Path]:

@@ -14,6 +14,7 @@ from ...guests.paths import printable
 from ...protocol import models
 from ...protocol.errors import invalid
 from ..job_context import JobContext
+from ..layout import target_exists
 
 
 def run(context: JobContext) -> str:
@@ -66,11 +67,7 @@ def _refuse_existing_target(context: JobContext) -> None:
     layout = context.layout
     for path in [layout.result, *(layout.disk(i) for i in range(len(context.source.images)))]:
         if path.exists():
-            raise invalid(
-                "TargetExists",
-                f"{path} exists already.",
-                "Choose another target.path, roll the target back, or set target.force to replace it.",
-            )
+            raise target_exists(path)
 
 
 def _refuse_unfit_format(context: JobContext) -> None:

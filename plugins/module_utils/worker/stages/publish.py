@@ -19,12 +19,15 @@ from ...guests.boottest.confinement import find_program
 from ...protocol import models
 from ...protocol.errors import JobError
 from ..job_context import JobContext, now, sync_folder, write_durably
+from ..layout import target_exists
 
 
 def run(context: JobContext) -> str:
     """Write the artifacts. The result document goes last: where it exists, the job's work is whole."""
     context.close_guest()
     layout, result = context.layout, context.result
+    if context.publishes_target() and not context.spec.target.force:
+        _refuse_foreign_target(context)
     layout.folder.mkdir(parents=True, exist_ok=True)
     layout.result.unlink(missing_ok=True)
     if context.publishes_target():
@@ -39,6 +42,25 @@ def run(context: JobContext) -> str:
     write_durably(layout.result, json.dumps(result.to_document(), indent=2).encode() + b"\n")
     _add_artifact(context, layout.result, "result")
     return str(layout.folder.relative_to(context.roots.output))
+
+
+def _refuse_foreign_target(context: JobContext) -> None:
+    """Look again before anything is replaced: hours may have passed since ``inspect``, and an attempt or two."""
+    layout = context.layout
+    targets = [layout.disk(i) for i, partial in enumerate(context.partials) if pathlib.Path(partial).exists()]
+    if layout.result.exists() and not _is_ours(layout.result, context.result.uid):
+        targets.append(layout.result)
+    for path in targets:
+        if path.exists():
+            raise target_exists(path)
+
+
+def _is_ours(result: pathlib.Path, uid: str) -> bool:
+    """Whether a predecessor of this attempt wrote ``result``, and died before it could say so."""
+    try:
+        return bool(json.loads(result.read_text(encoding="utf-8"))["uid"] == uid)
+    except (ValueError, KeyError, TypeError):
+        return False
 
 
 def _publish_disk(context: JobContext, index: int, partial: pathlib.Path) -> None:

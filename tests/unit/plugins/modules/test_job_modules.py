@@ -17,8 +17,8 @@ from ansible_collections.hyper2kvm.core.plugins.module_utils.backends.base impor
 from ansible_collections.hyper2kvm.core.plugins.module_utils.backends.local import LocalBackend
 from ansible_collections.hyper2kvm.core.plugins.module_utils.disks.source import open_source
 from ansible_collections.hyper2kvm.core.plugins.module_utils.protocol import _pydantic, models, validation
-from ansible_collections.hyper2kvm.core.plugins.module_utils.protocol.errors import unsupported
-from ansible_collections.hyper2kvm.core.plugins.module_utils.worker import engine
+from ansible_collections.hyper2kvm.core.plugins.module_utils.protocol.errors import environment, unsupported
+from ansible_collections.hyper2kvm.core.plugins.module_utils.worker import engine, workdirs
 from ansible_collections.hyper2kvm.core.plugins.modules import (
     guest_fix,
     job_validate,
@@ -205,6 +205,26 @@ def test_cancelled_and_absent(run: Run, host: Host) -> None:
     assert run(migration_job, **host, name="web01", state="absent")["changed"]
     assert not run(migration_job, **host, name="web01", state="absent")["changed"]
     assert run(migration_job_info, **host)["jobs"] == []
+
+
+def test_absent_removes_what_was_kept_of_a_failed_job(run: Run, host: Host) -> None:
+    uid = run(migration_job, **host, **wanted())["job"]["metadata"]["uid"]
+    hold = take(host)
+    output = pathlib.Path(host["output_root"])
+    state = output / ".hyper2kvm"
+    partial = output / "web01/web01.qcow2.1.partial"
+    partial.parent.mkdir()
+    partial.touch()
+    workdir = state / "scratch" / f"web01.{uid}"
+    workdir.parent.mkdir()
+    with workdirs.held(workdir, state):
+        (workdir / "state.json").write_text(json.dumps({"partials": [str(partial)]}))
+    queue(host).fail(hold, environment("NoTool", "A tool is missing.", "Install it."))
+
+    run(migration_job, **host, name="web01", state="absent")
+
+    assert list(workdir.parent.iterdir()) == []
+    assert not partial.parent.exists()
 
 
 def test_absent_needs_no_queue(run: Run, host: Host) -> None:

@@ -5,9 +5,9 @@
 """A worker with a pipeline that only pretends: run as a program, with the command line of ``hyper2kvm-worker``.
 
 What a job does is said in its annotations: ``stages`` (names, by commas), ``seconds`` (of each stage), ``fail``
-(``<class> <number of attempts that fail>``), ``deaf`` (does not look whether it is to stop), ``child`` (starts a
-process in a session of its own that would outlive it), ``leave`` (a mount and a loop device), ``crash`` (raises what it
-must not), ``die`` (ends without a word).
+(``<class> <number of attempts that fail> [stage]``), ``deaf`` (does not look whether it is to stop), ``child`` (starts
+a process in a session of its own that would outlive it), ``leave`` (a mount and a loop device), ``crash`` (raises what
+it must not), ``die`` (ends without a word).
 
 The environment may set the agent's patience: ``FAKE_LOOK_SECONDS``, ``FAKE_GRACE_SECONDS``.
 
@@ -73,7 +73,7 @@ class FakePipeline:
     def stage(self, name: str) -> None:
         self.tell(name, "begin")
         self.reporter.stage_started(name, 100)
-        self.misbehave()
+        self.misbehave(name)
         seconds = float(self.wanted.get("seconds", "0"))
         began = time.monotonic()
         while (spent := time.monotonic() - began) < seconds:
@@ -83,7 +83,7 @@ class FakePipeline:
             time.sleep(0.02)
         self.tell(name, "end")
 
-    def misbehave(self) -> None:
+    def misbehave(self, stage: str) -> None:
         if "child" in self.wanted:
             subprocess.Popen(["sleep", "600"], start_new_session=True, cwd=self.workdir)
         if "leave" in self.wanted:
@@ -98,8 +98,8 @@ class FakePipeline:
             os._exit(9)
         if "crash" in self.wanted:
             raise ZeroDivisionError("not a message for people")
-        kind, dummy, times = self.wanted.get("fail", "").partition(" ")
-        if kind and self.job.status.epoch <= int(times):
+        kind, times, where = (*self.wanted.get("fail", " 0").split(" "), "")[:3]
+        if kind and self.job.status.epoch <= int(times) and where in ("", stage):
             raise JobError(ErrorClass(kind), "FakeFailure", "it was asked to fail", "Ask for something else.", "fake")
 
     def tell(self, stage: str, what: str) -> None:

@@ -24,9 +24,11 @@ def job(**target: object) -> models.MigrationJob:
 
 
 def test_names_follow_the_target(tmp_path: pathlib.Path) -> None:
-    layout = layout_of(job(path="night1/Web_01", format="raw"), tmp_path)
+    submitted = job(path="night1/Web_01", format="raw")
+    submitted.metadata.uid = "0d2f4a5e-0000-4000-8000-000000000000"
+    layout = layout_of(submitted, tmp_path)
     assert layout.disk(0) == tmp_path / "night1/Web_01/web-01.img"
-    assert layout.partial(1, 7).name == "web-01-disk1.img.7.partial"
+    assert layout.partial(1, 7).name == "web-01-disk1.img.0d2f4a5e.7.partial"
     assert layout.result.name == "result.json"
 
 

@@ -108,6 +108,43 @@ def test_failures_are_retried_by_their_class(site: Site, fail: str, attempts: in
     assert len(ended.attempts) == attempts
 
 
+def _fail_in_the_copy(site: Site, how: str) -> None:
+    site.submit("web", stages="inspect,copy", fail=f"{how} 9 copy", fields={"backoff_limit": 0})
+    assert site.start("--once", ready=False).wait(30) == 1
+    assert site.phase("web") is Phase.FAILED
+
+
+@pytest.mark.parametrize("how", ["environment", "transient"])
+def test_a_failed_job_that_is_submitted_again_goes_on_where_it_was(site: Site, how: str) -> None:
+    _fail_in_the_copy(site, how)
+    assert len(list(site.scratch.iterdir())) == 1
+    site.submit("web", stages="inspect,copy", fields={"backoff_limit": 0})
+    assert site.start("--once", ready=False).wait(30) == 0
+    assert [one.stage for one in site.trace("web") if one.what == "end"] == ["inspect", "copy"]
+    assert list(site.scratch.iterdir()) == []
+
+
+@pytest.mark.parametrize("how", ["invalid", "unsupported", "internal"])
+def test_nothing_is_kept_of_a_job_that_fails_by_its_own_fault(site: Site, how: str) -> None:
+    _fail_in_the_copy(site, how)
+    assert list(site.scratch.iterdir()) == []
+
+
+def test_nothing_is_taken_up_for_another_spec(site: Site) -> None:
+    _fail_in_the_copy(site, "environment")
+    site.submit("web", stages="inspect,copy", fields={"active_deadline_seconds": 600})
+    assert site.start("--once", ready=False).wait(30) == 0
+    assert [one.stage for one in site.trace("web") if one.what == "end"] == ["inspect", "inspect", "copy"]
+    assert list(site.scratch.iterdir()) == []
+
+
+def test_what_was_kept_goes_with_the_record(site: Site) -> None:
+    _fail_in_the_copy(site, "environment")
+    site.queue.delete("web")
+    assert site.start("--once", ready=False).wait(30) == 0
+    assert list(site.scratch.iterdir()) == []
+
+
 def test_once_says_by_its_status_that_a_job_failed(site: Site) -> None:
     site.submit("bad", fail="invalid 1")
     assert site.start("--once", ready=False).wait(30) == 1

@@ -1,0 +1,39 @@
+# Copyright: (c) 2026, hyper2kvm contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""What the tests share that make things go wrong."""
+
+from __future__ import annotations
+
+import pathlib
+import random
+import typing as t
+
+import pytest
+from ansible_collections.hyper2kvm.core.plugins.module_utils.worker.engine import private_mounts
+
+from tests.faults.faulty_host import FaultyHost
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _own_mounts() -> None:
+    """What these tests mount is seen by them and their workers alone, and gone with them."""
+    private_mounts()
+
+
+@pytest.fixture
+def host(tmp_path: pathlib.Path) -> t.Iterator[FaultyHost]:
+    """A conversion host; whatever a test did to it, its sources and event streams are unharmed in the end."""
+    place = FaultyHost(tmp_path)
+    yield place
+    place.close()
+    place.check_unharmed()
+
+
+@pytest.fixture
+def chance(request: pytest.FixtureRequest) -> random.Random:
+    """Random numbers; the seed is printed where a test fails, and repeats it as far as timing allows."""
+    seed = random.SystemRandom().getrandbits(32)
+    print(f"seed of {request.node.name}: {seed}")
+    return random.Random(seed)
