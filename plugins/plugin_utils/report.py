@@ -211,9 +211,9 @@ def _inspect_row(outcome: Outcome) -> tuple[str, ...]:
         str(guest.get("prettyName") or "-"),
         str(guest.get("firmware") or hardware.get("firmware") or "-"),
         str(hardware.get("cpus") or "-"),
-        size(hardware.get("memoryBytes") or 0),
+        size(hardware["memoryBytes"]) if hardware.get("memoryBytes") else "-",
         " + ".join(disks) or "-",
-        str(len(hardware.get("nics") or [])),
+        str(len(hardware["nics"])) if "nics" in hardware else "-",
     )
 
 

@@ -145,6 +145,12 @@ def test_an_inspection_shows_the_guest() -> None:
     assert "Debian GNU/Linux 12 (bookworm)" in shown and "uefi" in shown and "2.0 GiB" in shown and "8.0 GiB" in shown
 
 
+def test_what_no_inspection_has_told_is_no_number() -> None:
+    found = outcome("web01", [{"changed": True, "job": job("inspect", "QUEUED", disks=[])}], check=True)
+    row = next(line for line in text(found).splitlines() if line.startswith("web01 "))
+    assert row.split() == ["web01", "would", "run", *"------"]
+
+
 def test_a_guest_cannot_speak_to_the_terminal() -> None:
     inspected = job("inspect", guest={"prettyName": "\x1b[2JDebian"}, hardware={})
     assert "\x1b" not in text(outcome("web01", [{"changed": True, "job": inspected}], check=False))
