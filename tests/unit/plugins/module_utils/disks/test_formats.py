@@ -109,7 +109,7 @@ def write(path: pathlib.Path, fmt: str, writes: Writes) -> None:
 
 
 def vmdk_cid(path: pathlib.Path) -> str:
-    found = re.search(rb"\nCID=([0-9a-f]{8})", path.read_bytes())
+    found = re.search(rb"\nCID=([0-9a-f]{1,8})\n", path.read_bytes())
     assert found
     return found.group(1).decode()
 
@@ -303,6 +303,14 @@ def test_a_snapshot_of_a_changed_parent(root: pathlib.Path) -> None:
     content = (root / "base.vmdk").read_bytes()
     (root / "base.vmdk").write_bytes(content.replace(vmdk_cid(root / "base.vmdk").encode(), b"0badf00d", 1))
     refused(root, "child.vmdk", "was changed since")
+
+
+def test_a_content_id_is_a_number(root: pathlib.Path) -> None:
+    (root / "flat").write_bytes(bytes(1024))
+    base = vmdk_descriptor(root / "base.vmdk", "monolithicFlat", 'RW 2 FLAT "flat" 0')
+    base.write_text(base.read_text().replace("CID=fffffffe", "CID=0012abcd"))
+    vmdk_descriptor(root / "child.vmdk", "twoGbMaxExtentFlat", 'RW 2 FLAT "flat" 0', parent=("12ABCD", "base.vmdk"))
+    assert opened(root, "child.vmdk").images[0].backing is not None
 
 
 # -- headers that lie --------------------------------------------------------------------------------------------------
