@@ -13,6 +13,9 @@ import shutil
 import subprocess
 
 import pytest
+from ansible_collections.hyper2kvm.core.plugins.module_utils.disks.copy import copy_disk
+from ansible_collections.hyper2kvm.core.plugins.module_utils.disks.source import open_source
+from ansible_collections.hyper2kvm.core.plugins.module_utils.protocol import models
 
 from tests.e2e.migration import GUESTS, ConversionHost, job, leftovers
 from tests.guests import build
@@ -82,3 +85,46 @@ def test_a_guest_in_another_format(host: ConversionHost, make: c.Callable[[pathl
         assert result["hardware"]["nics"][0]["mac"] == "00:50:56:ab:10:99"
     assert not list(host.output.rglob("unpacked*"))
     assert leftovers(host.output.parent) == []
+
+
+@pytest.fixture
+def reflinks(tmp_path: pathlib.Path) -> c.Iterator[pathlib.Path]:
+    """A folder on a filesystem whose files can share blocks."""
+    image, folder = tmp_path / "xfs", tmp_path / "folder"
+    folder.mkdir()
+    with image.open("wb") as file:
+        file.truncate(320 * 1024**2)
+    subprocess.run(["mkfs.xfs", "-q", "-m", "reflink=1", image], check=True)
+    subprocess.run(["mount", "-o", "loop,nosuid,nodev", image, folder], check=True)
+    try:
+        yield folder
+    finally:
+        subprocess.run(["umount", folder], check=True)
+
+
+@pytest.mark.parametrize("snapshot", [False, True], ids=["whole", "snapshot"])
+def test_a_snapshot_is_copied_where_a_whole_image_would_share_its_blocks(
+    reflinks: pathlib.Path, snapshot: bool
+) -> None:
+    disk = reflinks / "disk.raw"
+    disk.write_bytes(b"base" * 256 * 1024)
+    convert(disk, reflinks / "base.qcow2", "qcow2")
+    top = reflinks / "top.qcow2"
+    subprocess.run(["qemu-img", "create", "-q", "-f", "qcow2", "-b", "base.qcow2", "-F", "qcow2", top], check=True)
+    source = models.SourceSpec(path="top.qcow2" if snapshot else "base.qcow2")
+    copied = copy_disk(
+        open_source(source, reflinks).images[0],
+        reflinks / "copy.qcow2",
+        fmt=models.TargetFormat.QCOW2,
+        allocation=models.Allocation.SPARSE,
+        compression=models.Compression.NONE,
+        bandwidth=None,
+        progress=lambda _done, _total: None,
+        cancelled=lambda: False,
+        workdir=reflinks,
+    )
+    assert (copied.bytes_written == 0) is not snapshot
+    (reflinks / "base.qcow2").unlink()
+    top.unlink()
+    compare = ["qemu-img", "compare", "-q", "-f", "raw", "-F", "qcow2", disk, reflinks / "copy.qcow2"]
+    subprocess.run(compare, check=True)

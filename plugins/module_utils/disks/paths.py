@@ -70,10 +70,7 @@ def confine_beside(root: pathlib.Path, file: pathlib.Path, name: str, what: str)
     """
     if not name or "\0" in name or _PROTOCOL.match(name):
         return confine(root, name, what)
-    path = os.path.normpath(file.parent / name)
-    if not pathlib.PurePath(path).is_relative_to(root.resolve()):
-        raise _refused(what, name, f"it is not below {root}")
-    found = confine(root.resolve(), path, what)
+    found = confine(root.resolve(), os.path.normpath(file.parent / name), what)
     if not found.is_file():
         raise _refused(what, name, "it is a folder")
     return found

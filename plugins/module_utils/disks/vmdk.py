@@ -66,7 +66,7 @@ class Descriptor:
     extents: tuple[Extent, ...]
     has_parent: bool
     content_id: str
-    """CID: changes with the disk's content. Lower case."""
+    """CID: changes with the disk's content. Lower case, no leading zeros."""
     parent_id: str
     """The parent's CID when the snapshot was taken."""
     parent_name: str
@@ -107,8 +107,9 @@ def parse_descriptor(text: bytes, what: str) -> Descriptor:
         create_type=settings.get("createtype", ""),
         extents=tuple(extents),
         has_parent=settings["parentcid"].lower() != _NO_PARENT or "parentfilenamehint" in settings,
-        content_id=settings["cid"].lower(),
-        parent_id=settings["parentcid"].lower(),
+        # A hexadecimal number, which VMware pads with zeros and QEMU does not.
+        content_id=settings["cid"].lower().lstrip("0"),
+        parent_id=settings["parentcid"].lower().lstrip("0"),
         parent_name=settings.get("parentfilenamehint", ""),
         plain=_is_plain(plain),
     )

@@ -118,7 +118,7 @@ def test_a_digest_of_a_descriptor_alone_is_refused(root: pathlib.Path) -> None:
     qemu_img("convert", "-O", "vmdk", "-o", "subformat=monolithicFlat", root / "disk.raw", root / "vm.vmdk")
     right = "sha256:" + hashlib.sha256((root / "vm.vmdk").read_bytes()).hexdigest()
     assert refused(root, "vm.vmdk", "vm.vmdk alone", digest=right).reason == "DigestOfDescriptor"
-    assert opened(root, "vm.vmdk").images[0].path.name == "vm.vmdk alone"
+    assert opened(root, "vm.vmdk").images[0].path.name == "vm-flat.vmdk"
 
 
 def test_what_the_job_says_is_compared_without_a_manifest(root: pathlib.Path) -> None:
