@@ -121,8 +121,8 @@ def test_a_vm_is_moved_there_and_the_controller_sees_it(site: Site) -> None:
     (folder / "input/web01.ova").write_bytes((build("tiny") / "tiny.ova").read_bytes())
 
     # Slow enough to be seen copying.
-    limit = {"hyper2kvm_limits_bandwidth_bytes_per_second": 8 << 20}
-    first = site.play(MIGRATE, **limit)
+    limit = {"hyper2kvm_limits_bandwidth_bytes_per_second": 2 << 20}
+    first = site.play(MIGRATE, hyper2kvm_progress_interval=1, **limit)
     assert first.status == 0, first.output
     assert "COMPLETED" in first.row("web01")
     assert first.recap("web01")["changed"] == 1
