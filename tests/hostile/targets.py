@@ -75,7 +75,7 @@ GUEST_FILES: dict[str, bytes] = {
     "/boot/config-6.1.0-9-amd64": b"CONFIG_RD_GZIP=y\nCONFIG_VIRTIO_PCI=m\nCONFIG_VIRTIO_BLK=y\n",
     f"{_KERNEL}/modules.dep": seeds.MODULE_TEXTS["modules.dep"],
     f"{_KERNEL}/modules.alias": seeds.MODULE_TEXTS["modules.alias"],
-    f"{_KERNEL}/modules.builtin": b"kernel/drivers/virtio_pci.ko\n",
+    f"{_KERNEL}/modules.builtin": b"kernel/drivers/virtio_pci.ko\nkernel/drivers/virtio_blk.ko\n",
     "/usr/lib/systemd/systemd": b"\x7fELF\x02\x01" + b"\0" * 12 + b"\x3e\0" + b"\0" * 40,
 }
 
