@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import bz2
 import gzip
+import hashlib
 import io
 import json
 import lzma
@@ -114,6 +115,22 @@ def tars() -> list[bytes]:
     return found
 
 
+def ovas() -> list[bytes]:
+    """An OVA whose disk is whole, with its manifest."""
+    disk = vmdks()[0]
+    listed = b"".join(
+        f"SHA256({name})= {hashlib.sha256(data).hexdigest()}\n".encode()
+        for name, data in (("vm.ovf", OVF.encode()), ("d.vmdk", disk))
+    )
+    file = io.BytesIO()
+    with tarfile.open(fileobj=file, mode="w", format=tarfile.USTAR_FORMAT) as tar:
+        for name, data in (("vm.ovf", OVF.encode()), ("vm.mf", listed), ("d.vmdk", disk)):
+            info = tarfile.TarInfo(name)
+            info.size = len(data)
+            tar.addfile(info, io.BytesIO(data))
+    return [file.getvalue()]
+
+
 def vmdks() -> list[bytes]:
     """Sparse VMDKs: VMware's stream, QEMU's stream and QEMU's monolithicSparse, each with a few grains."""
     with tempfile.TemporaryDirectory() as name:
@@ -147,6 +164,8 @@ def qcow2s() -> list[bytes]:
 
 VMX = b"""\
 .encoding = "UTF-8"
+config.version = "8"
+virtualHW.version = "19"
 displayName = "web01"
 memSize = "2048"
 numvcpus = "2"
@@ -178,14 +197,14 @@ HYPERV = b"""<?xml version="1.0"?>
 
 def foreign(fmt: str) -> list[bytes]:
     """Images of QEMU's format ``fmt``, as it writes them; of VHD both kinds."""
-    options: list[list[str]] = [["-o", "subformat=dynamic"], ["-o", "subformat=fixed"]] if fmt == "vpc" else [[]]
+    kinds = {"vpc": ("subformat=dynamic", "subformat=fixed"), "vhdx": ("block_size=1M",), "vdi": ("static=off",)}
     with tempfile.TemporaryDirectory() as name:
         folder = pathlib.Path(name)
         raw = folder / "raw"
         raw.write_bytes(b"text" * 16384)
         found = []
-        for option in options:
-            qemu_img("convert", "-O", fmt, *option, raw, folder / "image")
+        for option in kinds[fmt]:
+            qemu_img("convert", "-O", fmt, "-o", option, raw, folder / "image")
             found.append((folder / "image").read_bytes())
         return found
 

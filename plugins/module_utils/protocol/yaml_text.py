@@ -30,6 +30,7 @@ def load(text: str) -> t.Any:
 
     Raises:
         ValueError: the text is no such document; the message says where.
+        RecursionError: it is nested too deeply.
         JobError: (environment) PyYAML is missing.
     """
     try:
@@ -47,7 +48,7 @@ def load(text: str) -> t.Any:
         def fetch_flow_collection_start(self, token: t.Any) -> None:
             # The scanner looks at every open bracket for each token.
             if self.flow_level >= _MAX_FLOW_DEPTH:
-                raise yaml.YAMLError("brackets are nested too deeply")
+                raise RecursionError("brackets are nested too deeply")
             super().fetch_flow_collection_start(token)
 
         def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:

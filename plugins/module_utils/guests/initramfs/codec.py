@@ -23,7 +23,7 @@ import subprocess
 import typing as t
 import zlib
 
-from ...disks.command import confined
+from ...disks.command import confined, last_lines
 from ...protocol.errors import environment, invalid
 
 try:
@@ -233,7 +233,7 @@ class _ByProgram(_Inflated):
         pipe = self._child.stdout.fileno()
         while chunk := os.read(pipe, _CHUNK):
             yield chunk
-        complaint = self._child.stderr.read(4096).decode("utf-8", "replace").strip()
+        complaint = last_lines(self._child.stderr.read(4096))
         if self._child.wait() != 0:
             raise EOFError(f"{self._command[0]} says: {complaint}")
 
