@@ -14,7 +14,8 @@ export LC_ALL := C.UTF-8
 unexport PYTHONDONTWRITEBYTECODE
 export HYPER2KVM_TEST_GUESTS := $(GUEST_CACHE)
 
-.PHONY: help setup demo test lint unit e2e faults test-faults sanity integration oldest schemas bench build clean FORCE
+.PHONY: help setup demo test lint unit hostile fuzz faults test-faults guests e2e sanity integration oldest schemas bench \
+	build clean FORCE
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -40,13 +41,13 @@ demo: setup ## Build a VMware-style Debian guest (once) and migrate it
 		ln -f "$$ova" .cache/demo/input/web01.ova
 	ansible-playbook -i inventories/demo playbooks/migrate.yml
 
-test: setup lint sanity integration unit oldest e2e faults ## Pass all tests
+test: setup lint sanity integration unit hostile oldest e2e faults ## Pass all tests
 
 lint: setup ## Formatting, types, documentation, import arrows
 	black --check plugins tests bench
 	ruff check plugins tests bench
 	mypy -p ansible_collections.hyper2kvm.core.plugins.module_utils
-	mypy plugins/modules plugins/action plugins/filter plugins/plugin_utils
+	mypy plugins/modules plugins/action plugins/filter plugins/lookup plugins/plugin_utils
 	PYTHONPATH=.collections lint-imports --no-cache
 	yamllint .
 	ansible-lint
@@ -56,13 +57,23 @@ lint: setup ## Formatting, types, documentation, import arrows
 unit: setup ## Tests without guests
 	python -m pytest tests/unit tests/test_worker_protocol.py
 
-e2e: setup ## Tests with real guests that boot
+hostile: setup ## Tests with hostile documents, images and guests
+	python -m pytest tests/hostile
+
+fuzz: setup ## 100,000 changed inputs for every reader of hostile data
+	PYTHONPATH=.collections python -m tests.hostile.fuzz --inputs 100000
+
+guests: setup ## Build what tests boot, where it is not kept from before
+	python -m tests.guests build --cache $(GUEST_CACHE)
+	python -m tests.e2e.kernels
+
+e2e: guests ## Tests with real guests that boot
 	python -m pytest tests/e2e
 
-faults: setup ## A few rounds of the tests that break things
+faults: guests ## A few rounds of the tests that break things
 	python -m pytest tests/faults
 
-test-faults: setup ## Many rounds of them: kills, full disks, 1,000 jobs
+test-faults: guests fuzz ## Long campaigns: many kills, full disks, 1,000 jobs, 100,000 inputs
 	HYPER2KVM_FAULT_ROUNDS=25 python -m pytest tests/faults
 
 $(SANITY_TREE): FORCE

@@ -2,11 +2,10 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""The engine's own copy of a streamOptimized VMDK against ``qemu-img convert``, in rounds side by side."""
+"""The engine's own copy against ``qemu-img convert``, in rounds side by side."""
 
 from __future__ import annotations
 
-import dataclasses
 import os
 import pathlib
 import statistics
@@ -14,82 +13,107 @@ import subprocess
 import time
 import typing as t
 
-from ansible_collections.hyper2kvm.core.plugins.module_utils.disks.commit import commit_overlay
 from ansible_collections.hyper2kvm.core.plugins.module_utils.disks.copy import copy_disk
-from ansible_collections.hyper2kvm.core.plugins.module_utils.disks.digest import digest_disk
 from ansible_collections.hyper2kvm.core.plugins.module_utils.disks.model import DiskImage
-from ansible_collections.hyper2kvm.core.plugins.module_utils.disks.overlay import create_overlay
-from ansible_collections.hyper2kvm.core.plugins.module_utils.disks.qemu import blockdev, json_name
 from ansible_collections.hyper2kvm.core.plugins.module_utils.disks.source import open_source
 from ansible_collections.hyper2kvm.core.plugins.module_utils.protocol import models
 
+from bench.deleted import guest_with_deleted_files
+from bench.figures import ROUNDS, Figure, convert, disk_of, timed
+from bench.jobs import run, running_worker
+from tests.e2e.migration import GUESTS, ConversionHost
+from tests.guests import build
 
-@dataclasses.dataclass
-class Ratios:
-    """Medians over the rounds; wall and processor seconds of ours ÷ those of ``qemu-img convert`` without a sync."""
-
-    copy: float
-    """The copy alone, with the manifest's and the content digest in it, and synced."""
-    copy_processor: float
-    whole: float
-    """With the copy's digest, the commit of 8 MiB of changes, and the target's digest."""
-    whole_processor: float
-
-
-def copy_ratios(ova: pathlib.Path, folder: pathlib.Path, rounds: int) -> Ratios:
-    """Copy the first disk of ``ova`` below ``folder``, ours and QEMU's in turn, and compare the images once."""
-    image = open_source(models.SourceSpec(path=ova.name), ova.parent).images[0]
-    ours, peer, overlay = folder / "ours.qcow2", folder / "peer.qcow2", folder / "overlay.qcow2"
-    create_overlay(overlay, image)
-    subprocess.run(["qemu-io", "-f", "qcow2", "-c", "write -P 7 1G 8M", overlay], check=True, stdout=subprocess.DEVNULL)
-    copies: list[tuple[float, float]] = []
-    wholes: list[tuple[float, float]] = []
-    for number in range(rounds):
-        ours.unlink(missing_ok=True)
-        peer.unlink(missing_ok=True)
-        os.sync()
-        convert = ["qemu-img", "convert", "-O", "qcow2", json_name(blockdev(image)), str(peer)]
-        theirs = _timed(lambda convert=convert: subprocess.run(convert, check=True))  # type: ignore[misc]
-        os.sync()
-        copy = _timed(lambda: _copy(image, ours, folder))
-        if number == 0:
-            subprocess.run(["qemu-img", "compare", "-q", str(ours), str(peer)], check=True)
-        rest = _timed(lambda: _finish(ours, overlay, folder))
-        copies.append((copy[0] / theirs[0], copy[1] / theirs[1]))
-        wholes.append(((copy[0] + rest[0]) / theirs[0], (copy[1] + rest[1]) / theirs[1]))
-        shown = ", ".join(
-            f"{n} {w:.2f} s ({p:.2f})" for n, (w, p) in {"qemu-img": theirs, "copy": copy, "rest": rest}.items()
-        )
-        print(f"  round {number + 1}: wall (processor): {shown}")
-    return Ratios(*(statistics.median(r[i] for r in ratios) for ratios in (copies, wholes) for i in (0, 1)))
+MIB = 1024**2
+#: Of the demo guest's disk, by name: QEMU's format, ours, and options of ``qemu-img convert``.
+SOURCES: dict[str, tuple[str, str, list[str]]] = {
+    "monolithicSparse VMDK": ("vmdk", "vmdk", ["-o", "subformat=monolithicSparse"]),
+    "qcow2": ("qcow2", "qcow2", []),
+    "compressed qcow2": ("qcow2", "qcow2", ["-c"]),
+    "raw": ("raw", "raw", []),
+    "dynamic VHD": ("vpc", "vhd", []),
+    "VHDX": ("vhdx", "vhdx", []),
+    "VDI": ("vdi", "vdi", []),
+}
 
 
-def _copy(image: DiskImage, target: pathlib.Path, folder: pathlib.Path) -> None:
+def stream_optimized(scratch: pathlib.Path) -> list[Figure]:
+    """An OVA's disk, in place, the manifest's and the content digest computed and the target synced."""
+    ova = build("debian12", GUESTS) / "debian12.ova"
+    vmdk = disk_of(ova, scratch)
+    ratio = _ratio("streamOptimized", image_of(ova, "ova"), vmdk, "vmdk", scratch)
+    return [Figure("copy of an OVA's disk ÷ qemu-img convert", ratio, limit=0.7)]
+
+
+def other_sources(scratch: pathlib.Path) -> list[Figure]:
+    """The same disk in other formats."""
+    raw = build("debian12", GUESTS) / "disk.raw"
+    figures = []
+    for name, (qemu_format, ours, options) in SOURCES.items():
+        source = scratch / f"source.{ours}"
+        subprocess.run(["qemu-img", "convert", "-f", "raw", "-O", qemu_format, *options, raw, source], check=True)
+        ratio = _ratio(name, image_of(source, ours), source, qemu_format, scratch)
+        figures.append(Figure(f"copy of {name} ÷ qemu-img convert", ratio, limit=1.05))
+        source.unlink()
+    return figures
+
+
+def deleted_files(scratch: pathlib.Path) -> list[Figure]:
+    """A whole job on a guest whose filesystem had 2 GiB of files deleted."""
+    host = ConversionHost(scratch)
+    used = guest_with_deleted_files(host.input / "deleted.qcow2")
+    with running_worker(host):
+        done = run(host, "deleted", "deleted.qcow2", guest={"enabled": False})
+    moved = sum(disk["bytesWritten"] for disk in host.result("deleted/result.json")["disks"])
+    print(f"  {used / MIB:.0f} MiB used, {moved / MIB:.0f} MiB moved, {done['status']['phase']}")
+    return [Figure("bytes moved ÷ bytes used, 2 GiB deleted", moved / used, limit=1.05)]
+
+
+def bandwidth(scratch: pathlib.Path) -> list[Figure]:
+    """How far a limited copy is from its limit."""
+    raw, limit = scratch / "disk.raw", 32 * MIB
+    raw.write_bytes(os.urandom(MIB) * 320)
+    seconds = timed(lambda: copy(image_of(raw, "raw"), scratch / "copy.qcow2", bandwidth=limit))
+    return [Figure("rate of a limited copy ÷ its limit", 320 * MIB / seconds / limit, limit=1.05)]
+
+
+def image_of(path: pathlib.Path, kind: str) -> DiskImage:
+    """The first disk of a source."""
+    return open_source(models.SourceSpec(type=models.SourceType(kind), path=path.name), path.parent).images[0]
+
+
+def copy(image: DiskImage, target: pathlib.Path, bandwidth: int | None = None) -> None:
+    """Copy a disk to a new qcow2 file."""
+    target.unlink(missing_ok=True)
     copy_disk(
         image,
         target,
         fmt=models.TargetFormat.QCOW2,
         allocation=models.Allocation.SPARSE,
         compression=models.Compression.NONE,
-        bandwidth=None,
+        bandwidth=bandwidth,
         progress=lambda _done, _total: None,
         cancelled=lambda: False,
-        workdir=folder,
+        workdir=target.parent,
     )
 
 
-def _finish(target: pathlib.Path, overlay: pathlib.Path, folder: pathlib.Path) -> None:
-    _digest(target, folder)
-    commit_overlay(overlay, target, "qcow2")
-    _digest(target, folder)
+def _ratio(name: str, image: DiskImage, source: pathlib.Path, fmt: str, scratch: pathlib.Path) -> float:
+    ours, peer = scratch / "ours.qcow2", scratch / "peer.qcow2"
+    ratios = []
+    for number in range(ROUNDS):
+        theirs, mine = _measured(lambda: convert(source, fmt, peer)), _measured(lambda: copy(image, ours))
+        if number == 0:
+            subprocess.run(["qemu-img", "compare", "-q", str(ours), str(peer)], check=True)
+        shown = ", ".join(f"{who} {w:.2f} s ({p:.2f})" for who, (w, p) in {"qemu-img": theirs, "ours": mine}.items())
+        print(f"  {name}: wall (processor) {shown}")
+        ratios.append(mine[0] / theirs[0])
+    return statistics.median(ratios)
 
 
-def _digest(target: pathlib.Path, folder: pathlib.Path) -> None:
-    digest_disk(target, "qcow2", progress=lambda _done, _total: None, cancelled=lambda: False, workdir=folder)
-
-
-def _timed(work: t.Callable[[], object]) -> tuple[float, float]:
+def _measured(work: t.Callable[[], object]) -> tuple[float, float]:
     """Wall seconds, and processor seconds of this process and its children."""
+    os.sync()
     began, before = time.monotonic(), os.times()
     work()
     after = os.times()

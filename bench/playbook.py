@@ -12,13 +12,14 @@ import pathlib
 import subprocess
 import time
 
+from bench.figures import Figure
 from tests.e2e.migration import GUESTS, REPOSITORY, ConversionHost
 from tests.guests import build
 
 VMS = 20
 
 
-def overhead_per_vm(folder: pathlib.Path) -> float:
+def overhead(folder: pathlib.Path) -> list[Figure]:
     """Seconds a VM: (wall of the playbook - sum of the jobs' walls) ÷ VMs, over inspect jobs with forks 1."""
     host = ConversionHost(folder)
     ova = build("tiny", GUESTS) / "tiny.ova"
@@ -49,4 +50,5 @@ def overhead_per_vm(folder: pathlib.Path) -> float:
     )
     wall = time.monotonic() - began
     results = [host.result(f"vm{number:02}/inspect.json") for number in range(VMS)]
-    return (wall - sum(result["seconds"] for result in results)) / VMS
+    seconds = (wall - sum(result["seconds"] for result in results)) / VMS
+    return [Figure("Ansible's overhead a VM", seconds, " s", limit=3)]

@@ -20,7 +20,7 @@ options:
           - Kind of the source.
           - V(auto) goes by the name's ending. Content, which a guest may have written, decides nothing.
         type: str
-        choices: [auto, ova, ovf, vmdk, qcow2, raw]
+        choices: [auto, ova, ovf, vmdk, qcow2, vhd, vhdx, vdi, raw, vmx, vbox, hyperv]
         default: auto
       path:
         description: File or folder, relative to O(input_root), or absolute below O(input_root) or O(output_root).
@@ -37,7 +37,7 @@ options:
           format:
             description: "Format of the image. Default: O(source.type)."
             type: str
-            choices: [vmdk, qcow2, raw]
+            choices: [vmdk, qcow2, vhd, vhdx, vdi, raw]
           digest:
             description: Expected digest of the file's bytes, C(sha256:) and 64 hexadecimal digits.
             type: str

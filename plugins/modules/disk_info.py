@@ -55,17 +55,17 @@ disks:
       description: The file that holds it.
       type: str
     format:
-      description: V(vmdk), V(qcow2) or V(raw).
+      description: V(vmdk), V(qcow2), V(vhd), V(vhdx), V(vdi) or V(raw).
       type: str
     subformat:
-      description: Kind of a VMDK.
+      description: Kind within the format, where it has kinds.
       type: str
       sample: streamOptimized
     virtual_size:
       description: Size of the disk in bytes.
       type: int
     extents:
-      description: Further files that hold a part of it.
+      description: Further files that hold a part of it, such as the parents of a snapshot.
       type: list
       elements: str
 hardware:

@@ -14,6 +14,7 @@ author:
 description:
   - Boots disks on a throw-away layer with virtio hardware, without a network that leads anywhere.
   - The guest came up when it reports that its boot target is reached, or shows what O(verify.marker) says.
+  - A guest whose files cannot be seen (encrypted, LVM, Windows) boots all the same, and is judged by its console alone.
   - Not one byte of the disks is changed. This takes root.
 extends_documentation_fragment:
   - hyper2kvm.core.attributes

@@ -14,6 +14,8 @@ author:
 description:
   - Checks a job document against the Worker Job Protocol and returns it with its defaults filled in.
   - Looks neither at the source nor at the queue.
+  - Of a document of JobSpec 1.0, given as O(definition), it returns the job that asks for the same; what cannot be
+    honoured is an error that says why.
 extends_documentation_fragment:
   - hyper2kvm.core.attributes
   - hyper2kvm.core.attributes.info
@@ -67,6 +69,7 @@ import typing as t
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.hyper2kvm.core.plugins.module_utils.ansible_support import arguments, options
 from ansible_collections.hyper2kvm.core.plugins.module_utils.ansible_support.module import run
+from ansible_collections.hyper2kvm.core.plugins.module_utils.protocol import jobspec1
 
 
 def main() -> None:
@@ -78,7 +81,9 @@ def main() -> None:
     )
 
     def body() -> dict[str, t.Any]:
-        document = options.job(module.params).to_document()
+        definition = module.params["definition"]
+        job = jobspec1.parse(definition) if jobspec1.recognises(definition) else options.job(module.params)
+        document = job.to_document()
         document.pop("status")
         return {"changed": False, "job": document}
 

@@ -2,18 +2,71 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""What tests with real guests share."""
+"""What tests with real guests share. What takes minutes is made once: by a fixture of the session."""
 
 from __future__ import annotations
 
+import collections.abc as c
+import ctypes
+import dataclasses
+import os
 import pathlib
 
 import pytest
+from ansible_collections.hyper2kvm.core.plugins.module_utils.worker.engine import private_mounts
 
-from tests.e2e.migration import ConversionHost
+from tests.e2e.migration import GUESTS, PATIENCE_SECONDS, REPOSITORY, ConversionHost, sha256
+from tests.e2e.playbooks import Played, ansible_playbook, install
+from tests.guests import build
 
 
 @pytest.fixture
 def host(tmp_path: pathlib.Path) -> ConversionHost:
     """A conversion host with empty roots."""
     return ConversionHost(tmp_path)
+
+
+@pytest.fixture(scope="module")
+def own_mounts() -> c.Iterator[None]:
+    """Tests that mount do it in a namespace of their own, as jobs do.
+
+    In the host's, whatever begins a namespace meanwhile gets a copy of the mount, and keeps it: what was unmounted is
+    still in use then.
+    """
+    folder = os.getcwd()
+    with open("/proc/thread-self/ns/mnt", "rb") as before:
+        private_mounts()
+        yield
+        # setns takes the current folder away.
+        assert ctypes.CDLL(None).setns(before.fileno(), 0) == 0
+    os.chdir(folder)
+
+
+@pytest.fixture(scope="session")
+def installed(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
+    """The collection, installed from its tarball. Not to be changed."""
+    return install(tmp_path_factory.mktemp("installed"))
+
+
+@dataclasses.dataclass(frozen=True)
+class Demo:
+    """What the README's first command left."""
+
+    host: ConversionHost
+    played: Played
+    digest: str
+    """Of the OVA, before."""
+
+
+@pytest.fixture(scope="session")
+def demo(tmp_path_factory: pytest.TempPathFactory) -> Demo:
+    """The demo's guest, moved as ``make demo`` does it but for roots and patience. Not to be changed."""
+    host = ConversionHost(tmp_path_factory.mktemp("demo"))
+    ova = host.add(build("debian12", GUESTS) / "debian12.ova", "web01.ova")
+    digest = sha256(ova)
+    roots = {"hyper2kvm_input_root": str(host.input), "hyper2kvm_output_root": str(host.output)}
+    patience = {"hyper2kvm_verify_timeout_seconds": PATIENCE_SECONDS}
+    with (host.output.parent / "demo.log").open("w") as log:
+        command = ("-i", "inventories/demo", "playbooks/migrate.yml")
+        played = ansible_playbook(*command, folder=REPOSITORY, log=log, extra=roots | patience)
+    return Demo(host, played, digest)

@@ -75,3 +75,7 @@ def _install(package: str, version: str, folder: pathlib.Path) -> None:
 
 def _run(*command: str, cwd: pathlib.Path | None = None) -> bytes:
     return subprocess.run(command, cwd=cwd, check=True, stdout=subprocess.PIPE, timeout=600).stdout
+
+
+if __name__ == "__main__":
+    print(debian_kernel().tree)

@@ -11,12 +11,25 @@ import json
 import os
 import pathlib
 import shutil
+import signal
 import subprocess
 import sys
+import time
 import typing as t
 
 REPOSITORY = pathlib.Path(__file__).parents[2]
+#: How long a boot test may take. An emulated processor on a machine with other work boots a guest in minutes.
+PATIENCE_SECONDS = 1500
 GUESTS = pathlib.Path(os.environ.get("HYPER2KVM_TEST_GUESTS", REPOSITORY / ".cache/guests"))
+
+
+def link_or_copy(source: pathlib.Path, place: pathlib.Path) -> pathlib.Path:
+    """Make ``place`` a second name of the file ``source``, or a copy where that cannot be."""
+    try:
+        os.link(source, place)
+    except OSError:
+        shutil.copyfile(source, place)
+    return place
 
 
 class ConversionHost:
@@ -25,8 +38,8 @@ class ConversionHost:
     def __init__(self, folder: pathlib.Path) -> None:
         self.input = folder / "input"
         self.output = folder / "output"
-        self.input.mkdir()
-        self.output.mkdir()
+        self.input.mkdir(exist_ok=True)
+        self.output.mkdir(exist_ok=True)
 
     def command(self, *arguments: str | pathlib.Path, ok: bool = True) -> str:
         """Run ``hyper2kvm-worker``; its standard output."""
@@ -46,25 +59,30 @@ class ConversionHost:
 
     def add(self, source: pathlib.Path, name: str) -> pathlib.Path:
         """Put ``source`` into the input root, if it can be without copying its bytes."""
-        place = self.input / name
-        try:
-            os.link(source, place)
-        except OSError:
-            shutil.copyfile(source, place)
-        return place
+        return link_or_copy(source, self.input / name)
 
-    def run(self, *documents: dict[str, t.Any]) -> list[dict[str, t.Any]]:
+    def run(self, *documents: dict[str, t.Any], slots: int = 2) -> list[dict[str, t.Any]]:
         """Submit jobs, run a worker until none is left, and return them as they ended."""
-        for document in documents:
-            path = self.output.parent / f"{document['metadata']['name']}.json"
-            path.write_text(json.dumps(document), encoding="utf-8")
-            self.command("submit", path)
-        self.command("run", "--once", ok=False)
-        return [self.job(document["metadata"]["name"]) for document in documents]
+        wanted = {document["metadata"]["name"]: document for document in documents}
+        for name, document in wanted.items():
+            (self.output.parent / f"{name}.json").write_text(json.dumps(document), encoding="utf-8")
+        self.command("submit", *(self.output.parent / f"{name}.json" for name in wanted))
+        self.command("run", "--once", "--slots", str(slots), ok=False)
+        jobs = self.jobs()
+        return [jobs[name] for name in wanted]
 
-    def job(self, name: str) -> dict[str, t.Any]:
-        """A job's document as the queue has it."""
-        return t.cast("dict[str, t.Any]", json.loads(self.command("status", name, "--json")))
+    def jobs(self) -> dict[str, dict[str, t.Any]]:
+        """All jobs' documents as the queue has them, by name."""
+        documents = [json.loads(line) for line in self.command("status", "--json").splitlines()]
+        return {document["metadata"]["name"]: document for document in documents}
+
+    def end_workers(self) -> None:
+        """End the workers that playbooks started, which else wait a while for more jobs."""
+        pids = [json.loads(line)["pid"] for line in self.command("workers", "--json").splitlines()]
+        for pid in pids:
+            os.kill(pid, signal.SIGTERM)
+        while any(pathlib.Path(f"/proc/{pid}/exe").exists() for pid in pids):
+            time.sleep(0.05)
 
     def result(self, path: str) -> dict[str, t.Any]:
         """A result document below the output root."""
@@ -77,13 +95,38 @@ class ConversionHost:
 
 
 def job(name: str, source: str, operation: str = "convert", **spec: t.Any) -> dict[str, t.Any]:
-    """A job document."""
+    """A job document. Its boot tests have all the time that a busy machine may need for them."""
+    verify = {"timeoutSeconds": PATIENCE_SECONDS, **spec.pop("verify", {})}
     return {
         "apiVersion": "hyper2kvm.io/v1",
         "kind": "MigrationJob",
         "metadata": {"name": name},
-        "spec": {"operation": operation, "source": {"path": source}, **spec},
+        "spec": {"operation": operation, "source": {"path": source}, "verify": verify, **spec},
     }
+
+
+def completed(job: dict[str, t.Any]) -> dict[str, t.Any]:
+    """The status of a job that must have ended well."""
+    status = t.cast("dict[str, t.Any]", job["status"])
+    assert status["phase"] == "COMPLETED", status.get("lastError")
+    return status
+
+
+def failed(job: dict[str, t.Any]) -> dict[str, t.Any]:
+    """The error of a job that must have failed."""
+    status = job["status"]
+    assert status["phase"] == "FAILED", status
+    return t.cast("dict[str, t.Any]", status["lastError"])
+
+
+def same_content(one: pathlib.Path, fmt: str, other: pathlib.Path, other_fmt: str = "raw") -> None:
+    """Compare two images by what a guest would read of them.
+
+    :raises AssertionError: they differ.
+    """
+    command = ["qemu-img", "compare", "-f", fmt, "-F", other_fmt, str(one), str(other)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
 
 
 def sha256(path: pathlib.Path) -> str:

@@ -15,8 +15,12 @@ import subprocess
 import sys
 import typing as t
 
-REPOSITORY = pathlib.Path(__file__).parents[2]
+from tests.e2e.migration import PATIENCE_SECONDS, REPOSITORY, link_or_copy
+
 CORE = "ansible_collections/hyper2kvm/core"
+LOG = "ansible.log"
+#: How a boot test that passed is told; how long it took depends on the machine.
+BOOTED = r"booted in \d[\d.]* (?:s|min)"
 _BIN = pathlib.Path(sys.executable).parent
 _PRETENDED = f"""\
 sys.path.insert(0, {str(REPOSITORY / "tests/e2e")!r})
@@ -71,6 +75,31 @@ class Played:
         return next(line for line in rows[::-1] if ": ok=" not in line)
 
 
+def ansible_playbook(
+    *arguments: str | pathlib.Path,
+    folder: pathlib.Path,
+    log: t.IO[str],
+    extra: dict[str, t.Any],
+    settings: dict[str, str] | None = None,
+) -> Played:
+    """Run ``ansible-playbook`` in ``folder``, without a terminal.
+
+    :param log: gets what it prints.
+    :param extra: variables of the command line.
+    :param settings: environment variables, besides what this user has set for others than Ansible.
+    """
+    done = subprocess.run(
+        [_BIN / "ansible-playbook", *arguments, "-e", json.dumps(extra)],
+        env=environment(LC_ALL="C.UTF-8", **(settings or {})),
+        cwd=folder,
+        stdin=subprocess.DEVNULL,
+        stdout=log,
+        stderr=subprocess.STDOUT,
+        check=False,
+    )
+    return Played(done.returncode, pathlib.Path(log.name).read_text(encoding="utf-8"))
+
+
 class Inventory:
     """VMs with a source each, and the folders of a conversion host."""
 
@@ -79,7 +108,7 @@ class Inventory:
         self.collections = collections
         self.output = folder / "output"
         self.groups: dict[str, dict[str, dict[str, t.Any]]] = {}
-        (folder / "input").mkdir()
+        (folder / "input").mkdir(exist_ok=True)
 
     def add(
         self,
@@ -87,39 +116,53 @@ class Inventory:
         group: str = "vms",
         fail: str = "",
         seconds: float = 0.05,
-        among: int = 0,
+        held: bool = False,
         **variables: t.Any,
     ) -> None:
         """Add VMs whose jobs do what :mod:`.pretended_engine` says."""
         for host in hosts:
             (self.folder / f"input/{host}.raw").write_bytes(host.encode().ljust(1 << 16, b"\0"))
-            annotations = {"seconds": str(seconds), "among": str(among), **({"fail": fail} if fail else {})}
+            annotations = {
+                "seconds": str(seconds),
+                **({"fail": fail} if fail else {}),
+                **({"held": "yes"} if held else {}),
+            }
             self.groups.setdefault(group, {})[host] = {
                 "hyper2kvm_source_path": f"{host}.raw",
                 "hyper2kvm_annotations": annotations,
                 **variables,
             }
 
+    def add_export(self, host: str, ova: pathlib.Path, **variables: t.Any) -> None:
+        """Add a VM with a real export, which replaces an earlier one of the same host."""
+        place = self.folder / f"input/{host}.ova"
+        place.unlink(missing_ok=True)
+        link_or_copy(ova, place)
+        self.groups.setdefault("vms", {})[host] = {"hyper2kvm_source_path": place.name, **variables}
+
     def play(self, playbook: str | pathlib.Path, *arguments: str, **extra: t.Any) -> Played:
         """Run a playbook; ``extra`` are variables of the command line."""
-        roots = {"hyper2kvm_input_root": str(self.folder / "input"), "hyper2kvm_output_root": str(self.output)}
-        inventory = {name: {"hosts": hosts, "vars": roots} for name, hosts in self.groups.items()}
+        shared = {
+            "hyper2kvm_input_root": str(self.folder / "input"),
+            "hyper2kvm_output_root": str(self.output),
+            "hyper2kvm_verify_timeout_seconds": PATIENCE_SECONDS,
+        }
+        inventory = {name: {"hosts": hosts, "vars": shared} for name, hosts in self.groups.items()}
         path = self.folder / "inventory.json"
         path.write_text(json.dumps(inventory), encoding="utf-8")
-        command = [str(_BIN / "ansible-playbook"), "-i", str(path), str(playbook), *arguments]
-        done = subprocess.run(
-            [*command, "-e", json.dumps(extra)],
-            env=environment(
-                ANSIBLE_COLLECTIONS_PATH=str(self.collections), ANSIBLE_SHOW_CUSTOM_STATS="true", LC_ALL="C.UTF-8"
-            ),
-            cwd=self.folder,
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            check=False,
-            timeout=300,
-        )
-        return Played(done.returncode, done.stdout + done.stderr)
+        settings = {"ANSIBLE_COLLECTIONS_PATH": str(self.collections), "ANSIBLE_SHOW_CUSTOM_STATS": "true"}
+        with (self.folder / LOG).open("w") as log:
+            return ansible_playbook(
+                "-i", path, playbook, *arguments, folder=self.folder, extra=extra, settings=settings, log=log
+            )
+
+    def release(self) -> None:
+        """Let the jobs go on that are held."""
+        (self.output / ".go").touch()
+
+    def said(self) -> str:
+        """What the running playbook has printed so far."""
+        return (self.folder / LOG).read_text(encoding="utf-8") if (self.folder / LOG).exists() else ""
 
     def trace(self) -> list[str]:
         """What the pretended engine did: ``<job> <begin|end>``."""

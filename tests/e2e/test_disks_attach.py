@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import concurrent.futures
 import contextlib
-import ctypes
 import hashlib
 import os
 import pathlib
@@ -29,9 +28,10 @@ from ansible_collections.hyper2kvm.core.plugins.module_utils.disks.overlay impor
 from ansible_collections.hyper2kvm.core.plugins.module_utils.disks.source import open_source
 from ansible_collections.hyper2kvm.core.plugins.module_utils.protocol import models
 from ansible_collections.hyper2kvm.core.plugins.module_utils.protocol.errors import JobError
-from ansible_collections.hyper2kvm.core.plugins.module_utils.worker.engine import private_mounts
 
 from tests.e2e.migration import REPOSITORY
+
+pytestmark = pytest.mark.usefixtures("own_mounts")
 
 MIB = 1024**2
 LABEL = r'a "b\c'
@@ -71,18 +71,6 @@ def image(raw: pathlib.Path, tmp_path: pathlib.Path) -> DiskImage:
 def overlay(image: DiskImage, tmp_path: pathlib.Path) -> pathlib.Path:
     create_overlay(tmp_path / "overlay.qcow2", image)
     return tmp_path / "overlay.qcow2"
-
-
-@pytest.fixture(scope="module", autouse=True)
-def own_mounts() -> t.Iterator[None]:
-    """These tests mount in a namespace of their own, as jobs do: a new one elsewhere would copy their mounts."""
-    folder = os.getcwd()
-    with open("/proc/thread-self/ns/mnt", "rb") as before:
-        private_mounts()
-        yield
-        # setns takes the current folder away.
-        assert ctypes.CDLL(None).setns(before.fileno(), 0) == 0
-    os.chdir(folder)
 
 
 @pytest.fixture(autouse=True)

@@ -166,7 +166,7 @@ def _booted(initramfs: pathlib.Path, kernel: TestKernel) -> dict[str, str]:
         *("-blockdev", f"driver=file,filename={disk},node-name=disk,read-only=on"),
         *("-device", "virtio-blk-pci,drive=disk"),
     ]
-    done = subprocess.run(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, timeout=120, check=True)
+    done = subprocess.run(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, timeout=900, check=True)
     console = done.stdout.decode(errors="replace")
     reports = [line for line in console.splitlines() if "REPORT " in line and line.rstrip().endswith("END")]
     assert len(reports) == 1, console[-3000:]

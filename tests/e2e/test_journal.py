@@ -14,6 +14,8 @@ import subprocess
 import pytest
 from ansible_collections.hyper2kvm.core.plugins.module_utils.disks.journal import needs_replay
 
+pytestmark = pytest.mark.usefixtures("own_mounts")
+
 
 def run(*command: str | pathlib.Path) -> None:
     subprocess.run([str(c) for c in command], check=True, stdout=subprocess.DEVNULL)

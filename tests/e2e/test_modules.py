@@ -13,12 +13,13 @@ import subprocess
 import sys
 
 from tests.e2e.migration import GUESTS, ConversionHost, sha256
-from tests.e2e.playbooks import environment, install
+from tests.e2e.playbooks import environment
 from tests.guests import build
 
 
-def test_every_module_does_what_it_says_and_leaves_nothing(host: ConversionHost, tmp_path: pathlib.Path) -> None:
-    collections = install(tmp_path / "installed")
+def test_every_module_does_what_it_says_and_leaves_nothing(
+    host: ConversionHost, installed: pathlib.Path, tmp_path: pathlib.Path
+) -> None:
     ova = host.add(build("tiny", GUESTS) / "tiny.ova", "vm.ova")
     before = sha256(ova)
     roots = {"input_root": str(host.input), "output_root": str(host.output)}
@@ -28,12 +29,11 @@ def test_every_module_does_what_it_says_and_leaves_nothing(host: ConversionHost,
             *("-e", json.dumps({"roots": roots})),
             pathlib.Path(__file__).with_name("modules.yml"),
         ],
-        env=environment(ANSIBLE_COLLECTIONS_PATH=str(collections)),
+        env=environment(ANSIBLE_COLLECTIONS_PATH=str(installed)),
         cwd=tmp_path,
         capture_output=True,
         text=True,
         check=False,
-        timeout=1500,
     )
     assert done.returncode == 0, done.stdout + done.stderr
     assert sha256(ova) == before

@@ -6,16 +6,19 @@
 
 from __future__ import annotations
 
+import concurrent.futures
 import hashlib
 import os
 import pathlib
 import re
+import shutil
+import time
 import typing as t
 
 import pytest
 
 from tests.e2e.migration import GUESTS
-from tests.e2e.playbooks import Inventory, install, pretend
+from tests.e2e.playbooks import Inventory, pretend
 from tests.guests import build
 
 MIGRATE = "hyper2kvm.core.migrate"
@@ -30,9 +33,10 @@ OWN_PLAYBOOK = """\
 
 
 @pytest.fixture(scope="session")
-def collections(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
+def collections(installed: pathlib.Path, tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
     """The collection, installed, with an engine that pretends."""
-    folder = install(tmp_path_factory.mktemp("installed"))
+    folder = tmp_path_factory.mktemp("pretended") / "collections"
+    shutil.copytree(installed, folder, symlinks=True)
     pretend(folder)
     return folder
 
@@ -72,12 +76,17 @@ def test_a_second_run_changes_nothing_and_says_so(inventory: Inventory) -> None:
 
 
 def test_parallelism_is_the_workers_slots_and_not_forks(inventory: Inventory) -> None:
-    inventory.add(*(f"vm{i}" for i in range(8)), seconds=4, among=8)
-    played = inventory.play(MIGRATE, "--forks", "2", hyper2kvm_slots=4, hyper2kvm_progress_interval=1)
+    inventory.add(*(f"vm{i}" for i in range(8)), held=True)
+    with concurrent.futures.ThreadPoolExecutor() as pool:
+        playing = pool.submit(inventory.play, MIGRATE, "--forks", "2", hyper2kvm_slots=4, hyper2kvm_progress_interval=1)
+        while not re.search(r"^hyper2kvm: 4 running.*4 waiting", inventory.said(), re.MULTILINE):
+            assert not playing.done(), inventory.said()
+            time.sleep(0.1)
+        inventory.release()
+        played = playing.result()
     assert played.status == 0, played.output
     assert inventory.most_at_once() == 4
     assert re.search(r"^\[vm\d\] COMPLETED in .*, booted in 14 s$", played.output, re.MULTILINE), played.output
-    assert re.search(r"^hyper2kvm: 4 running", played.output, re.MULTILINE), played.output
 
 
 def test_the_playbook_that_users_write_ends_with_a_failure(inventory: Inventory) -> None:

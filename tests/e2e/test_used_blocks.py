@@ -23,6 +23,8 @@ from ansible_collections.hyper2kvm.core.plugins.module_utils.protocol import mod
 
 from tests.e2e.migration import sha256
 
+pytestmark = pytest.mark.usefixtures("own_mounts")
+
 MIB = 1024**2
 SIZE = 700 * MIB
 START = 2 * MIB

@@ -54,7 +54,7 @@ class Machine:
         """The text on the screen and what scrolled off it lately; empty while the firmware shows graphics."""
         return self._vga_text() if self.firmware == "bios" else self._framebuffer_text()
 
-    def wait_for(self, pattern: str, timeout: float = 600) -> str:
+    def wait_for(self, pattern: str, timeout: float = 1500) -> str:
         """Wait until the pattern is on the screen; returns the screen.
 
         :raises NotSeenError: it was not there within ``timeout`` seconds, or the machine ended.
@@ -68,7 +68,7 @@ class Machine:
                 raise NotSeenError(f"{pattern!r} was not seen within {timeout:.0f} s. The screen:\n{text}")
             time.sleep(_POLL_SECONDS[self.firmware])
 
-    def wait_for_ssh(self, timeout: float = 600) -> str:
+    def wait_for_ssh(self, timeout: float = 1500) -> str:
         """Connect to the guest's static address, port 22, until a server greets; returns its greeting.
 
         :raises NotSeenError: none did within ``timeout`` seconds.
@@ -208,7 +208,7 @@ def boot(
     disk_format: t.Literal["raw", "qcow2", "vmdk"] = "raw",
     hardware: t.Literal["vmware", "virtio"] = "vmware",
     variables: pathlib.Path | None = None,
-    timeout: float = 600,
+    timeout: float = 1500,
 ) -> str:
     """Start a guest, wait until a pattern is on its screen, stop it; returns the screen. Arguments as :func:`started`.
 

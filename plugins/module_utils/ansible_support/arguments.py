@@ -22,15 +22,17 @@ QUEUE: dict[str, t.Any] = {
 
 _STRINGS: dict[str, t.Any] = {"type": "list", "elements": "str", "default": []}
 
+_SOURCE_TYPES = ["auto", "ova", "ovf", "vmdk", "qcow2", "vhd", "vhdx", "vdi", "raw", "vmx", "vbox", "hyperv"]
+_DISK_FORMATS = ["vmdk", "qcow2", "vhd", "vhdx", "vdi", "raw"]
 _SOURCE: dict[str, t.Any] = {
-    "type": {"type": "str", "choices": ["auto", "ova", "ovf", "vmdk", "qcow2", "raw"], "default": "auto"},
+    "type": {"type": "str", "choices": _SOURCE_TYPES, "default": "auto"},
     "path": {"type": "str"},
     "disks": {
         "type": "list",
         "elements": "dict",
         "options": {
             "path": {"type": "str", "required": True},
-            "format": {"type": "str", "choices": ["vmdk", "qcow2", "raw"]},
+            "format": {"type": "str", "choices": _DISK_FORMATS},
             "digest": {"type": "str"},
         },
     },

@@ -14,8 +14,7 @@ import typing as t
 from ..disks.copy import CopyResult, copy_disk, scan_image
 from ..disks.digest import digest_disk
 from ..disks.model import DiskImage
-from ..disks.source import open_source
-from ..disks.usage import writer_of
+from ..disks.source import check_container, has_writer, open_source
 from ..protocol import models
 from ..protocol.errors import environment, invalid
 from ..worker.layout import folder_below
@@ -29,13 +28,15 @@ def disk_convert(params: options.Options, *, check_mode: bool) -> Result:
     """Return the result of the module ``disk_convert``. The target appears when it is whole, or not at all."""
     spec, roots = located(params)
     target = folder_below(roots.output, params["dest"])
-    image = _image(params["disk"], open_source(spec, roots.input).images)
-    writer = writer_of(image.path)
+    source = open_source(spec, roots.input)
+    image = _image(params["disk"], source.images)
+    writer = has_writer(source)
     if writer is not None:
         raise invalid("SourceInUse", f"{image.path} is being written: {writer}.", "Shut the VM down first.")
     with tempfile.TemporaryDirectory(prefix="hyper2kvm-") as folder:
         workdir = pathlib.Path(folder)
         told = {"image": str(target), "virtual_size": image.virtual_size}
+        check_container(source, _unseen, _never)
         if target.exists() and not params["force"]:
             return {"changed": False, **told, "digest": _same(image, target, params["format"], workdir)}
         if check_mode:

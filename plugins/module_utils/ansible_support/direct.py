@@ -19,7 +19,7 @@ import typing as t
 from ..disks.attach import Attachment, Layer, attach
 from ..disks.commit import commit_overlay
 from ..disks.filesystems import probe
-from ..disks.model import Filesystem, Source
+from ..disks.model import DiskImage, Filesystem, Source
 from ..disks.source import open_source
 from ..disks.usage import writer_of
 from ..guests.roots import mount_guest
@@ -76,10 +76,10 @@ def guest_fix(params: options.Options, *, check_mode: bool) -> Result:
     spec, roots = located(params)
     source = open_source(spec, roots.input)
     for image in source.images:
-        if roots.input != roots.output or image.format not in ("qcow2", "raw"):
+        if roots.input != roots.output or image.format not in ("qcow2", "raw") or image.backing is not None:
             raise invalid(
                 "NotATarget",
-                f"{image.path} is not a qcow2 or raw image below the output root {roots.output}.",
+                f"{image.path} is not a whole qcow2 or raw image below the output root {roots.output}.",
                 "A source is never changed: convert it, or copy it below the output root.",
             )
         writer = writer_of(image.path)
@@ -128,10 +128,10 @@ def attached(
     layers: dict[str, Layer] = _layers(source)
     if writable:
         for image in source.images:
-            if roots.input != roots.output or image.format != "qcow2":
+            if roots.input != roots.output or image.format != "qcow2" or image.backing is not None:
                 raise invalid(
                     "NotATarget",
-                    f"{image.path} is not a qcow2 image below the output root {roots.output}.",
+                    f"{image.path} is not a whole qcow2 image below the output root {roots.output}.",
                     "A source is never written; attach it read-only.",
                 )
         layers = {image.name: image.path for image in source.images}
@@ -217,8 +217,10 @@ def _layers(source: Source) -> dict[str, Layer]:
     return {image.name: image for image in source.images}
 
 
-def _image(image: t.Any) -> Result:
-    data = _plain(dataclasses.asdict(image))
+def _image(image: DiskImage) -> Result:
+    # A parent is among the extents; an image that has to be unpacked was refused before.
+    alone = dataclasses.asdict(dataclasses.replace(image, backing=None))
+    data = _plain({key: value for key, value in alone.items() if key not in ("backing", "enclosing", "packing")})
     data["path"] = str(image.path)
     data["extents"] = [str(path) for path in image.extents]
     return t.cast(Result, data)

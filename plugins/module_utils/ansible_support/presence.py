@@ -91,9 +91,9 @@ def _same_work(published: models.JobResult, job: models.MigrationJob, roots: Roo
     if published.operation is not job.spec.operation or published.spec_digest != validation.spec_digest(job.spec):
         return False
     # Imported here: a module's code is compiled each time it runs, and most runs submit something new.
-    from ..disks.source import open_source
+    from ..disks.source import identity_of
 
-    return published.source_identity == open_source(job.spec.source, roots.input).identity
+    return published.source_identity == identity_of(job.spec.source, roots.input)
 
 
 def _done(

@@ -13,6 +13,7 @@ that is asked for becomes a loop device over its range of it. Partitions are nev
 from __future__ import annotations
 
 import contextlib
+import functools
 import pathlib
 import shutil
 import tempfile
@@ -23,7 +24,9 @@ from . import nbd
 from .file_range import sync_file
 from .loop import LoopDevice
 from .model import DiskImage, Partition
-from .qemu import blockdev, check_qcow2, file_blockdev
+from .overlay import create_overlay
+from .qemu import WITHOUT_SCHEMA, blockdev, check_qcow2, file_blockdev
+from .sectors import sector_size
 from .storage_daemon import FOLDER_PREFIX, StorageDaemon
 
 Layer: t.TypeAlias = "pathlib.Path | DiskImage"
@@ -40,6 +43,11 @@ class AttachedDisk:
         self._writable = writable
         self._loops: dict[tuple[int, int], LoopDevice] = {}
 
+    @functools.cached_property
+    def sector_size(self) -> int:
+        """Bytes of a logical sector: 512, or 4096."""
+        return sector_size(self.device)
+
     def partition_device(self, partition: Partition) -> pathlib.Path:
         """Return a block device that is ``partition``; the same one each time.
 
@@ -48,7 +56,13 @@ class AttachedDisk:
         """
         key = (partition.start, partition.size)
         if key not in self._loops:
-            self._loops[key] = LoopDevice(self.device, partition.start, partition.size, writable=self._writable)
+            self._loops[key] = LoopDevice(
+                self.device,
+                partition.start,
+                partition.size,
+                writable=self._writable,
+                block_size=self.sector_size,
+            )
         return self._loops[key].device
 
     def close(self, *, check: bool) -> None:
@@ -106,7 +120,7 @@ def attach(
         raise ValueError("a source's image is never attached for writing")
     folder = pathlib.Path(tempfile.mkdtemp(prefix=FOLDER_PREFIX, dir=workdir))
     try:
-        options = {name: _options(layer, writable=writable) for name, layer in layers.items()}
+        options = {name: _options(name, layer, folder, writable=writable) for name, layer in layers.items()}
         server, devices = _serve(options, folder, writable=writable, prefer_file=prefer_file)
         disks = {name: AttachedDisk(name, device, writable=writable) for name, device in devices.items()}
         try:
@@ -144,8 +158,13 @@ def export_flat(image: Layer, workdir: pathlib.Path) -> t.Iterator[pathlib.Path]
         yield attachment.disks["disk"].device
 
 
-def _options(layer: Layer, *, writable: bool) -> dict[str, t.Any]:
+def _options(name: str, layer: Layer, folder: pathlib.Path, *, writable: bool) -> dict[str, t.Any]:
     if isinstance(layer, DiskImage):
+        if any(image.format in WITHOUT_SCHEMA for image in layer.chain):
+            # QMP's schema lacks what the driver needs to be told; the name of a backing file may tell it.
+            overlay = folder / f"{name}.qcow2"
+            create_overlay(overlay, layer)
+            return {**file_blockdev(overlay, "qcow2"), "read-only": True}
         return blockdev(layer)
     return {**file_blockdev(layer, "qcow2"), "read-only": not writable}
 

@@ -15,7 +15,7 @@ import dataclasses
 import typing as t
 
 from ..protocol.errors import JobError, invalid
-from . import qcow2, vmdk
+from . import qcow2, vhd, vmdk
 from .file_range import FileRange, truncated
 from .inflate import inflate_raw, inflate_zlib
 
@@ -158,6 +158,35 @@ class SparseVmdkMap:
         )
 
 
+class VhdMap:
+    """A dynamic VHD."""
+
+    def __init__(self, file: FileRange, header: vhd.Vhd) -> None:
+        self._file = file
+        self._header = header
+        self.virtual_size = header.size
+
+    def regions(self) -> t.Iterator[Region]:
+        """See :class:`BlockMap`."""
+        return _by_region(self._blocks())
+
+    def data_bytes(self) -> int:
+        """See :class:`BlockMap`."""
+        return sum(1 for _block in vhd.blocks(self._file, self._header)) * self._header.block_size
+
+    def decode(self, block: Block, stored: memoryview) -> bytes | memoryview:
+        """See :class:`BlockMap`."""
+        return stored
+
+    def _blocks(self) -> t.Iterator[Block]:
+        """Like QEMU this takes no notice of the bitmaps: sectors that a dynamic disk has not written are zeros."""
+        size, bitmap = self._header.block_size, vhd.bitmap_size(self._header)
+        for number, offset in vhd.blocks(self._file, self._header):
+            begin, end = number * size, min((number + 1) * size, self.virtual_size)
+            for place in range(begin, end, BLOCK):
+                yield Block(place // BLOCK, offset + bitmap + place - begin, min(BLOCK, end - place), False)
+
+
 class Qcow2Map:
     """A qcow2 image with clusters of one block or more, uncompressed or (clusters of one block) by deflate."""
 
@@ -258,11 +287,11 @@ class RestrictedMap:
 
 
 def native_map(file: FileRange, fmt: str, virtual_size: int) -> BlockMap | None:
-    """Return a map of an image, or None where only QEMU can read it (other grain sizes, zstd, extended L2 …).
+    """Return a map of an image, or None where only QEMU can read it (snapshots, other grain sizes, zstd, VDI …).
 
     Args:
         file: the image, open.
-        fmt: ``vmdk`` (sparse), ``qcow2`` or ``raw``.
+        fmt: its format; a VHD is a dynamic one.
         virtual_size: bytes; used for raw.
 
     Raises:
@@ -270,11 +299,18 @@ def native_map(file: FileRange, fmt: str, virtual_size: int) -> BlockMap | None:
     """
     if fmt == "raw":
         return RawMap(file, virtual_size)
+    if fmt == "vhd":
+        return VhdMap(file, vhd.read_vhd(file))
     if fmt == "vmdk":
+        if file.read(0, len(vmdk.MAGIC)) != vmdk.MAGIC:
+            return None
         extent = vmdk.SparseExtent(file)
-        return SparseVmdkMap(file, extent) if extent.grain_size == BLOCK else None
+        whole = extent.descriptor is not None and not extent.descriptor.has_parent
+        return SparseVmdkMap(file, extent) if whole and extent.grain_size == BLOCK else None
+    if fmt != "qcow2":
+        return None
     header = qcow2.read_header(file)
-    if header.extended_l2 or header.zstd or (1 << header.cluster_bits) < BLOCK:
+    if header.backing is not None or header.extended_l2 or header.zstd or (1 << header.cluster_bits) < BLOCK:
         return None
     if (1 << header.cluster_bits) > BLOCK and _has_compressed(qcow2.Tables(file, header)):
         return None

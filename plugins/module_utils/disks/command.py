@@ -2,14 +2,20 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""Run the system's tools: bounded in time and output, killed on request, with errors for people."""
+"""Run the system's tools: confined, bounded in time, memory and output, killed on request, with errors for people.
+
+What the tools read is an attacker's: a flaw in one of them should be worth little. Where this process is root, a tool
+keeps the capabilities that its work takes and cannot get others back, has no network, and writes no core.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import errno
+import functools
 import os
 import pathlib
+import re
 import selectors
 import shutil
 import subprocess
@@ -20,6 +26,13 @@ from ..protocol.errors import JobError, environment, transient
 
 #: How much of a tool's standard output, and of its standard error, is kept. Bytes.
 _OUTPUT_LIMIT = 4 * 1024**2
+#: What a tool may allocate; a qcow2 image of 64 TiB has 2 GiB of reference counts. Bytes.
+_MEMORY_LIMIT = 3 * 1024**3
+#: What each tool running as root may do: open the worker's files, whoever owns them.
+_CAPABILITIES = ("dac_override", "dac_read_search")
+#: Places in ``CapEff`` of /proc/<pid>/status (linux/capability.h).
+_CAP_SETPCAP, _CAP_SYS_ADMIN = 8, 21
+_FOREIGN_ROOT = re.compile(r"^/proc/\d+/root/")
 #: How often a running tool's caller is asked whether to go on. Seconds.
 _POLL = 0.2
 
@@ -29,13 +42,33 @@ def never() -> bool:
     return False
 
 
-def dying_with_parent(args: t.Sequence[str | pathlib.Path]) -> list[str]:
-    """Return the command line of ``args`` as a child that is killed when the *thread* that started it ends.
+def confined(args: t.Sequence[str | pathlib.Path], *, capabilities: t.Sequence[str] = ()) -> list[str]:
+    """Return the command line of ``args`` as a confined child that is killed when the *thread* that started it ends.
+
+    Args:
+        args: program and arguments.
+        capabilities: what it may do besides opening files, as setpriv(1) names it: ``sys_admin``.
 
     Raises:
         JobError: class ``environment``, the program is not installed.
     """
-    return ["setpriv", "--pdeathsig", "KILL", find_program(str(args[0])), *(str(arg) for arg in args[1:])]
+    limits = ["prlimit", f"--data={_MEMORY_LIMIT}", "--core=0"]
+    network = ["unshare", "--net", "--"] if _has_capability(_CAP_SYS_ADMIN) else []
+    privileges = ["setpriv", "--no-new-privs"]
+    if _has_capability(_CAP_SETPCAP):
+        kept = ",".join(f"+{name}" for name in (*_CAPABILITIES, *capabilities))
+        privileges += ["--inh-caps=-all", f"--bounding-set=-all,{kept}"]
+    # Losing capabilities clears the parent death signal, so it is set with that; setpriv does it last.
+    privileges += ["--pdeathsig", "KILL", "--"]
+    return [*limits, *network, *privileges, find_program(str(args[0])), *(str(arg) for arg in args[1:])]
+
+
+@functools.cache
+def _has_capability(number: int) -> bool:
+    for line in pathlib.Path("/proc/self/status").read_text(encoding="ascii", errors="replace").splitlines():
+        if line.startswith("CapEff:"):
+            return bool(int(line.split()[1], 16) >> number & 1)
+    return False
 
 
 def find_program(name: str) -> str:
@@ -66,33 +99,37 @@ def run_command(
     timeout: float = 60.0,
     cancelled: t.Callable[[], bool] = never,
     on_output: t.Callable[[bytes], None] | None = None,
+    capabilities: t.Sequence[str] = (),
     accept: t.Container[int] = (0,),
     failure: t.Callable[[str, str], JobError] = transient,
 ) -> bytes:
     """Run a tool to its end and return its standard output.
 
     Args:
-        args: program and arguments; never a shell.
+        args: program and arguments; never a shell. A path below another process's root is opened here and handed over.
         what: names the step in errors, as in "{what} failed".
         timeout: seconds after which the tool is killed.
         cancelled: asked five times a second; True kills the tool.
         on_output: gets each piece of standard output as it comes; what it takes is not returned.
+        capabilities: see :func:`confined`.
         accept: exit statuses that are no error.
         failure: makes the error of another exit status from reason and message.
 
     Raises:
         JobError: not installed, not an accepted exit status, too slow, too talkative, or cancelled.
     """
-    try:
-        child = subprocess.Popen(
-            dying_with_parent(args),
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            env=clean_environment(),
-        )
-    except OSError as error:
-        raise environment("CannotRun", f"{what} failed: {args[0]} cannot be started ({error.strerror}).") from error
+    with _handed_over(args) as (command, descriptors):
+        try:
+            child = subprocess.Popen(
+                confined(command, capabilities=capabilities),
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                env=clean_environment(),
+                pass_fds=descriptors,
+            )
+        except OSError as error:
+            raise environment("CannotRun", f"{what} failed: {args[0]} cannot be started ({error.strerror}).") from error
     if not (child.stdout is not None and child.stderr is not None):
         raise AssertionError("child.stdout is not None and child.stderr is not None")
     kept: dict[t.IO[bytes], bytearray] = {child.stdout: bytearray(), child.stderr: bytearray()}
@@ -130,6 +167,25 @@ def run_command(
             raise environment("NoSpace", f"{what} failed: the disk is full.", "Make room, then run the job again.")
         raise failure("CommandFailed", f"{what} failed: {last_lines(kept[child.stderr])} (status {child.returncode}).")
     return bytes(kept[child.stdout])
+
+
+@contextlib.contextmanager
+def _handed_over(
+    args: t.Sequence[str | pathlib.Path],
+) -> t.Iterator[tuple[list[str | pathlib.Path], list[int]]]:
+    """Open what lies below another process's root, where a process with fewer capabilities may not look."""
+    descriptors: list[int] = []
+    command: list[str | pathlib.Path] = []
+    try:
+        for arg in args:
+            if isinstance(arg, pathlib.Path) and _FOREIGN_ROOT.match(str(arg)):
+                descriptors.append(os.open(arg, os.O_RDONLY | os.O_CLOEXEC))
+                arg = f"/proc/self/fd/{descriptors[-1]}"
+            command.append(arg)
+        yield command, descriptors
+    finally:
+        for descriptor in descriptors:
+            os.close(descriptor)
 
 
 def cancelled_error(what: str) -> JobError:

@@ -197,7 +197,7 @@ def _target(
 
 def _share_blocks(image: DiskImage, target: pathlib.Path, fmt: TargetFormat, log: CopyLog) -> bool:
     """Make ``target`` a reflink of a source that is a file of the same format; False: that cannot be done here."""
-    if image.format != fmt.value or image.offset or image.length is not None:
+    if image.format != fmt.value or image.offset or image.length is not None or image.backing is not None:
         return False
     with FileRange(image.path) as file:
         if fmt is TargetFormat.QCOW2 and read_header(file).snapshots:

@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 from .attach import AttachedDisk, Attachment
+from .btrfs import read_membership
 from .command import run_command
 from .model import Filesystem, Partition
 from .partitions import read_partitions
@@ -50,11 +51,15 @@ def probe_partition(disk: AttachedDisk, partition: Partition) -> Filesystem:
         accept=(0, _NOTHING, _AMBIVALENT),
     )
     found = dict(line.split("=", 1) for line in output.decode("utf-8", "replace").splitlines() if "=" in line)
+    fstype = _unescaped(found.get("TYPE", ""))
+    member, members = read_membership(disk.device, partition.start) if fstype == "btrfs" else (1, 1)
     return Filesystem(
         partition=partition,
-        type=_unescaped(found.get("TYPE", "")),
+        type=fstype,
         uuid=_unescaped(found.get("UUID", "")),
         label=_unescaped(found.get("LABEL", "")),
+        member=member,
+        members=members,
     )
 
 

@@ -68,8 +68,8 @@ class _Config(ctypes.Structure):
 class LoopDevice:
     """A range of a file or block device as a block device of its own, for as long as this object holds it open."""
 
-    def __init__(self, path: pathlib.Path, offset: int, size: int, *, writable: bool) -> None:
-        """Set a free loop device up over ``size`` bytes of ``path`` from ``offset`` on.
+    def __init__(self, path: pathlib.Path, offset: int, size: int, *, writable: bool, block_size: int = 512) -> None:
+        """Set a free loop device up over ``size`` bytes of ``path`` from ``offset`` on, with sectors of ``block_size``.
 
         Raises:
             JobError: class ``environment``, loop devices cannot be used here.
@@ -78,7 +78,9 @@ class LoopDevice:
         try:
             backing = os.open(path, (os.O_RDWR if writable else os.O_RDONLY) | os.O_CLOEXEC)
             try:
-                self._descriptor, self.number = _configure(backing, path, offset, size, writable=writable)
+                self._descriptor, self.number = _configure(
+                    backing, path, offset, size, writable=writable, block_size=block_size
+                )
             finally:
                 os.close(backing)
         except OSError as error:
@@ -135,8 +137,10 @@ class LoopDevice:
             return backing_file, ""
 
 
-def _configure(backing: int, path: pathlib.Path, offset: int, size: int, *, writable: bool) -> tuple[int, int]:
-    config = _Config(fd=backing)
+def _configure(
+    backing: int, path: pathlib.Path, offset: int, size: int, *, writable: bool, block_size: int
+) -> tuple[int, int]:
+    config = _Config(fd=backing, block_size=block_size)
     config.info.lo_offset = offset
     config.info.lo_sizelimit = size
     config.info.lo_flags = _FLAG_AUTOCLEAR | (0 if writable else _FLAG_READ_ONLY)

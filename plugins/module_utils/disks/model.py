@@ -10,7 +10,7 @@ import dataclasses
 import pathlib
 import typing as t
 
-ImageFormat = t.Literal["vmdk", "qcow2", "raw"]
+ImageFormat = t.Literal["vmdk", "qcow2", "raw", "vhd", "vhdx", "vdi"]
 Firmware = t.Literal["bios", "uefi"]
 
 
@@ -24,16 +24,86 @@ class DiskImage:
     """The file that holds it: absolute, below the input root, no symbolic link on the way."""
     format: ImageFormat
     subformat: str
-    """For vmdk ``streamOptimized``, ``monolithicSparse``, ``monolithicFlat`` …; else empty."""
+    """The kind within the format: ``streamOptimized``, ``monolithicFlat`` …; ``fixed``, ``dynamic``,
+    ``differencing``; or empty."""
     virtual_size: int
     offset: int = 0
     """Where the image begins within ``path`` (the member of an OVA)."""
     length: int | None = None
     """How long it is there; None: to the end of the file."""
     extents: tuple[pathlib.Path, ...] = ()
-    """Further files that the image reads (flat extents, backing files), checked like ``path``."""
+    """Further files that the image reads (extents; parents and what they read), checked like ``path``."""
     manifest_digest: str | None = None
     """``sha1:…``, ``sha256:…`` or ``sha512:…`` of the file, from a manifest or the job; still to be compared."""
+    backing: DiskImage | None = None
+    """The image that shows through where this one holds nothing: a snapshot's parent."""
+    enclosing: Part | None = None
+    """The bytes that a digest is of, where the image is only a part of them, or was made of them; to be compared."""
+    packing: Packing | None = None
+    """How the image is packed. Until it was unpacked only its name, path and format are known."""
+
+    @property
+    def chain(self) -> list[DiskImage]:
+        """This image, its parent, that one's parent …"""
+        return [self, *(self.backing.chain if self.backing else [])]
+
+
+@dataclasses.dataclass(frozen=True)
+class Packing:
+    """A file that lies compressed, or in pieces, and cannot be read in place. Bytes."""
+
+    parts: tuple[Part, ...]
+    """Where its bytes lie, in order."""
+    compression: t.Literal["", "gzip", "xz"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Part:
+    """A range of a file, and its digest where a manifest tells it."""
+
+    path: pathlib.Path
+    offset: int = 0
+    length: int | None = None
+    """None: to the end of the file."""
+    digest: str | None = None
+
+
+class Run(t.NamedTuple):
+    """Sectors that a differencing disk holds itself. Bytes."""
+
+    begin: int
+    """On the virtual disk."""
+    length: int
+    stored: int | None
+    """Where in its file; None: they are zeros."""
+
+
+@dataclasses.dataclass(frozen=True)
+class NamedDisk:
+    """A disk as a virtual machine's metadata name it. Bytes."""
+
+    name: str
+    """The file, as the metadata spell it."""
+    format: str
+    """As the metadata tell it: a word, a URI, or empty."""
+    bus: str
+    """As the source names it."""
+    capacity: int | None = None
+    compressed: bool = False
+    """Whether the file is a gzip file as a whole."""
+    chunk_size: int | None = None
+    """Of a file that is split into chunks."""
+    size: int | None = None
+    """Of the file as it is packed, all chunks together."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Described:
+    """A virtual machine as its metadata describe it."""
+
+    hardware: Hardware
+    disks: tuple[NamedDisk, ...]
+    """In boot order."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,10 +143,14 @@ class Source:
     identity: str
     """Digest over name, size, mtime and inode of every file of the source: equal as long as nothing changed."""
     warnings: tuple[str, ...] = ()
+    packing: Packing | None = None
+    """How an OVA is packed as a whole. Until it was unpacked there are no images."""
     container: pathlib.Path | None = None
     """The OVA or OVF descriptor, where the job gives a digest for it."""
     container_digest: str | None = None
     """``sha256:…`` of the container's bytes, from the job; still to be compared."""
+    packaged: bool = False
+    """Whether the images come with an OVF descriptor: their digests are those of its manifest, not of the job."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -105,3 +179,7 @@ class Filesystem:
     """``ext4``, ``xfs``, ``btrfs``, ``vfat``, ``swap``, ``crypto_LUKS``, ``LVM2_member`` … or empty."""
     uuid: str = ""
     label: str = ""
+    member: int = 1
+    """Which of its devices this is, where it lies on several (btrfs)."""
+    members: int = 1
+    """On how many devices it lies."""

@@ -17,12 +17,14 @@ import time
 import typing as t
 
 from ..protocol.errors import JobError, environment, transient
-from .command import clean_environment, dying_with_parent, last_lines, run_command
+from .command import clean_environment, confined, last_lines, run_command
 from .qemu import json_name
 
 _SYS_BLOCK = pathlib.Path("/sys/block")
 #: For a device to come up or to go. Seconds.
 _TIMEOUT = 30.0
+#: The kernel asks it of whoever sets a device up or lets it go.
+_CAPABILITIES = ("sys_admin",)
 
 
 def present() -> bool:
@@ -62,7 +64,8 @@ class NbdServer:
             JobError: class ``transient``, a server did not end well, so that writes may be lost.
         """
         for number, child in list(self._children.items()):
-            run_command(["qemu-nbd", "--disconnect", f"/dev/nbd{number}"], what="Detaching a disk")
+            command = ["qemu-nbd", "--disconnect", f"/dev/nbd{number}"]
+            run_command(command, what="Detaching a disk", capabilities=_CAPABILITIES)
             try:
                 status = child.wait(_TIMEOUT)
             except subprocess.TimeoutExpired:
@@ -84,7 +87,7 @@ class NbdServer:
         command += [json_name(options)] if writable else ["--read-only", json_name(options)]
         with tempfile.TemporaryFile() as messages:
             child = subprocess.Popen(
-                dying_with_parent(command),
+                confined(command, capabilities=_CAPABILITIES),
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 stderr=messages,

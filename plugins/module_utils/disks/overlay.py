@@ -10,7 +10,7 @@ import pathlib
 
 from ..protocol.errors import invalid
 from .model import DiskImage
-from .qemu import blockdev, file_blockdev, json_name, run_img
+from .qemu import blockdev, driver, file_blockdev, json_name, run_img
 
 #: qcow2 specification, "Header": the longest backing file name. Bytes.
 _BACKING_NAME_LIMIT = 1023
@@ -22,7 +22,17 @@ def create_overlay(path: pathlib.Path, image: DiskImage) -> None:
     Raises:
         JobError: qemu-img failed (no space, no permission).
     """
-    _create(path, json_name(blockdev(image)), image.format, image.virtual_size)
+    _create(path, json_name(blockdev(image)), driver(image.format), image.virtual_size)
+
+
+def repoint_overlay(path: pathlib.Path, image: DiskImage) -> None:
+    """Tell the overlay ``path`` where ``image``, over which it was made, is by now.
+
+    Raises:
+        JobError: qemu-img failed.
+    """
+    name = json_name(blockdev(image))
+    run_img(["rebase", "-u", "-f", "qcow2", "-b", name, "-F", driver(image.format), path])
 
 
 def create_throwaway(path: pathlib.Path, backing: pathlib.Path, backing_format: str) -> None:
@@ -36,7 +46,11 @@ def create_throwaway(path: pathlib.Path, backing: pathlib.Path, backing_format: 
 
 def _create(path: pathlib.Path, backing: str, backing_format: str, size: int | None) -> None:
     if len(backing.encode()) > _BACKING_NAME_LIMIT:
-        raise invalid("PathTooLong", "The path of a disk image is too long for a qcow2 overlay over it.", "Shorten it.")
+        raise invalid(
+            "PathTooLong",
+            "The path of a disk image, or its chain of snapshots, is too long for a qcow2 overlay over it.",
+            "Use shorter names of folders and files, or consolidate the VM's snapshots.",
+        )
     path.unlink(missing_ok=True)
     # Lazy refcounts are left off: an overlay is checked when it is closed, and must be whole then.
     args: list[str | pathlib.Path] = ["create", "-q", "-f", "qcow2", "-b", backing, "-F", backing_format, path]

@@ -10,18 +10,16 @@ classes of rasd:Item (ResourceType values); VMware's and VirtualBox's additions 
 
 from __future__ import annotations
 
-import dataclasses
 import re
 import typing as t
-import xml.parsers.expat
 from xml.etree import ElementTree
 
 from ..protocol.errors import JobError, invalid, unsupported
-from .model import Firmware, Hardware, Nic
+from .model import Described, Firmware, Hardware, NamedDisk, Nic
+from .xml_text import attribute_of, mac_of, parse_xml, tag_of
 
-#: Nothing real is larger; an attacker's could be.
-MAX_SIZE = 16 * 1024**2
-_MAX_DEPTH = 100
+#: Four SCSI controllers of 64 disks, four SATA controllers of 30, four NVMe controllers of 15: vSphere's maximum.
+_MAX_DISKS = 4 * (64 + 30 + 15)
 
 _CPU, _MEMORY, _IDE, _SCSI, _ETHERNET, _FLOPPY, _CD, _DVD, _DISK, _STORAGE = 3, 4, 5, 6, 10, 14, 15, 16, 17, 20
 _SERIAL, _PARALLEL, _USB, _SOUND, _OTHER = 21, 22, 23, 35, 1
@@ -37,30 +35,9 @@ _NOT_CARRIED = {
 _BUS_NAMES = {_IDE: "IDE", _SCSI: "SCSI", _STORAGE: "SATA"}
 _WORDS = {"kilobytes": 10, "kb": 10, "megabytes": 20, "mb": 20, "gigabytes": 30, "gb": 30, "terabytes": 40, "tb": 40}
 _POWER = re.compile(r"^byte\s*(?:\*\s*(?:(\d+)\s*\^\s*(\d+)|(\d+)))?$")
-_MAC = re.compile(r"^[0-9a-f]{2}(:[0-9a-f]{2}){5}$")
 
 
-@dataclasses.dataclass(frozen=True)
-class OvfDisk:
-    """A disk of the virtual machine, in boot order. Bytes."""
-
-    href: str
-    """As the references name it: relative to the descriptor."""
-    format: str
-    """The format's URI."""
-    capacity: int | None
-    bus: str
-
-
-@dataclasses.dataclass(frozen=True)
-class Ovf:
-    """What a descriptor says."""
-
-    hardware: Hardware
-    disks: tuple[OvfDisk, ...]
-
-
-def parse_ovf(text: bytes, what: str) -> Ovf:
+def parse_ovf(text: bytes, what: str) -> Described:
     """Parse the descriptor of one virtual machine.
 
     Args:
@@ -71,18 +48,20 @@ def parse_ovf(text: bytes, what: str) -> Ovf:
         JobError: class ``invalid``, it is no OVF descriptor, or one with entities (a DOCTYPE) or broken references;
             class ``unsupported``, several virtual machines, or disks that need more than their file.
     """
-    envelope = _parse_xml(text, what)
-    systems = [e for e in envelope.iter() if _tag(e) == "VirtualSystem"]
-    if _tag(envelope) != "Envelope" or not systems:
+    envelope = parse_xml(text, lambda why: _bad(what, why))
+    systems = [e for e in envelope.iter() if tag_of(e) == "VirtualSystem"]
+    if tag_of(envelope) != "Envelope" or not systems:
         raise _bad(what, "it describes no virtual machine")
     if len(systems) > 1:
         raise unsupported(
             "SeveralMachines", f"{what} describes {len(systems)} virtual machines.", "Export each VM by itself."
         )
     system = systems[0]
-    items = [_Item(e) for e in system.iter() if _tag(e) in ("Item", "StorageItem", "EthernetPortItem")]
+    items = [_Item(e) for e in system.iter() if tag_of(e) in ("Item", "StorageItem", "EthernetPortItem")]
     config = {
-        _attribute(e, "key"): _attribute(e, "value") for e in system.iter() if _tag(e) in ("Config", "ExtraConfig")
+        attribute_of(e, "key"): attribute_of(e, "value")
+        for e in system.iter()
+        if tag_of(e) in ("Config", "ExtraConfig")
     }
     disks = _disks(envelope, items, what)
     hardware = Hardware(
@@ -95,7 +74,7 @@ def parse_ovf(text: bytes, what: str) -> Ovf:
         nics=tuple(_nic(item) for item in items if item.type == _ETHERNET),
         not_carried=_not_carried(envelope, items, config),
     )
-    return Ovf(hardware, tuple(disks))
+    return Described(hardware, tuple(disks))
 
 
 class _Item:
@@ -104,7 +83,7 @@ class _Item:
     def __init__(self, element: ElementTree.Element) -> None:
         self.texts: dict[str, str] = {}
         for child in element:
-            self.texts.setdefault(_tag(child), (child.text or "").strip())
+            self.texts.setdefault(tag_of(child), (child.text or "").strip())
         self.type = self.number("ResourceType") or 0
 
     def __getitem__(self, name: str) -> str:
@@ -115,45 +94,11 @@ class _Item:
         return int(text) if text.isascii() and text.isdigit() and len(text) < 19 else None
 
 
-def _parse_xml(text: bytes, what: str) -> ElementTree.Element:
-    """Parse without entities: a DOCTYPE is refused, so there is nothing to expand and nothing to fetch."""
-    if len(text) > MAX_SIZE:
-        raise _bad(what, "it is larger than 16 MiB")
-    builder = ElementTree.TreeBuilder()
-    parser = xml.parsers.expat.ParserCreate(namespace_separator="}")
-    depth = 0
-
-    def refuse(*_arguments: t.Any) -> None:
-        raise _bad(what, "it has a DOCTYPE, which no exporter writes and which could make it read other files")
-
-    def start(tag: str, attributes: dict[str, str]) -> None:
-        nonlocal depth
-        depth += 1
-        if depth > _MAX_DEPTH:
-            raise _bad(what, f"it is nested deeper than {_MAX_DEPTH} levels")
-        builder.start(tag, attributes)
-
-    def end(tag: str) -> None:
-        nonlocal depth
-        depth -= 1
-        builder.end(tag)
-
-    parser.StartDoctypeDeclHandler = refuse
-    parser.StartElementHandler = start
-    parser.EndElementHandler = end
-    parser.CharacterDataHandler = builder.data
-    try:
-        parser.Parse(text, True)
-        return builder.close()
-    except (xml.parsers.expat.ExpatError, ValueError, LookupError) as error:
-        raise _bad(what, f"it is no XML ({error})") from error
-
-
-def _disks(envelope: ElementTree.Element, items: list[_Item], what: str) -> list[OvfDisk]:
-    files = {_attribute(e, "id"): e for e in envelope.iter() if _tag(e) == "File"}
-    disks = {_attribute(e, "diskId"): e for e in envelope.iter() if _tag(e) == "Disk"}
+def _disks(envelope: ElementTree.Element, items: list[_Item], what: str) -> list[NamedDisk]:
+    files = {attribute_of(e, "id"): e for e in envelope.iter() if tag_of(e) == "File"}
+    disks = {attribute_of(e, "diskId"): e for e in envelope.iter() if tag_of(e) == "Disk"}
     by_instance = {item["InstanceID"]: item for item in items}
-    found: list[tuple[tuple[int, int, int, int], OvfDisk]] = []
+    found: list[tuple[tuple[int, int, int, int], NamedDisk]] = []
     buses: list[int] = []
     for item in items:
         if item.type != _DISK:
@@ -163,7 +108,7 @@ def _disks(envelope: ElementTree.Element, items: list[_Item], what: str) -> list
             item["HostResource"].removeprefix("ovf:").removeprefix("//").strip("/").partition("/")
         )
         disk = disks.get(identifier) if kind == "disk" else None
-        reference = identifier if kind == "file" else _attribute(disk, "fileRef") if disk is not None else ""
+        reference = identifier if kind == "file" else attribute_of(disk, "fileRef") if disk is not None else ""
         if kind == "disk" and disk is None:
             raise _bad(what, f"a disk drive names the disk {identifier[:100]!r}, which it does not describe")
         if not reference:
@@ -175,7 +120,11 @@ def _disks(envelope: ElementTree.Element, items: list[_Item], what: str) -> list
         file = files.get(reference)
         if file is None:
             raise _bad(what, f"a disk names the file {reference[:100]!r}, which is not among its references")
-        _refuse_packed(file, disk, what)
+        if disk is not None and attribute_of(disk, "parentRef"):
+            name = attribute_of(file, "href")[:200]
+            raise unsupported(
+                "DeltaDisk", f"{what}: {name!r} is a delta of another disk.", "Consolidate snapshots first."
+            )
         controller = by_instance.get(item["Parent"])
         bus_type = controller.type if controller else 0
         if bus_type not in buses:
@@ -186,27 +135,48 @@ def _disks(envelope: ElementTree.Element, items: list[_Item], what: str) -> list
             item.number("AddressOnParent") or 0,
             len(found),
         )
-        found.append((order, OvfDisk(_attribute(file, "href"), *_format(disk, what), _bus(controller))))
+        found.append((order, _named(file, disk, _bus(controller), what)))
+    if len(found) > _MAX_DISKS:
+        raise unsupported("TooManyDisks", f"{what} describes {len(found)} disks; {_MAX_DISKS} are the most.")
     return [disk for _order, disk in sorted(found, key=lambda pair: pair[0])]
 
 
-def _refuse_packed(file: ElementTree.Element, disk: ElementTree.Element | None, what: str) -> None:
-    name = _attribute(file, "href")
-    if _attribute(file, "chunkSize"):
-        raise unsupported("ChunkedFile", f"{what}: {name!r} is split into chunks.", "Export the VM without chunks.")
-    if _attribute(file, "compression") not in ("", "identity"):
-        raise unsupported("CompressedFile", f"{what}: {name!r} is compressed as a whole.", "Unpack it first.")
-    if disk is not None and _attribute(disk, "parentRef"):
-        raise unsupported("DeltaDisk", f"{what}: {name!r} is a delta of another disk.", "Consolidate snapshots first.")
+def _named(file: ElementTree.Element, disk: ElementTree.Element | None, bus: str, what: str) -> NamedDisk:
+    name, compression = attribute_of(file, "href"), attribute_of(file, "compression")
+    if compression not in ("", "identity", "gzip"):
+        raise unsupported(
+            "CompressedFile", f"{what}: {name[:200]!r} is compressed by {compression[:50]!r}.", "Unpack it first."
+        )
+    fmt, capacity = _format(disk, what)
+    return NamedDisk(
+        name,
+        fmt,
+        bus,
+        capacity,
+        compressed=compression == "gzip",
+        chunk_size=_number(file, "chunkSize", what),
+        size=_number(file, "size", what),
+    )
+
+
+def _number(element: ElementTree.Element, name: str, what: str) -> int | None:
+    text = attribute_of(element, name)
+    if not text:
+        return None
+    if not (text.isascii() and text.isdigit() and len(text) < 19):
+        raise _bad(what, f"{text[:100]!r} is no number of bytes")
+    return int(text)
 
 
 def _format(disk: ElementTree.Element | None, what: str) -> tuple[str, int | None]:
     if disk is None:
         return "", None
-    text = _attribute(disk, "capacity")
+    text = attribute_of(disk, "capacity")
     if not (text.isascii() and text.isdigit() and len(text) < 19):
-        return _attribute(disk, "format"), None
-    return _attribute(disk, "format"), int(text) * _unit(_attribute(disk, "capacityAllocationUnits") or "byte", what)
+        return attribute_of(disk, "format"), None
+    return attribute_of(disk, "format"), int(text) * _unit(
+        attribute_of(disk, "capacityAllocationUnits") or "byte", what
+    )
 
 
 def _unit(text: str, what: str) -> int:
@@ -233,9 +203,9 @@ def _bus(controller: _Item | None) -> str:
 
 def _name(system: ElementTree.Element) -> str:
     for child in system:
-        if _tag(child) == "Name" and (child.text or "").strip():
+        if tag_of(child) == "Name" and (child.text or "").strip():
             return (child.text or "").strip()
-    return _attribute(system, "id")
+    return attribute_of(system, "id")
 
 
 def _cpus(items: list[_Item]) -> int:
@@ -257,40 +227,25 @@ def _firmware(system: ElementTree.Element, config: t.Mapping[str, str]) -> Firmw
     said = config.get("firmware", "").lower()
     for element in system.iter():
         # VirtualBox: <vbox:Machine><Hardware><Firmware type="EFI"/>
-        if _tag(element) == "Firmware":
-            said = said or _attribute(element, "type").lower()
+        if tag_of(element) == "Firmware":
+            said = said or attribute_of(element, "type").lower()
     if said.startswith("efi"):
         return "uefi"
     return "bios" if said == "bios" else None
 
 
 def _nic(item: _Item) -> Nic:
-    mac = item["Address"].lower().replace("-", ":")
-    if re.fullmatch(r"[0-9a-f]{12}", mac):
-        mac = ":".join(mac[i : i + 2] for i in range(0, 12, 2))
-    return Nic(network=item["Connection"], model=item["ResourceSubType"], mac=mac if _MAC.match(mac) else None)
+    return Nic(network=item["Connection"], model=item["ResourceSubType"], mac=mac_of(item["Address"]))
 
 
 def _not_carried(envelope: ElementTree.Element, items: list[_Item], config: t.Mapping[str, str]) -> tuple[str, ...]:
     found = [_NOT_CARRIED[item.type] for item in items if item.type in _NOT_CARRIED]
     if any(item.type == _OTHER and "vtpm" in item["ResourceSubType"].lower() for item in items):
         found.append("The virtual TPM and the keys in it are not carried over: have recovery keys at hand.")
-    hrefs = [_attribute(e, "href").lower() for e in envelope.iter() if _tag(e) == "File"]
+    hrefs = [attribute_of(e, "href").lower() for e in envelope.iter() if tag_of(e) == "File"]
     if config.get("nvram") or any(href.endswith(".nvram") for href in hrefs):
         found.append("The firmware's settings (NVRAM: boot entries, enrolled keys) are not carried over.")
     return tuple(dict.fromkeys(found))
-
-
-def _tag(element: ElementTree.Element) -> str:
-    return str(element.tag).rpartition("}")[2]
-
-
-def _attribute(element: ElementTree.Element, name: str) -> str:
-    """The attribute of that local name, of whatever namespace."""
-    for key, value in element.attrib.items():
-        if key.rpartition("}")[2] == name:
-            return value
-    return ""
 
 
 def _bad(what: str, why: str) -> JobError:

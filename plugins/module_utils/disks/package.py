@@ -11,15 +11,16 @@ import os
 import pathlib
 import typing as t
 
-from ..protocol.errors import JobError, invalid, unsupported
+from ..protocol.errors import JobError, invalid
 from .file_range import FileRange
 from .manifest import compare_bytes, parse_manifest
-from .ovf import MAX_SIZE, Ovf, parse_ovf
+from .model import Described
+from .ovf import parse_ovf
 from .paths import confine
 from .tarfiles import index_tar
+from .xml_text import MAX_SIZE
 
 _MAX_MANIFEST = 1024**2
-_GZIP = b"\x1f\x8b"
 
 Place = tuple[pathlib.Path, int, t.Optional[int]]  # noqa: UP045 (evaluated at run time)
 """A file, or a part of one: path, offset and length (None: to its end). Bytes."""
@@ -31,7 +32,7 @@ class Package:
 
     descriptor: str
     """The descriptor's file name."""
-    ovf: Ovf
+    ovf: Described
     digests: dict[str, str]
     """From the manifest: ``sha256:…`` by file name; empty without one."""
     warnings: tuple[str, ...]
@@ -47,9 +48,6 @@ def open_ova(path: pathlib.Path) -> Package:
     Raises:
         JobError: it is no whole tar, or no package; see :func:`.ovf.parse_ovf`.
     """
-    with FileRange(path) as file:
-        if file.read(0, min(len(_GZIP), file.length)) == _GZIP:
-            raise unsupported("CompressedOva", f"{path.name} is a compressed tar.", "Unpack it: gunzip.")
     members = index_tar(path)
     descriptor = _one_descriptor(sorted(members), path)
     folder = descriptor[: descriptor.rfind("/") + 1]
@@ -98,7 +96,9 @@ def _open(
     if not ovf.disks:
         raise invalid("NoDisk", f"{plain} describes a virtual machine without disks.")
     if digests:
-        warnings += [f"The manifest does not cover {d.href}." for d in ovf.disks if d.href not in digests]
+        warnings += [
+            f"The manifest does not cover {d.name}." for d in ovf.disks if not d.chunk_size and d.name not in digests
+        ]
     return Package(plain, ovf, digests, tuple(warnings), locate, tuple(files))
 
 

@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import pathlib
@@ -15,10 +16,14 @@ import typing as t
 from ..protocol.errors import JobError, invalid, unsupported
 from .attach import AttachedDisk
 from .command import run_command
+from .loop import LoopDevice
 from .model import Partition
+from .sectors import SECTOR, sector_size
 
 #: MBR types of extended partitions: containers without a content of their own.
 _EXTENDED = frozenset({"5", "05", "f", "0f", "85"})
+#: Each is looked at by itself; GPT has room for 128 as it is usually made.
+_MAX_PARTITIONS = 512
 _TRAILING_NUMBER = re.compile(r"(\d+)$")
 
 
@@ -35,22 +40,52 @@ def read_partitions(disk: AttachedDisk | pathlib.Path, name: str) -> list[Partit
     """
     device = disk if isinstance(disk, pathlib.Path) else disk.device
     size = _size(device)
-    # Status 1: no table that sfdisk knows.
-    output = run_command(["sfdisk", "--json", device], what=f"Reading the partitions of {name}", accept=(0, 1))
+    with _in_sectors(device, size) as readable:
+        # Status 1: no table that sfdisk knows.
+        output = run_command(["sfdisk", "--json", readable], what=f"Reading the partitions of {name}", accept=(0, 1))
     if not output.strip():
         return [Partition(disk=name, number=0, start=0, size=size)]
+    return parse_table(output, name, size)
+
+
+def parse_table(text: bytes, name: str, disk_size: int) -> list[Partition]:
+    """Return the partitions of what ``sfdisk --json`` printed; see :func:`read_partitions`.
+
+    Args:
+        text: JSON.
+        name: becomes :attr:`Partition.disk`.
+        disk_size: bytes.
+    """
     try:
-        return _parse(json.loads(output)["partitiontable"], name, size)
-    except (KeyError, TypeError, ValueError) as error:
+        return _parse(json.loads(text)["partitiontable"], name, disk_size)
+    except (AttributeError, KeyError, TypeError, ValueError, OverflowError, RecursionError) as error:
         raise invalid("PartitionTable", f"The partition table of {name} cannot be read.") from error
+
+
+@contextlib.contextmanager
+def _in_sectors(device: pathlib.Path, size: int) -> t.Iterator[pathlib.Path]:
+    """Show ``device`` with sectors as its table has them: sfdisk takes those of a flat file for 512 bytes."""
+    sector = sector_size(device)
+    if sector == SECTOR:
+        yield device
+        return
+    loop = LoopDevice(device, 0, size // sector * sector, writable=False, block_size=sector)
+    try:
+        yield loop.device
+    finally:
+        loop.detach()
 
 
 def _parse(table: t.Mapping[str, t.Any], name: str, disk_size: int) -> list[Partition]:
     if table["label"] not in ("gpt", "dos"):
-        raise unsupported("PartitionTable", f"{name} has a partition table of type {table['label']!r}, not GPT or MBR.")
+        raise unsupported(
+            "UnknownPartitionTable", f"{name} has a partition table of type {table['label']!r}, not GPT or MBR."
+        )
     sector = int(table.get("sectorsize", 512))
-    partitions = []
+    partitions: list[Partition] = []
     for entry in table.get("partitions", ()):
+        if len(partitions) >= _MAX_PARTITIONS:
+            raise unsupported("TooManyPartitions", f"{name} has more than {_MAX_PARTITIONS} partitions.")
         type_id = str(entry["type"]).lower()
         if table["label"] == "dos" and type_id in _EXTENDED:
             continue
@@ -65,7 +100,7 @@ def _parse(table: t.Mapping[str, t.Any], name: str, disk_size: int) -> list[Part
             label=str(entry.get("name", "")),
             bootable=bool(entry.get("bootable", False)) or "LegacyBIOSBootable" in str(entry.get("attrs", "")),
         )
-        if partition.size <= 0 or partition.start + partition.size > disk_size:
+        if partition.start < 0 or partition.size <= 0 or partition.start + partition.size > disk_size:
             raise _beyond_end(partition)
         partitions.append(partition)
     return partitions

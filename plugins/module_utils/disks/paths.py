@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import os
 import pathlib
 import re
 import stat
@@ -51,6 +52,41 @@ def confine(root: pathlib.Path, name: str, what: str) -> pathlib.Path:
     if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
         raise _refused(what, name, "it is neither a regular file nor a folder")
     return real
+
+
+def confine_beside(root: pathlib.Path, file: pathlib.Path, name: str, what: str) -> pathlib.Path:
+    """Return the existing file that ``name`` means to ``file``: beside it, in a folder near it, or absolute.
+
+    Unlike the names in documents it may climb by ``..``, as snapshots name their parents, but not out of ``root``.
+
+    Args:
+        root: absolute.
+        file: what names it; below ``root``, free of symbolic links.
+        name: relative to the folder of ``file``, or absolute below ``root``.
+        what: where the name was found, for the error.
+
+    Raises:
+        JobError: as for :func:`confine`.
+    """
+    if not name or "\0" in name or _PROTOCOL.match(name):
+        return confine(root, name, what)
+    path = os.path.normpath(file.parent / name)
+    if not pathlib.PurePath(path).is_relative_to(root.resolve()):
+        raise _refused(what, name, f"it is not below {root}")
+    found = confine(root.resolve(), path, what)
+    if not found.is_file():
+        raise _refused(what, name, "it is a folder")
+    return found
+
+
+def from_windows(name: str) -> str:
+    """Return a path as Windows spells it as one of this system: the last part alone, where it begins at a drive.
+
+    >>> from_windows(r"..\\base\\a.vhdx"), from_windows(r"C:\\VMs\\a.vhdx")
+    ('../base/a.vhdx', 'a.vhdx')
+    """
+    path = pathlib.PureWindowsPath(name)
+    return path.name if path.drive or path.root else path.as_posix()
 
 
 def _refused(what: str, name: str, why: str) -> JobError:

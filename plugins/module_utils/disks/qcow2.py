@@ -23,13 +23,15 @@ OFFSET_MASK = 0x00FFFFFFFFFFFE00
 FLAG_COPIED = 1 << 63
 FLAG_COMPRESSED = 1 << 62
 FLAG_ZERO = 1
-#: Beyond reason: the largest filesystems of guests end far below.
-MAX_SIZE = 2 * 1024**5
+#: Beyond reason, as for VMDK; the tables of a larger one would take minutes to go through.
+MAX_SIZE = 64 * 1024**4
 
 _HEADER_V2 = struct.Struct(">4sIQIIQIIQQIIQ")
 _HEADER_V3 = struct.Struct(">QQQII")
 _DIRTY, _CORRUPT, _DATA_FILE, _COMPRESSION_TYPE, _EXTENDED_L2 = 1, 2, 4, 8, 16
 _MAX_TABLE_ENTRIES = 4 * 1024**2
+_MAX_BACKING_NAME = 1023
+_BACKING_FORMAT = 0xE2792ACA
 _V3_FEATURES_OFFSET = 72
 _COMPRESSION_OFFSET = 104
 
@@ -39,7 +41,10 @@ class Header:
     """What a qcow2 file's header says. Bytes."""
 
     version: int
-    has_backing: bool
+    backing: str | None
+    """Name of the backing file, as it stands there; None: there is none."""
+    backing_format: str
+    """Its format, as QEMU names formats; empty: it is not told."""
     cluster_bits: int
     size: int
     encrypted: bool
@@ -57,11 +62,11 @@ class Header:
 
 
 def read_header(file: FileRange) -> Header:
-    """Read and check the header of ``file``, which needs nothing but itself.
+    """Read and check the header of ``file``, whose data are within itself; there may be a backing file.
 
     Raises:
         JobError: class ``invalid``, it is no qcow2, is marked corrupt, or its tables are not within the file; class
-            ``unsupported``, it is encrypted, or needs another file (backing file, external data file).
+            ``unsupported``, it is encrypted, or has an external data file.
     """
     what = file.path.name
     data = file.read(0, min(file.length, 512)).ljust(512, b"\0")
@@ -71,13 +76,15 @@ def read_header(file: FileRange) -> Header:
     if fields[1] not in (2, 3):
         raise unsupported("Qcow2Version", f"{what} is a qcow2 image of version {fields[1]}; 2 and 3 are known.")
     features = zstd = 0
+    header_length = _V3_FEATURES_OFFSET
     if fields[1] == 3:
         features, _compatible, _autoclear, _order, header_length = _HEADER_V3.unpack_from(data, _V3_FEATURES_OFFSET)
         if features & _COMPRESSION_TYPE and header_length > _COMPRESSION_OFFSET:
             zstd = data[_COMPRESSION_OFFSET]
     header = Header(
         version=fields[1],
-        has_backing=fields[2] != 0,
+        backing=_backing_name(file, fields[2], fields[3]),
+        backing_format=_backing_format(file, header_length, fields[2]),
         cluster_bits=fields[4],
         size=fields[5],
         encrypted=fields[6] != 0,
@@ -91,6 +98,27 @@ def read_header(file: FileRange) -> Header:
     return header
 
 
+def _backing_name(file: FileRange, offset: int, size: int) -> str | None:
+    if not offset:
+        return None
+    if not 0 < size <= _MAX_BACKING_NAME:
+        raise _bad(file.path.name, "the name of its backing file is longer than any path")
+    return file.read(offset, size).decode("utf-8", "surrogateescape")
+
+
+def _backing_format(file: FileRange, begin: int, backing_offset: int) -> str:
+    """The header extension with the backing file's format; extensions end before the backing file's name."""
+    end = min(backing_offset or 512, file.length)
+    while begin + 8 <= end:
+        kind, length = struct.unpack(">II", file.read(begin, 8))
+        if kind == 0 or begin + 8 + length > end:
+            return ""
+        if kind == _BACKING_FORMAT:
+            return file.read(begin + 8, length).decode("ascii", "replace")
+        begin += 8 + -(-length // 8) * 8
+    return ""
+
+
 def _check(header: Header, file: FileRange) -> None:
     what = file.path.name
     if header.features & _CORRUPT:
@@ -99,10 +127,10 @@ def _check(header: Header, file: FileRange) -> None:
         raise unsupported("Qcow2Feature", f"{what} uses a feature of qcow2 that is not known.")
     if header.encrypted:
         raise unsupported("EncryptedImage", f"{what} is an encrypted qcow2 image.", "Decrypt it with qemu-img convert.")
-    if header.has_backing or header.features & _DATA_FILE:
+    if header.features & _DATA_FILE:
         raise unsupported(
             "NeedsOtherFile",
-            f"{what} is not whole: it names a backing or data file.",
+            f"{what} is not whole: it names an external data file.",
             "Flatten it first: qemu-img convert -O qcow2 SOURCE WHOLE.",
         )
     if not 9 <= header.cluster_bits <= 21 or not 0 < header.size <= MAX_SIZE:

@@ -16,6 +16,11 @@ from .command import never, run_command
 from .model import DiskImage
 
 _SECTOR = 512
+_WITH_BACKING = frozenset({"vmdk", "qcow2"})
+#: A VHD's geometry may be smaller than its size, and which of them QEMU believes depends on who wrote it.
+_FURTHER_OPTIONS = {"vhd": {"force_size_calc": "current_size"}}
+#: Formats whose further options are unknown to QMP's ``blockdev-add``.
+WITHOUT_SCHEMA = frozenset(_FURTHER_OPTIONS)
 #: What ``qemu-img -p`` prints: "    (12.34/100%)\r".
 _PROGRESS = re.compile(rb"\(([0-9.]+)/100%\)")
 
@@ -23,8 +28,8 @@ _PROGRESS = re.compile(rb"\(([0-9.]+)/100%\)")
 def blockdev(image: DiskImage) -> dict[str, t.Any]:
     """Return QEMU's blockdev options of ``image``, read-only and without locks, so that a source in use can be read.
 
-    The format is the one that the source's check found or was told, never probed; a backing file that the image may
-    name is not followed.
+    The format is the one that the source's check found or was told, never probed; of the files that the image may name
+    only its checked parents are opened, each by options of its own.
     """
     node = _file(image.path)
     if image.offset or image.length is not None:
@@ -32,10 +37,15 @@ def blockdev(image: DiskImage) -> dict[str, t.Any]:
         if image.length is not None:
             # The raw driver takes whole sectors only; a tar pads its members to 512 bytes.
             node["size"] = -(-image.length // _SECTOR) * _SECTOR
-    node = {"driver": image.format, "file": node, "read-only": True}
-    if image.format != "raw":
-        node["backing"] = None
-    return node
+    node = {"driver": driver(image.format), "file": node, "read-only": True}
+    if image.format in _WITH_BACKING:
+        node["backing"] = blockdev(image.backing) if image.backing else None
+    return {**node, **_FURTHER_OPTIONS.get(image.format, {})}
+
+
+def driver(fmt: str) -> str:
+    """Return QEMU's name of a format."""
+    return "vpc" if fmt == "vhd" else fmt
 
 
 def file_blockdev(path: pathlib.Path, fmt: str) -> dict[str, t.Any]:

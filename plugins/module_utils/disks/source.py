@@ -14,56 +14,128 @@ import pathlib
 import typing as t
 
 from ..protocol import models
-from ..protocol.errors import invalid, unsupported
-from . import qcow2, vmdk
-from .file_range import FileRange, truncated
-from .manifest import check_range, compare_bytes
-from .model import DiskImage, Hardware, Source
-from .ovf import OvfDisk
+from ..protocol.errors import JobError, invalid, unsupported
+from .file_range import FileRange
+from .hyperv import parse_hyperv
+from .images import SUFFIXES, Place, open_image, whole_sectors
+from .manifest import check_range
+from .model import DiskImage, Hardware, ImageFormat, NamedDisk, Packing, Part, Source
 from .package import Package, open_folder, open_ova
-from .paths import confine
+from .paths import confine, confine_beside
+from .unpack import Unpacker
 from .usage import writer_of
+from .vbox import parse_vbox
+from .vmx import parse_vmx
+from .xml_text import MAX_SIZE
 
-_SECTOR = 512
-_MAX_DESCRIPTOR_FILE = 1024**2
+#: Kinds by the ending of a file's name; those of images are in :data:`.images.SUFFIXES`.
 _SUFFIXES = {
     ".ova": models.SourceType.OVA,
     ".ovf": models.SourceType.OVF,
-    ".vmdk": models.SourceType.VMDK,
-    ".qcow2": models.SourceType.QCOW2,
-    ".raw": models.SourceType.RAW,
-    ".img": models.SourceType.RAW,
-    ".dd": models.SourceType.RAW,
+    ".vmx": models.SourceType.VMX,
+    ".vbox": models.SourceType.VBOX,
+    ".xml": models.SourceType.HYPERV,
+    ".vmcx": models.SourceType.HYPERV,
+    **{suffix: models.SourceType(fmt) for suffix, fmt in SUFFIXES.items()},
 }
-_FLAT_EXTENTS = frozenset({"FLAT", "VMFS"})
+_COMPRESSIONS: dict[str, t.Literal["gzip", "xz"]] = {".gz": "gzip", ".xz": "xz"}
+#: Words and numbers in the URIs by which OVF descriptors tell a disk's format; the first that is there counts.
+_FORMAT_WORDS: dict[str, ImageFormat] = {
+    "vmdk": "vmdk",
+    "qcow2": "qcow2",
+    "raw": "raw",
+    "vhdx": "vhdx",
+    "vhd": "vhd",
+    # VirtualBox's reference to Microsoft's page about VHD.
+    "linkid=137171": "vhd",
+    "vdi": "vdi",
+}
+_MAX_CHUNKS = 100_000
+IMAGE_FORMATS = frozenset(t.get_args(ImageFormat))
 
 
-def open_source(spec: models.SourceSpec, input_root: pathlib.Path) -> Source:
-    """Open what a job's ``spec.source`` names. Reads headers and tables, and writes nothing.
+def open_source(spec: models.SourceSpec, input_root: pathlib.Path, unpacker: Unpacker | None = None) -> Source:
+    """Open what a job's ``spec.source`` names. Reads headers and tables, and writes nothing to it.
 
     Args:
         spec: the job's.
         input_root: absolute; every file of the source is below it.
+        unpacker: makes readable what cannot be read in place; without one such a source is refused.
 
     Raises:
         JobError: class ``invalid``, something is not there, leaves the root, is truncated or not what it says; class
-            ``unsupported``, a kind of image that cannot be moved yet.
+            ``unsupported``, a kind of image that cannot be moved yet, or not without an ``unpacker``.
     """
+    return _readable(_find(spec, input_root), input_root, unpacker)
+
+
+def identity_of(spec: models.SourceSpec, input_root: pathlib.Path) -> str:
+    """Return :attr:`.model.Source.identity` of what a job's ``spec.source`` names, without unpacking anything.
+
+    Raises:
+        JobError: as for :func:`open_source`.
+    """
+    return _find(spec, input_root).identity
+
+
+def _find(spec: models.SourceSpec, input_root: pathlib.Path) -> Source:
+    """Open a source as far as it can be read in place; images that cannot are as their ``packing`` tells."""
     if spec.path is None:
         return _open_disks(spec, input_root)
     path = confine(input_root, spec.path, "spec.source.path")
     kind = _kind(spec.type, path)
-    if kind in (models.SourceType.OVA, models.SourceType.OVF):
-        package = open_ova(path) if kind is models.SourceType.OVA else open_folder(path)
-        source = _open_package(package, input_root, path.stem)
-        if spec.digest is not None:
-            if path.is_dir():
-                raise invalid("NotAFile", f"spec.source.digest: {path.name} is a folder, which has no digest.")
-            source = dataclasses.replace(source, container=path, container_digest=spec.digest)
+    if kind.value in IMAGE_FORMATS:
+        disk = models.DiskSpec(path=spec.path, digest=spec.digest)
+        return _open_disks(models.SourceSpec(type=kind, disks=[disk]), input_root)
+    if spec.digest is not None and path.is_dir():
+        raise invalid("NotAFile", f"spec.source.digest: {path.name} is a folder, which has no digest.")
+    source = _open_machine(path, kind, input_root)
+    return source if spec.digest is None else dataclasses.replace(source, container=path, container_digest=spec.digest)
+
+
+def _open_machine(path: pathlib.Path, kind: models.SourceType, input_root: pathlib.Path) -> Source:
+    if kind is models.SourceType.OVA:
+        compression = _compression_of_ova(path)
+        if compression:
+            packing = Packing((Part(path),), compression)
+            return Source((), Hardware(), _identity([path], input_root), packing=packing)
+        return _open_package(open_ova(path), input_root, path.stem)
+    if kind is models.SourceType.OVF:
+        return _open_package(open_folder(path), input_root, path.stem)
+    return _open_configuration(path, kind, input_root)
+
+
+def _readable(source: Source, input_root: pathlib.Path, unpacker: Unpacker | None) -> Source:
+    """Return ``source`` with images that QEMU and this program read in place."""
+    packed = [i for i in source.images if i.packing or i.subformat == "differencing"]
+    if source.packing is None and not packed:
         return source
-    return _open_disks(
-        models.SourceSpec(disks=[models.DiskSpec(path=spec.path, format=kind.value, digest=spec.digest)]), input_root
-    )
+    if unpacker is None:
+        name = packed[0].path.name if packed else source.packing.parts[0].path.name if source.packing else ""
+        raise unsupported(
+            "NeedsUnpacking",
+            f"{name} cannot be read in place: it is compressed, in chunks, or a differencing disk.",
+            "Unpack or merge it before; or submit a job, which does that in the worker's scratch folder.",
+        )
+    if source.packing is not None:
+        (part,) = source.packing.parts
+        path = unpacker.unpack(source.packing, _plain_name(part.path))
+        inner = _open_package(open_ova(path), path.parent, path.stem)
+        # What it was made of is what must not change.
+        outer = dataclasses.replace(
+            inner, identity=source.identity, container=source.container, container_digest=source.container_digest
+        )
+        return _readable(outer, path.parent, unpacker)
+    images, warnings = [], list(source.warnings)
+    for image in source.images:
+        if image.packing is not None:
+            path = unpacker.unpack(image.packing, _plain_name(image.path))
+            place = Place(path, path.parent, image.path.name, image.name)
+            opened = open_image(place, image.format, warnings)
+            files = tuple(dict.fromkeys(part.path for part in image.packing.parts))
+            image = dataclasses.replace(opened, extents=(*opened.extents, *files))
+        images.append(unpacker.merge(image) if image.subformat == "differencing" else image)
+    return dataclasses.replace(source, images=tuple(images), warnings=tuple(warnings))
 
 
 def check_manifest(
@@ -93,12 +165,24 @@ def check_container(
     cancelled: t.Callable[[], bool],
     bandwidth: int | None = None,
 ) -> None:
-    """Compare the digest that the job gives for a whole OVA or OVF, where it does; copying compares the others.
+    """Compare the digests of files that hold more than images (an OVA, a VHD); copying compares the others.
 
     Raises:
         JobError: class ``invalid``, the file is not what the job says.
     """
     _check_ranges(_container(source), progress, cancelled, bandwidth)
+
+
+def check_given(source: Source, progress: t.Callable[[int, int], None], cancelled: t.Callable[[], bool]) -> None:
+    """Compare the digests that the job itself gives: of a whole OVA or OVF, or of bare disks. Not a manifest's.
+
+    Raises:
+        JobError: class ``invalid``, a file is not what the job says.
+    """
+    if source.packaged:
+        check_container(source, progress, cancelled)
+    else:
+        check_manifest(source, progress, cancelled)
 
 
 def has_writer(source: Source) -> str | None:
@@ -120,120 +204,117 @@ def _kind(told: models.SourceType, path: pathlib.Path) -> models.SourceType:
         raise invalid("NotAFile", f"{path.name} is a folder, and type {told.value} wants a file.")
     if told is not models.SourceType.AUTO:
         return told
-    found = _SUFFIXES.get(path.suffix.lower())
+    found = _SUFFIXES.get(pathlib.PurePath(_plain_name(path)).suffix.lower())
     if found is None:
         raise invalid(
             "UnknownType",
             f"The name {path.name} does not tell what kind of image it is.",
-            "Set spec.source.type: ova, ovf, vmdk, qcow2 or raw.",
+            f"Set spec.source.type: {', '.join(kind.value for kind in models.SourceType if kind is not told)}.",
         )
     return found
+
+
+def _plain_name(path: pathlib.Path) -> str:
+    """The name of what is packed in the file ``path``; of one that is not, its own name."""
+    return path.stem if path.suffix.lower() in _COMPRESSIONS else path.name
+
+
+def _compression(path: pathlib.Path) -> t.Literal["", "gzip", "xz"]:
+    """By the name alone: a guest may have written what a disk begins with."""
+    return _COMPRESSIONS.get(path.suffix.lower(), "")
+
+
+def _compression_of_ova(path: pathlib.Path) -> t.Literal["", "gzip", "xz"]:
+    """A tar begins with the name of its first file, so that nothing is hidden by looking."""
+    with FileRange(path) as file:
+        head = file.read(0, min(6, file.length))
+    if head.startswith(b"\x1f\x8b"):
+        return "gzip"
+    return "xz" if head == b"\xfd7zXZ\0" else ""
 
 
 # -- bare disks --------------------------------------------------------------------------------------------------------
 
 
 def _open_disks(spec: models.SourceSpec, input_root: pathlib.Path) -> Source:
-    images, warnings, files = [], [], []
+    images: list[DiskImage] = []
+    warnings: list[str] = []
     for index, disk in enumerate(spec.disks):
-        field = f"spec.source.disks[{index}].path" if spec.path is None and len(spec.disks) > 1 else "spec.source.path"
+        field = f"spec.source.disks[{index}].path" if len(spec.disks) > 1 else "spec.source.path"
         path = confine(input_root, disk.path, field)
         kind = disk.format or _kind(spec.type, path).value
-        if not path.is_file() or kind not in ("vmdk", "qcow2", "raw"):
+        if not path.is_file() or kind not in IMAGE_FORMATS:
             raise invalid("NotADisk", f"{path.name} is no disk image.", "Give an OVA or OVF as spec.source.path.")
-        image, found = _open_image(path, kind, name=f"disk{index}", field=field, digest=disk.digest)
+        place = Place(path, input_root, field, f"disk{index}", disk.digest)
+        image = _image_or_packing(place, t.cast("ImageFormat", kind), warnings)
+        if disk.digest is not None and image.extents:
+            raise unsupported(
+                "DigestOfDescriptor",
+                f"{field}: the digest is that of {path.name} alone, whose data lie in other files as well.",
+                "Give the flat file as a raw disk with its own digest, or leave the digest out.",
+            )
         images.append(image)
-        warnings += found
-        files += [image.path, *image.extents]
     return Source(
         images=tuple(images),
-        hardware=Hardware(name=images[0].path.stem),
-        identity=_identity(files, input_root),
+        hardware=Hardware(name=pathlib.PurePath(_plain_name(images[0].path)).stem),
+        identity=_identity(_files(images), input_root),
         warnings=tuple(warnings),
     )
 
 
-def _open_image(
-    path: pathlib.Path,
-    kind: str,
-    *,
-    name: str,
-    field: str,
-    digest: str | None,
-    offset: int = 0,
-    length: int | None = None,
-) -> tuple[DiskImage, list[str]]:
-    """Check an image of the kind that the job or the OVF tells."""
-    with FileRange(path, offset, length) as file:
-        if kind == "vmdk":
-            return _open_vmdk(file, DiskImage(name, path, "vmdk", "", 0, offset, length, (), digest), field), []
-        if kind == "qcow2":
-            header = qcow2.read_header(file)
-            if not header.extended_l2:
-                qcow2.Tables(file, header).check()
-            size = _whole_sectors(header.size)
-            warnings = [f"{path.name} holds {header.snapshots} snapshots, which are not carried over."]
-            return DiskImage(name, path, "qcow2", "", size, offset, length, (), digest), (
-                warnings if header.snapshots else []
-            )
-        if file.length == 0:
-            raise truncated(path)
-        head = file.read(0, min(4, file.length))
-        warnings = []
-        if head in (qcow2.MAGIC, vmdk.MAGIC):
-            warnings = [
-                f"{path.name} is read as a raw disk, as it is called, though it begins like an image of another format."
-            ]
-        return DiskImage(name, path, "raw", "", _whole_sectors(file.length), offset, length, (), digest), warnings
+def _image_or_packing(place: Place, kind: ImageFormat, warnings: list[str]) -> DiskImage:
+    compression = _compression(place.path)
+    if not compression:
+        return open_image(place, kind, warnings)
+    part = Part(place.path, place.offset, place.length, place.digest)
+    return DiskImage(place.name, place.path, kind, "", 0, packing=Packing((part,), compression))
 
 
-def _open_vmdk(file: FileRange, image: DiskImage, field: str) -> DiskImage:
-    head = file.read(0, min(len(vmdk.DESCRIPTOR_START), file.length))
-    if head.startswith(vmdk.MAGIC):
-        extent = vmdk.SparseExtent(file)
-        _refuse_parent(extent.descriptor, file.path)
-        extent.check()
-        subformat = "streamOptimized" if extent.compressed else "monolithicSparse"
-        return dataclasses.replace(image, subformat=subformat, virtual_size=extent.virtual_size)
-    if image.offset or file.length > _MAX_DESCRIPTOR_FILE:
-        raise invalid("BadVmdk", f"{file.path.name} does not begin as a VMDK.", "Export or upload it again.")
-    descriptor = vmdk.parse_descriptor(file.read(0, file.length), file.path.name)
-    _refuse_parent(descriptor, file.path)
-    extents = descriptor.extents
-    if len(extents) != 1 or extents[0].kind not in _FLAT_EXTENTS:
+# -- VMX, .vbox, Hyper-V -----------------------------------------------------------------------------------------------
+
+
+def _open_configuration(path: pathlib.Path, kind: models.SourceType, input_root: pathlib.Path) -> Source:
+    parse = {
+        models.SourceType.VMX: parse_vmx,
+        models.SourceType.VBOX: parse_vbox,
+        models.SourceType.HYPERV: parse_hyperv,
+    }[kind]
+    with FileRange(path) as file:
+        if file.length > MAX_SIZE:
+            raise invalid("TooLarge", f"{path.name} is larger than any configuration of a virtual machine.")
+        text = file.read(0, file.length)
+    if path.suffix.lower() == ".vmcx":
         raise unsupported(
-            "VmdkSubformat",
-            f"{file.path.name} is a VMDK of type {descriptor.create_type or 'unknown'} with {len(extents)} extents.",
-            "Export the VM as an OVA, or convert the disk to one file: qemu-img convert -O qcow2.",
+            "BinaryConfiguration",
+            f"{path.name} is a binary configuration of Hyper-V (Windows Server 2016 and later), which cannot be read.",
+            "Give the VM's disks as spec.source.disks, and the network cards' addresses as spec.guest.network.macs.",
         )
-    flat = confine(file.path.parent, extents[0].name, f"{field}: extent")
-    size = extents[0].size
-    if not 0 < size <= vmdk.MAX_CAPACITY or extents[0].offset:
-        raise invalid("BadVmdk", f"{file.path.name}: a disk of {size} bytes in one extent is not possible.")
-    if not flat.is_file() or flat.stat().st_size < size:
-        raise truncated(flat)
-    if flat.stat().st_size > size:
-        raise invalid("BadVmdk", f"{flat.name} is larger than its descriptor {file.path.name} says.")
-    if image.manifest_digest:
-        # The digest is the descriptor's, which is at hand; the extent's own comes from the caller.
-        compare_bytes(file.path.name, image.manifest_digest, file.read(0, file.length))
-    return DiskImage(
-        name=image.name,
-        path=flat,
-        format="raw",
-        subformat=descriptor.create_type,
-        virtual_size=size,
-        extents=(file.path,),
+    described = parse(text, path.name)
+    if not described.disks:
+        raise invalid("NoDisk", f"{path.name} describes a virtual machine without disks.")
+    warnings: list[str] = []
+    images = []
+    for index, disk in enumerate(described.disks):
+        what = f"{path.name}: disk"
+        found = _beside_hyperv(path, disk.name) if kind is models.SourceType.HYPERV else disk.name
+        place = Place(confine_beside(input_root, path, found, what), input_root, what, f"disk{index}")
+        images.append(open_image(place, _disk_kind(disk, path.name), warnings))
+    hardware = described.hardware
+    return Source(
+        images=tuple(images),
+        hardware=hardware if hardware.name else dataclasses.replace(hardware, name=path.stem),
+        identity=_identity([path, *_files(images)], input_root),
+        warnings=tuple(warnings),
     )
 
 
-def _refuse_parent(descriptor: vmdk.Descriptor, path: pathlib.Path) -> None:
-    if descriptor.has_parent:
-        raise unsupported(
-            "SnapshotDisk",
-            f"{path.name} is a snapshot: it holds only what differs from its parent.",
-            "Consolidate the VM's snapshots before the export.",
-        )
+def _beside_hyperv(path: pathlib.Path, name: str) -> str:
+    """An export has ``Virtual Machines/<GUID>.xml`` beside ``Virtual Hard Disks/``; it names disks as on its host."""
+    plain = pathlib.PureWindowsPath(name).name
+    for folder in ("../Virtual Hard Disks", "..", "."):
+        if plain and (path.parent / folder / plain).is_file():
+            return f"{folder}/{plain}"
+    return plain
 
 
 # -- OVA and OVF -------------------------------------------------------------------------------------------------------
@@ -241,53 +322,91 @@ def _refuse_parent(descriptor: vmdk.Descriptor, path: pathlib.Path) -> None:
 
 def _open_package(package: Package, input_root: pathlib.Path, stem: str) -> Source:
     warnings = list(package.warnings)
-    images = []
-    for index, disk in enumerate(package.ovf.disks):
-        image, found = _open_ovf_disk(package, disk, f"disk{index}")
-        warnings += found
-        images.append(image)
+    images = [
+        _open_ovf_disk(package, disk, f"disk{index}", input_root, warnings)
+        for index, disk in enumerate(package.ovf.disks)
+    ]
     hardware = package.ovf.hardware
     return Source(
+        packaged=True,
         images=tuple(images),
         hardware=hardware if hardware.name else dataclasses.replace(hardware, name=stem),
-        identity=_identity([*package.files, *(f for i in images for f in (i.path, *i.extents))], input_root),
+        identity=_identity([*package.files, *_files(images)], input_root),
         warnings=tuple(warnings),
     )
 
 
-def _open_ovf_disk(package: Package, disk: OvfDisk, name: str) -> tuple[DiskImage, list[str]]:
-    path, offset, length = package.locate(disk.href)
+def _open_ovf_disk(
+    package: Package, disk: NamedDisk, name: str, input_root: pathlib.Path, warnings: list[str]
+) -> DiskImage:
     kind = _disk_kind(disk, package.descriptor)
-    image, warnings = _open_image(
-        path,
-        kind,
-        name=name,
-        field=package.descriptor,
-        digest=package.digests.get(disk.href),
-        offset=offset,
-        length=length,
-    )
-    if image.extents:
+    compression = "gzip" if disk.compressed else _compression(pathlib.Path(disk.name))
+    if disk.chunk_size or compression:
+        parts = _chunks(package, disk) if disk.chunk_size else [_part(package, disk.name)]
+        # Within an OVA all files are the one file; what is packed has a name of its own.
+        path = parts[0].path.with_name(pathlib.PurePosixPath(disk.name).name)
+        return DiskImage(name, path, kind, "", 0, packing=Packing(tuple(parts), compression))
+    path, offset, length = package.locate(disk.name)
+    digest = package.digests.get(disk.name)
+    image = open_image(Place(path, input_root, package.descriptor, name, digest, offset, length), kind, warnings)
+    if image.path != path:
         image = dataclasses.replace(image, manifest_digest=package.digests.get(image.path.name))
-    if disk.capacity is not None and _whole_sectors(disk.capacity) != image.virtual_size:
+    elif image.extents and package.digests:
+        warnings.append(f"The manifest's digests of the files that {disk.name} names are not compared.")
+    if disk.capacity is not None and whole_sectors(disk.capacity) != image.virtual_size:
         warnings.append(
-            f"{disk.href} has {image.virtual_size} bytes, though the OVF says {disk.capacity}; the disk decides."
+            f"{disk.name} has {image.virtual_size} bytes, though the OVF says {disk.capacity}; the disk decides."
         )
-    return image, warnings
+    return image
 
 
-def _disk_kind(disk: OvfDisk, what: str) -> str:
+def _part(package: Package, name: str) -> Part:
+    return Part(*package.locate(name), package.digests.get(name))
+
+
+def _chunks(package: Package, disk: NamedDisk) -> list[Part]:
+    """The pieces of a file, ``<name>.000000000`` and so on (DSP0243, "File References"): all but the last are full."""
+    parts: list[Part] = []
+    for number in range(_MAX_CHUNKS):
+        try:
+            parts.append(_part(package, f"{disk.name}.{number:09d}"))
+        except JobError as error:
+            if error.reason != "NotFound" or not parts:
+                raise
+            break
+    sizes = [part.path.stat().st_size if part.length is None else part.length for part in parts]
+    # Of a compressed file the size may be told as it is or as it was; its own end tells whether it is whole.
+    whole = disk.compressed or disk.size in (None, sum(sizes))
+    if any(size != disk.chunk_size for size in sizes[:-1]) or not whole:
+        raise invalid(
+            "Truncated", f"The chunks of {disk.name} are not those of the whole file.", "Export or upload it again."
+        )
+    return parts
+
+
+def _disk_kind(disk: NamedDisk, what: str) -> ImageFormat:
     said = disk.format.lower()
-    for word in ("vmdk", "qcow2", "raw"):
+    for word, fmt in _FORMAT_WORDS.items():
         if word in said:
-            return word
-    found = _SUFFIXES.get(pathlib.PurePosixPath(disk.href).suffix.lower())
-    if found in (models.SourceType.VMDK, models.SourceType.QCOW2, models.SourceType.RAW):
-        return str(found.value)
-    raise unsupported("DiskFormat", f"{what}: {disk.href!r} has the format {disk.format!r}, which is not known.")
+            return fmt
+    # Windows' spelling of a path ends alike.
+    found = SUFFIXES.get(pathlib.PurePath(_plain_name(pathlib.Path(disk.name))).suffix.lower())
+    if found is None:
+        raise unsupported(
+            "DiskFormat", f"{what}: {disk.name[:200]!r} has the format {said[:200]!r}, which is not known."
+        )
+    return found
 
 
 # -- helpers -----------------------------------------------------------------------------------------------------------
+
+
+def _files(images: t.Iterable[DiskImage]) -> list[pathlib.Path]:
+    """All files of these images, as they are: packed ones too."""
+    files: list[pathlib.Path] = []
+    for image in images:
+        files += [part.path for part in image.packing.parts] if image.packing else [image.path, *image.extents]
+    return files
 
 
 def _identity(files: t.Iterable[pathlib.Path], root: pathlib.Path) -> str:
@@ -300,9 +419,10 @@ def _identity(files: t.Iterable[pathlib.Path], root: pathlib.Path) -> str:
 
 
 def _container(source: Source) -> list[tuple[pathlib.Path, int, int | None, str | None]]:
-    if source.container is None:
-        return []
-    return [(source.container, 0, None, source.container_digest)]
+    parts = [image.enclosing for image in source.images if image.enclosing]
+    if source.container is not None:
+        parts.append(Part(source.container, digest=source.container_digest))
+    return [(part.path, part.offset, part.length, part.digest) for part in parts]
 
 
 def _check_ranges(
@@ -326,8 +446,3 @@ def _check_ranges(
                 cancelled=cancelled,
             )
             before += file.length
-
-
-def _whole_sectors(size: int) -> int:
-    """Virtual disks consist of whole sectors; QEMU pads the last one of a raw image with zeros."""
-    return -(-size // _SECTOR) * _SECTOR

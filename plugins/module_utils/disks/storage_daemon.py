@@ -22,15 +22,16 @@ import os
 import pathlib
 import select
 import subprocess
-import tempfile
 import time
 import typing as t
 
 from ..protocol.errors import JobError, environment, transient
-from .command import clean_environment, dying_with_parent, find_program, last_lines
+from .command import clean_environment, confined, find_program, last_lines
 
 #: For the answer to one QMP command, and for the daemon's end. Seconds.
 _TIMEOUT = 60.0
+#: Bytes.
+_MAX_ANSWER = 1024**2
 #: Part of the names of folders with exports; it tells the loop devices over them from all others.
 FOLDER_PREFIX = "hyper2kvm-attach-"
 # A new mount namespace begins as a copy, with the guests that are mounted from other daemons' exports just now. They
@@ -58,30 +59,42 @@ class StorageDaemon:
             JobError: class ``environment``, it is not installed or does not start.
         """
         program = find_program("qemu-storage-daemon")
-        self._messages = tempfile.TemporaryFile()  # noqa: SIM115 (closed by close and kill)
+        # A full pipe drops what comes next: the daemon can fill no disk with messages, and does not wait for a reader.
+        self._messages, messages = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         self._buffer = b""
         self._events: list[dict[str, t.Any]] = []
         self._exports: list[str] = []
-        self._process = subprocess.Popen(
-            dying_with_parent(
-                [
-                    *("unshare", "--mount", "--propagation", "private"),
-                    *("sh", "-c", _OWN_NAMESPACE, FOLDER_PREFIX),
-                    *(program, "--chardev", "stdio,id=qmp,signal=off", "--monitor", "chardev=qmp"),
-                ]
-            ),
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=self._messages,
-            env=clean_environment(),
-            bufsize=0,
-        )
+        try:
+            self._process = self._start(program, messages)
+        except BaseException:
+            os.close(self._messages)
+            raise
+        finally:
+            os.close(messages)
         try:
             self._receive()  # the greeting
             self.command("qmp_capabilities")
         except BaseException:
             self.kill()
             raise
+
+    @staticmethod
+    def _start(program: str, messages: int) -> subprocess.Popen[bytes]:
+        return subprocess.Popen(
+            confined(
+                [
+                    *("unshare", "--mount", "--propagation", "private"),
+                    *("sh", "-c", _OWN_NAMESPACE, FOLDER_PREFIX),
+                    *(program, "--chardev", "stdio,id=qmp,signal=off", "--monitor", "chardev=qmp"),
+                ],
+                capabilities=("sys_admin",),  # mounts
+            ),
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=messages,
+            env=clean_environment(),
+            bufsize=0,
+        )
 
     def export(
         self, name: str, options: t.Mapping[str, t.Any], mountpoint: pathlib.Path, *, writable: bool
@@ -182,21 +195,26 @@ class StorageDaemon:
             if not piece:
                 raise self._lost("is gone")
             self._buffer += piece
+            if len(self._buffer) > _MAX_ANSWER:
+                raise self._lost("talks too much")
         line, self._buffer = self._buffer.split(b"\n", 1)
         answer: dict[str, t.Any] = json.loads(line)
         return answer
 
     def _lost(self, what: str) -> JobError:
-        self._messages.seek(0)
-        said = last_lines(self._messages.read(65536))
-        return transient("StorageDaemonLost", f"qemu-storage-daemon {what} ({said}).", "Try again.")
+        said = b""
+        with contextlib.suppress(BlockingIOError):
+            said = os.read(self._messages, 65536)
+        return transient("StorageDaemonLost", f"qemu-storage-daemon {what} ({last_lines(said)}).", "Try again.")
 
     def _release(self) -> None:
         for stream in (self._process.stdin, self._process.stdout):
             if stream is not None:
                 with contextlib.suppress(OSError):
                     stream.close()
-        self._messages.close()
+        if self._messages >= 0:
+            os.close(self._messages)
+            self._messages = -1
 
 
 def _pid_in_proc(pid: int) -> int:

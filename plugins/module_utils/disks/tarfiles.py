@@ -18,7 +18,8 @@ from .file_range import FileRange, truncated
 
 _BLOCK = 512
 _MAX_MEMBERS = 10_000
-_MAX_EXTENSION = 1024**2
+#: Of all extended headers together: names of an OVA's few members.
+_MAX_EXTENSIONS = 1024**2
 _REGULAR = (b"0", b"\0", b"7")
 _GNU_LONG_NAME, _GNU_LONG_LINK, _GNU_SPARSE = b"L", b"K", b"S"
 _PAX, _PAX_GLOBAL = b"x", b"g"
@@ -43,7 +44,7 @@ def index_tar(path: pathlib.Path) -> dict[str, Member]:
     """
     members: dict[str, Member] = {}
     with FileRange(path) as file:
-        position, name, size = 0, None, None
+        position, name, size, extensions = 0, None, None, 0
         for _count in range(_MAX_MEMBERS):
             header = file.read(position, _BLOCK) if position + _BLOCK <= file.length else b""
             if not header.strip(b"\0"):
@@ -54,8 +55,9 @@ def index_tar(path: pathlib.Path) -> dict[str, Member]:
             kind, stored = _check_header(path, header)
             position += _BLOCK
             if kind in (_GNU_LONG_NAME, _GNU_LONG_LINK, _PAX, _PAX_GLOBAL):
-                if stored > _MAX_EXTENSION:
-                    raise _bad(path, "an extended header is longer than 1 MiB")
+                extensions += stored
+                if extensions > _MAX_EXTENSIONS:
+                    raise _bad(path, "its extended headers are longer than 1 MiB")
                 data = file.read(position, stored)
                 if kind == _GNU_LONG_NAME:
                     name = _text(data)
@@ -99,11 +101,12 @@ def _name(header: bytes) -> str:
 
 def _pax(path: pathlib.Path, data: bytes, name: str | None, size: int | None) -> tuple[str | None, int | None]:
     """Records "LENGTH KEY=VALUE\\n", where LENGTH counts the whole record."""
-    while data.strip(b"\0"):
-        digits = data.split(b" ", 1)[0]
+    position, end = 0, len(data.rstrip(b"\0"))
+    while position < end:
+        digits = data[position : position + 9].split(b" ", 1)[0]
         length = int(digits) if digits.isdigit() and len(digits) < 9 else 0
-        key, separator, value = data[len(digits) + 1 : length - 1].partition(b"=")
-        if length <= len(digits) + 1 or length > len(data) or not separator:
+        key, separator, value = data[position + len(digits) + 1 : position + length - 1].partition(b"=")
+        if length <= len(digits) + 1 or position + length > len(data) or not separator:
             raise _bad(path, "an extended header is broken")
         if key == b"path":
             name = _text(value)
@@ -113,7 +116,7 @@ def _pax(path: pathlib.Path, data: bytes, name: str | None, size: int | None) ->
             size = int(value)
         elif key.startswith(b"GNU.sparse."):
             raise unsupported("SparseTar", f"{path.name} is a tar with sparse members.", "Pack it without -S.")
-        data = data[length:]
+        position += length
     return name, size
 
 

@@ -36,8 +36,12 @@ _DEFLATE = 1
 _MARKER_FOOTER = 3
 _MAX_TABLES = 4 * 1024**2
 _MAX_DESCRIPTOR = 1024**2
+#: A line holds a file name at most; patterns would take minutes over one of a megabyte.
+_MAX_LINE = 8 * 1024
 _NO_PARENT = "ffffffff"
-_EXTENT = re.compile(r'^(?:RW|RDONLY|NOACCESS)\s+(\d+)\s+([A-Z0-9]+)(?:\s+"([^"]*)"(?:\s+(\d+))?)?\s*$')
+_COWD_MAGIC = b"COWD"
+_SESPARSE_MAGIC = 0xCAFEBABE
+_EXTENT = re.compile(r'^(RW|RDONLY|NOACCESS)\s+(\d+)\s+([A-Z0-9]+)(?:\s+"([^"]*)"(?:\s+(\d+))?)?\s*$')
 _SETTING = re.compile(r'^\s*([A-Za-z0-9_.]+)\s*=\s*"?([^"]*?)"?\s*$')
 
 
@@ -45,6 +49,8 @@ _SETTING = re.compile(r'^\s*([A-Za-z0-9_.]+)\s*=\s*"?([^"]*?)"?\s*$')
 class Extent:
     """A line of a descriptor's extent section. Bytes."""
 
+    access: str
+    """``RW``, ``RDONLY`` or ``NOACCESS``."""
     kind: str
     """``FLAT``, ``SPARSE``, ``VMFS``, ``ZERO`` …"""
     size: int
@@ -59,6 +65,14 @@ class Descriptor:
     create_type: str
     extents: tuple[Extent, ...]
     has_parent: bool
+    content_id: str
+    """CID: changes with the disk's content. Lower case."""
+    parent_id: str
+    """The parent's CID when the snapshot was taken."""
+    parent_name: str
+    """``parentFileNameHint``; empty: it is not told."""
+    plain: bool
+    """Whether there is no line that another reader could take for an extent which is not in ``extents``."""
 
 
 def parse_descriptor(text: bytes, what: str) -> Descriptor:
@@ -73,12 +87,14 @@ def parse_descriptor(text: bytes, what: str) -> Descriptor:
     settings: dict[str, str] = {}
     extents = []
     for line in plain.decode("utf-8", "replace").splitlines():
+        if len(line) > _MAX_LINE:
+            raise _bad(what, f"its disk descriptor has a line of {len(line)} characters")
         found = _EXTENT.match(line.strip())
         if found:
-            size, kind, name, offset = found.groups()
+            access, size, kind, name, offset = found.groups()
             if len(size) > 16 or len(offset or "") > 16:
                 raise _bad(what, "an extent is larger than any disk")
-            extents.append(Extent(kind, int(size) * SECTOR, name or "", int(offset or 0) * SECTOR))
+            extents.append(Extent(access, kind, int(size) * SECTOR, name or "", int(offset or 0) * SECTOR))
         elif not line.lstrip().startswith("#"):
             setting = _SETTING.match(line)
             if setting:
@@ -90,8 +106,54 @@ def parse_descriptor(text: bytes, what: str) -> Descriptor:
     return Descriptor(
         create_type=settings.get("createtype", ""),
         extents=tuple(extents),
-        has_parent=settings.get("parentcid", _NO_PARENT).lower() != _NO_PARENT or "parentfilenamehint" in settings,
+        has_parent=settings["parentcid"].lower() != _NO_PARENT or "parentfilenamehint" in settings,
+        content_id=settings["cid"].lower(),
+        parent_id=settings["parentcid"].lower(),
+        parent_name=settings.get("parentfilenamehint", ""),
+        plain=_is_plain(plain),
     )
+
+
+def _is_plain(text: bytes) -> bool:
+    """Whether QEMU, which looks for extents by ``scanf`` at each line's begin and across lines, sees what is seen here.
+
+    So each line must be a comment, a setting or a whole extent; an extent must not follow an empty line, from which
+    QEMU would read it a second time; and nothing but line ends may pass for one.
+    """
+    # Byte by byte: names in whatever encoding are text to both.
+    lines = text.decode("latin-1").replace("\r\n", "\n").split("\n")
+    before = ""
+    for line in lines:
+        stripped = line.strip(" \t")
+        if any(ord(c) < 32 and c != "\t" for c in line):
+            return False
+        if _EXTENT.match(stripped):
+            if not before:
+                return False
+        elif stripped and not stripped.startswith("#") and not _SETTING.match(stripped):
+            return False
+        before = stripped
+    return True
+
+
+def foreign_extent_size(file: FileRange) -> int:
+    """Return the virtual size of an extent of ESXi's snapshots: ``COWD`` (vmfsSparse) or seSparse. Bytes.
+
+    Facts from QEMU's block/vmdk.c; QEMU checks and bounds their tables itself.
+
+    Raises:
+        JobError: class ``invalid``, it is neither.
+    """
+    data = file.read(0, min(SECTOR, file.length)).ljust(SECTOR, b"\0")
+    if data.startswith(_COWD_MAGIC):
+        sectors = int.from_bytes(data[12:16], "little")
+    elif int.from_bytes(data[:8], "little") == _SESPARSE_MAGIC:
+        sectors = int.from_bytes(data[16:24], "little")
+    else:
+        raise _bad(file.path.name, "it does not begin as an extent")
+    if not 0 < sectors * SECTOR <= MAX_CAPACITY:
+        raise _bad(file.path.name, f"a capacity of {sectors} sectors is not possible")
+    return sectors * SECTOR
 
 
 @dataclasses.dataclass(frozen=True)
@@ -111,8 +173,12 @@ class _Header:
 class SparseExtent:
     """A hosted sparse extent (``monolithicSparse``, ``streamOptimized``): its directory and tables of grains."""
 
-    def __init__(self, file: FileRange) -> None:
+    def __init__(self, file: FileRange, *, described: bool = False) -> None:
         """Read header, footer, descriptor and grain directory.
+
+        Args:
+            file: the extent.
+            described: a descriptor in another file names it, so it has none of its own.
 
         Raises:
             JobError: class ``invalid``, they contradict the format, themselves or the file's size; class
@@ -121,7 +187,7 @@ class SparseExtent:
         self._file = file
         what = file.path.name
         head = _read_header(file.read(0, SECTOR), what)
-        self.descriptor = _read_descriptor(file, head, what)
+        self.descriptor = None if described else _read_descriptor(file, head, what)
         if head.capacity == 0:
             # QEMU then takes the descriptor's extents, which are other files.
             raise _bad(what, "its header names no capacity")

@@ -39,13 +39,25 @@ class Devices:
         """Names of the disks, in order."""
         return list(dict.fromkeys(f.partition.disk for f in self.filesystems))
 
+    def members(self, filesystem: Filesystem) -> tuple[Filesystem, ...]:
+        """Return all of a filesystem's devices, in order: several for a btrfs, of which the first stands for it."""
+        if filesystem.members == 1:
+            return (filesystem,)
+        return tuple(f for f in self.filesystems if (f.type, f.uuid) == (filesystem.type, filesystem.uuid))
+
     def find(self, name: str, fstype: str = "") -> Filesystem | None:
         """Return what ``name`` means; None where it is no disk, is not there, or could be several.
+
+        Any device of a btrfs that has several means that btrfs, by the first of them.
 
         Args:
             name: ``/dev/sda1``, ``/dev/disk/by-…/…``, ``UUID=…``, ``LABEL=…`` …
             fstype: what must be there, where that is known (``auto`` is not); it settles doubts.
         """
+        found = self._find(name, fstype)
+        return self.members(found)[0] if found is not None else None
+
+    def _find(self, name: str, fstype: str) -> Filesystem | None:
         tag = _TAG.match(name) or _LINK.match(name)
         if tag is not None:
             return self._by_tag(tag[1].lower(), _UDEV_ESCAPE.sub(lambda m: chr(int(m[1], 16)), tag[2]).strip('"'))
@@ -67,7 +79,7 @@ class Devices:
         }
         wanted = value.lower() if kind in ("uuid", "partuuid") else value
         found = [f for f in self.filesystems if read[kind](f) == wanted] if wanted else []
-        return found[0] if len(found) == 1 else None
+        return found[0] if len({self.members(f)[0] for f in found}) == 1 else None
 
     def _by_place(self, place: str, number: int, fstype: str) -> Filesystem | None:
         candidates = [f for f in self.filesystems if f.partition.number == number and _fits(f, fstype)]

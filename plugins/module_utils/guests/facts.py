@@ -131,7 +131,7 @@ class GuestFacts:
     @property
     def warnings(self) -> list[str]:
         """The risks as sentences."""
-        return [f"{risk.message} {risk.suggestion}".strip() for risk in self.risks]
+        return [paths.printable(f"{risk.message} {risk.suggestion}".strip()) for risk in self.risks]
 
     def to_document(self) -> dict[str, t.Any]:
         """Return the portrait as JSON-able data: camelCase names, sizes in bytes, no terminal escapes."""

@@ -83,6 +83,14 @@ def inspect(guest: MountedGuest, filesystems: t.Sequence[Filesystem]) -> GuestFa
     return facts
 
 
+def firmware_by_partitions(filesystems: t.Sequence[Filesystem]) -> Firmware | None:
+    """Return how the disks of a guest boot whose files cannot be seen; None: both ways may work, or nothing tells."""
+    types = {f.partition.type_id for f in filesystems}
+    if not filesystems or "ef" in types or _BIOS_BOOT in types:
+        return None
+    return "uefi" if types & set(ESP_TYPES) else "bios"
+
+
 def _identity(tree: Reading, facts: GuestFacts) -> None:
     release = shell_values(tree.text("/etc/os-release") or tree.text("/usr/lib/os-release"))
     facts.os_id = release.get("ID", "").lower()

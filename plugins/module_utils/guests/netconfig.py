@@ -16,6 +16,7 @@ import re
 import shlex
 import typing as t
 
+from ..protocol import yaml_text
 from . import paths
 from .facts import Interface
 from .reading import Reading
@@ -26,6 +27,8 @@ _VIRTUAL = re.compile(
 )
 _MAC = re.compile(r"^[0-9a-f]{2}(:[0-9a-f]{2}){5}$")
 _SOURCES_LIMIT = 200
+#: Reading YAML takes a second for each 100 KB. Bytes.
+_NETPLAN_LIMIT = 256 * 1024
 _PORTS = ("bridge_ports", "bridge-ports", "bond-slaves", "bond_slaves", "slaves", "bond-primary")
 _RAW_DEVICES = ("vlan-raw-device", "vlan_raw_device")
 
@@ -213,28 +216,25 @@ def _networkd(tree: Reading) -> t.Iterator[Interface]:
 
 def _netplan(tree: Reading) -> t.Iterator[Interface]:
     files = tree.files(*NETPLAN)
-    if not files:
-        return
-    import yaml
-
     for path in files:
+        # Anchors and tags, which netplan files do without, are refused: they make small files of gigabytes.
         try:
-            document = yaml.safe_load(tree.read_text(path))
-        except (yaml.YAMLError, ValueError, RecursionError):
+            document = yaml_text.load(tree.read_text(path, _NETPLAN_LIMIT))
+        except (ValueError, RecursionError):
             continue
         cards = _dictionary(_dictionary(_dictionary(document).get("network")).get("ethernets"))
         for key, value in cards.items():
             card = _dictionary(value)
             match = _dictionary(card.get("match"))
-            name = str(card.get("set-name") or match.get("name") or ("" if match else key))
+            name = _plain_text(card.get("set-name")) or _plain_text(match.get("name")) or ("" if match else str(key))
             raw = card.get("addresses")
             listed = [next(iter(a), "") if isinstance(a, dict) else a for a in raw] if isinstance(raw, list) else []
             yield Interface(
                 "" if re.search(r"[*?\[]", name) else name,
                 path,
-                str(match.get("macaddress") or ""),
-                bool(card.get("dhcp4")),
-                tuple(str(address) for address in listed),
+                _plain_text(match.get("macaddress")),
+                str(card.get("dhcp4")).lower() in ("true", "yes", "on", "y"),
+                tuple(address for address in listed if isinstance(address, str)),
             )
 
 
@@ -270,6 +270,10 @@ def _with_prefix(address: str, mask: str) -> str:
 
 def _last(values: t.Mapping[str, list[str]], key: str) -> str:
     return values.get(key, [""])[-1]
+
+
+def _plain_text(value: t.Any) -> str:
+    return value if isinstance(value, str) else ""
 
 
 def _dictionary(value: t.Any) -> dict[t.Any, t.Any]:

@@ -19,11 +19,14 @@ import re
 import stat as st
 import typing as t
 
+from ..protocol.errors import unsupported
 from . import paths
 from .faults import explained
 
 #: Configuration is small; what is bigger is read through :meth:`Reading.open_fd`.
 READ_LIMIT = 16 * 1024**2
+#: What a pattern may match; a guest may have a million files where three are expected.
+_MATCH_LIMIT = 1000
 
 
 class Reading(abc.ABC):
@@ -124,6 +127,12 @@ class Reading(abc.ABC):
                     if fnmatch.fnmatchcase(name, part) and (part.startswith(".") or not name.startswith("."))
                 ]
             found = step
+        if len(found) > _MATCH_LIMIT:
+            raise unsupported(
+                "GuestFolderTooBig",
+                f"In the guest, more than {_MATCH_LIMIT} files match {paths.printable(pattern)}.",
+                "Look at it in the guest; an operating system has a few of them.",
+            )
         return found
 
     def files(self, *patterns: str) -> list[str]:

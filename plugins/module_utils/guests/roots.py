@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import os
 import pathlib
 import re
 import tempfile
@@ -17,10 +16,11 @@ import typing as t
 from ..disks.attach import Attachment
 from ..disks.model import Filesystem, Partition
 from ..protocol.errors import ErrorClass, JobError, invalid, transient, unsupported
-from . import mounting, paths
+from . import btrfs, mounting, paths
 from .devices import Devices
 from .esp import EspFiles
 from .fstab import FstabLine, parse
+from .netconfig import shell_values
 from .tree import GuestTree
 
 #: GPT type of an EFI system partition, and its MBR type (UEFI specification, 5.2 and 5.3).
@@ -30,13 +30,21 @@ _ROOT_TYPES = ("ext4", "xfs", "btrfs", "ext3", "ext2", "f2fs", "jfs", "reiserfs"
 _MOUNTABLE = (*_ROOT_TYPES, "vfat")
 # What a container holds cannot be seen without opening it.
 _CONTAINERS = {
-    "crypto_LUKS": ("Encrypted", "is encrypted with LUKS", "Give it to a worker once LUKS guests are supported."),
-    "LVM2_member": ("LogicalVolumes", "is a physical volume of LVM", "Move it once LVM guests are supported."),
-    "linux_raid_member": ("SoftwareRaid", "is a member of a software RAID", "Move it once RAID guests are supported."),
+    "crypto_LUKS": ("Encrypted", "is encrypted with LUKS", "Decrypt it in the guest, then export it again."),
+    "LVM2_member": ("LogicalVolumes", "is a physical volume of LVM", "LVM guests cannot be converted yet."),
+    "linux_raid_member": ("SoftwareRaid", "is a member of a software RAID", "RAID guests cannot be converted yet."),
     "zfs_member": ("Zfs", "is a member of a ZFS pool", "ZFS guests cannot be converted offline."),
     "BitLocker": ("BitLocker", "is encrypted with BitLocker", "Suspend and decrypt BitLocker in the guest first."),
     "ntfs": ("Windows", "is NTFS, and no Linux was found beside it", "Windows guests cannot be converted yet."),
 }
+_AS_IT_IS = (
+    "With spec.guest.enabled false it is moved as it is and only booted; it must have virtio drivers of its own then."
+)
+#: Reasons for which a guest cannot be looked into here, though its disks may be sound and boot.
+OPAQUE = frozenset(
+    {reason for reason, dummy, dummy in _CONTAINERS.values()}
+    | {"BlankDisk", "NoOperatingSystem", "MultipleOperatingSystems", "NoFilesystemDriver", "UnknownPartitionTable"}
+)
 _MOUNT_LIMIT = 200
 _SUBVOLUME_LIMIT = 64
 # A name that is put into mount options: a comma would add options of the guest's choice.
@@ -111,6 +119,8 @@ def looks_like_root(tree: GuestTree) -> bool:
 class _Root:
     filesystem: Filesystem
     subvolume: str
+    name: str
+    """As a person knows the system: PRETTY_NAME of its os-release."""
     fstab: tuple[FstabLine, ...]
 
 
@@ -128,7 +138,8 @@ class _Assembly:
         self._tree: GuestTree | None = None
         self._esp: EspFiles | None = None
         self._warnings: list[str] = []
-        self._fsids: set[str] = set()
+        self._turns: dict[str, btrfs.Turn] = {}
+        self._btrfs_devices: set[pathlib.Path] = set()
 
     def assemble(self) -> MountedGuest:
         root = self._choose(self._candidates())
@@ -157,12 +168,20 @@ class _Assembly:
         while self._mounted:
             mounting.unmount(self._mounted[-1], written=self._writable)
             self._mounted.pop()
+        self._end_turns()
 
     def abandon(self) -> None:
         """Detach everything, as far as that goes."""
         self._let_go()
         while self._mounted:
             mounting.detach(self._mounted.pop())
+        self._end_turns()
+
+    def _end_turns(self) -> None:
+        btrfs.forget(self._btrfs_devices)
+        for turn in self._turns.values():
+            turn.end()
+        self._turns.clear()
 
     def _let_go(self) -> None:
         if self._tree is not None:
@@ -174,7 +193,7 @@ class _Assembly:
         found: list[_Root] = []
         problem: JobError | None = None
         for filesystem in self._devices.filesystems:
-            if filesystem.type not in _ROOT_TYPES:
+            if filesystem.type not in _ROOT_TYPES or filesystem != self._devices.members(filesystem)[0]:
                 continue
             try:
                 found += self._look(filesystem)
@@ -190,13 +209,13 @@ class _Assembly:
         """Return the roots in one filesystem: its own, or those of btrfs subvolumes where that is none."""
         with self._looking(filesystem) as tree:
             if looks_like_root(tree):
-                return [_Root(filesystem, "", _fstab_of(tree))]
+                return [_Root(filesystem, "", _name_of(tree), _fstab_of(tree))]
             names = _subvolumes(tree) if filesystem.type == "btrfs" else []
         roots = []
         for name in names:
             with self._looking(filesystem, name) as tree:
                 if looks_like_root(tree):
-                    roots.append(_Root(filesystem, name, _fstab_of(tree)))
+                    roots.append(_Root(filesystem, name, _name_of(tree), _fstab_of(tree)))
         own = [root for root in roots if self._names_itself(root)]
         return own or roots
 
@@ -217,11 +236,14 @@ class _Assembly:
         own = [root for root in candidates if self._names_itself(root)]
         chosen = own if len(own) == 1 else candidates
         if len(chosen) > 1:
-            places = ", ".join(f"{_place(r.filesystem)} {r.subvolume}".strip() for r in chosen)
+            places = ", ".join(
+                f"{r.name} on {_place(r.filesystem)} {paths.printable(r.subvolume)}".strip() for r in chosen
+            )
             raise unsupported(
                 "MultipleOperatingSystems",
-                f"Several operating systems were found: on {places}.",
-                "A VM with one operating system can be converted; remove the others, or move them as VMs of their own.",
+                f"Several operating systems were found: {places}.",
+                "A VM with one operating system can be converted: give the others' disks, if they have such, a job of "
+                f"their own, or remove them in the guest. {_AS_IT_IS}",
             )
         return chosen[0]
 
@@ -244,12 +266,12 @@ class _Assembly:
         for filesystem in filesystems:
             if filesystem.type in _CONTAINERS:
                 reason, what, todo = _CONTAINERS[filesystem.type]
-                return unsupported(reason, f"{_place(filesystem)} {what}.", todo)
+                return unsupported(reason, f"{_place(filesystem)} {what}.", f"{todo} {_AS_IT_IS}")
         listing = ", ".join(f"{_place(f)}: {paths.printable(f.type)}" for f in filesystems)
         return unsupported(
             "NoOperatingSystem",
             f"No operating system was found. Looked for /etc and programs on each filesystem; there are {listing}.",
-            "Check that the VM's boot disk is among the job's disks.",
+            f"Check that the VM's boot disk is among the job's disks. {_AS_IT_IS}",
         )
 
     # -- the rest ------------------------------------------------------------------------------------------------------
@@ -282,6 +304,9 @@ class _Assembly:
             else:
                 # A canonical path below our own folder: what it leads to cannot change any more.
                 self._mounted.append(self._root / target.lstrip("/"))
+        except FileNotFoundError:
+            # fstab can escape a NUL, which no name has.
+            return None
         except JobError as e:
             # Data that the operating system can do without for now is not worth a failed job.
             if target_is_needed(line.mountpoint) or e.error_class is not ErrorClass.UNSUPPORTED:
@@ -319,28 +344,42 @@ class _Assembly:
                     "OddSubvolume", f"The btrfs subvolume {paths.printable(subvolume)!r} has a name that is not usable."
                 )
             options = (subvolume if subvolume.startswith("subvolid=") else f"subvol={subvolume}",)
+        device = self._device(filesystem)
         if filesystem.type == "btrfs":
-            self._refuse_twin(filesystem)
-        mounting.mount(
-            self._device(filesystem),
-            str(target),
-            filesystem.type,
-            writable=writable,
-            what=_place(filesystem),
-            options=options,
-        )
+            options += self._prepare_btrfs(filesystem, device)
 
-    def _refuse_twin(self, filesystem: Filesystem) -> None:
-        """Refuse a btrfs whose twin is mounted: an older kernel (< 6.7) would show the twin's files instead of ours."""
-        sysfs = pathlib.Path("/sys/fs/btrfs")
-        mounted = (sysfs / os.path.basename(filesystem.uuid)).is_dir()
-        if mounted and filesystem.uuid not in self._fsids and not (sysfs / "features" / "temp_fsid").exists():
-            raise transient(
-                "TwinMounted",
-                f"{_place(filesystem)} has the same identity as a mounted btrfs: both are clones of a template.",
-                "It is tried again when the other one is done.",
+        def attempt() -> None:
+            mounting.mount(
+                device, str(target), filesystem.type, writable=writable, what=_place(filesystem), options=options
             )
-        self._fsids.add(filesystem.uuid)
+
+        try:
+            attempt()
+        except JobError as e:
+            if e.reason != "TwinMounted" or filesystem.members == 1:
+                raise
+            # It is this one's turn, so the twin is a memory that a killed process left in the kernel.
+            btrfs.forget(pathlib.Path("/dev").glob("loop[0-9]*"))
+            attempt()
+
+    def _prepare_btrfs(self, filesystem: Filesystem, device: pathlib.Path) -> tuple[str, ...]:
+        """Wait for the right to mount it, and return the mount options that name its other devices."""
+        members = self._devices.members(filesystem)
+        if sorted(f.member for f in members) != sorted({f.member for f in members}) or (
+            len(members) != filesystem.members
+        ):
+            raise unsupported(
+                "BtrfsIncomplete",
+                f"The btrfs on {_place(filesystem)} lies on {filesystem.members} devices; on the job's disks there are "
+                f"{len(members)} of them: {', '.join(_place(f) for f in members)}.",
+                "List all disks of the VM in the job, each once.",
+            )
+        uuid = filesystem.uuid
+        if uuid not in self._turns and btrfs.one_at_a_time(filesystem.members):
+            self._turns[uuid] = btrfs.Turn(uuid, _place(filesystem))
+        others = [self._device(f) for f in members if f != filesystem]
+        self._btrfs_devices |= {device, *others}
+        return tuple(f"device={other}" for other in others)
 
     def _device(self, filesystem: Filesystem) -> pathlib.Path:
         return self._attachment.disks[filesystem.partition.disk].partition_device(filesystem.partition)
@@ -358,6 +397,11 @@ def target_is_needed(mountpoint: str) -> bool:
 
 def _fstab_of(tree: GuestTree) -> tuple[FstabLine, ...]:
     return tuple(parse(tree.text("/etc/fstab")))
+
+
+def _name_of(tree: GuestTree) -> str:
+    release = shell_values(tree.text("/etc/os-release") or tree.text("/usr/lib/os-release"))
+    return paths.printable(release.get("PRETTY_NAME") or release.get("NAME") or "an unnamed system")
 
 
 def _subvolumes(tree: GuestTree) -> list[str]:

@@ -55,6 +55,8 @@ class DiskResult(Report):
     """The published disk, relative to the worker's output root; unset: the operation leaves none."""
     virtual_size_bytes: Count
     """Size of the disk as the guest sees it, in bytes."""
+    sector_bytes: Count = 512
+    """Size of its logical sectors, in bytes: 512, or 4096 where its partition table says so."""
     bytes_read: Count = 0
     """Bytes read of the source, by all attempts."""
     map: str | None = None

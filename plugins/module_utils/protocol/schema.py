@@ -66,6 +66,7 @@ def _when(condition: Schema, then: Schema) -> Schema:
 
 
 _SOME = {"minItems": 1}
+_POD: Schema = {"required": ["pod"], "properties": {"pod": {"const": True}}}
 
 #: Rules between the fields of a model; the models check the same.
 _RULES: dict[str, list[Schema]] = {
@@ -87,6 +88,11 @@ _RULES: dict[str, list[Schema]] = {
         )
     ],
     "NetworkSpec": [_when({"macMap": _SOME}, {"properties": {"macs": {"maxItems": 0}}})],
+    "NetworkMapping": [
+        {"anyOf": [*({"required": [name]} for name in ("network", "bridge", "multus")), _POD]},
+        {"not": {"required": ["network", "bridge"]}},
+        {"not": {"required": ["multus", *_POD["required"]], "properties": _POD["properties"]}},
+    ],
     "SshKeys": [{"anyOf": [{"required": ["keysFrom"]}, {"required": ["keys"], "properties": {"keys": _SOME}}]}],
     "JobSpec": [
         _when(

@@ -59,15 +59,31 @@ class SourceType(str, enum.Enum):
     AUTO = "auto"
     """By the file's name: its ending, or a folder's. Content, which a guest may have written, decides nothing."""
     OVA = "ova"
-    """A tar file with an OVF descriptor and its disks, read in place."""
+    """A tar file with an OVF descriptor and its disks, read in place; one that is compressed is unpacked before."""
     OVF = "ovf"
     """A folder, or the descriptor in it, with its disks beside it."""
     VMDK = "vmdk"
-    """A VMDK file: streamOptimized, monolithicSparse, or a descriptor with flat extents."""
+    """A VMDK file, or the descriptor of one in several files; a snapshot with its parents."""
     QCOW2 = "qcow2"
-    """A qcow2 file."""
+    """A qcow2 file, with its backing files."""
+    VHD = "vhd"
+    """A VHD file: fixed, dynamic, or differencing with its parents."""
+    VHDX = "vhdx"
+    """A VHDX file; a differencing one with its parents."""
+    VDI = "vdi"
+    """A VDI file of VirtualBox."""
     RAW = "raw"
     """The bytes of the disk."""
+    VMX = "vmx"
+    """VMware's configuration file of a VM, with its disks beside it."""
+    VBOX = "vbox"
+    """VirtualBox's settings file of a VM, with its disks near it."""
+    HYPERV = "hyperv"
+    """The XML file of a VM that Hyper-V exported, up to Windows Server 2012 R2, with its disks near it."""
+
+
+#: Sources that describe a whole VM.
+_MACHINES = frozenset({SourceType.OVA, SourceType.OVF, SourceType.VMX, SourceType.VBOX, SourceType.HYPERV})
 
 
 class TargetFormat(str, enum.Enum):
@@ -143,10 +159,13 @@ class DiskSpec(Document):
 
     path: PathText
     """The image: relative to the worker's input root, or absolute below it."""
-    format: t.Literal["vmdk", "qcow2", "raw"] | None = None
+    format: t.Literal["vmdk", "qcow2", "vhd", "vhdx", "vdi", "raw"] | None = None
     """Its format; unset: the source's ``type``."""
     digest: Digest | None = None
-    """Expected SHA-256 of the image file's bytes; on a mismatch the job fails before it changes anything."""
+    """Expected SHA-256 of the image file's bytes; on a mismatch the job fails, with nothing booted or published.
+
+    Not for a VMDK descriptor, whose data lie in other files.
+    """
 
 
 class SourceSpec(Document):
@@ -159,7 +178,9 @@ class SourceSpec(Document):
     disks: list[DiskSpec] = p.Field(default_factory=list, max_length=64)
     """All disks of the VM, boot disk first; no file twice."""
     digest: Digest | None = None
-    """Expected SHA-256 of the bytes of the file at ``path``; on a mismatch the job fails before it changes anything."""
+    """Expected SHA-256 of the bytes of the file at ``path``; as in ``disks``. Whether it is given or not, what an OVA's
+    own manifest says is compared wherever its disks are read whole: not by ``inspect`` and ``plan``.
+    """
 
     @p.model_validator(mode="after")
     def _consistent(self) -> SourceSpec:
@@ -167,7 +188,7 @@ class SourceSpec(Document):
             raise ValueError("give either path (one file or folder) or disks (all disks of the VM)")
         if self.disks and self.digest:
             raise ValueError("digest goes with path; give each disk of disks its own digest")
-        if self.disks and self.type in (SourceType.OVA, SourceType.OVF):
+        if self.disks and self.type in _MACHINES:
             raise ValueError(f"type {self.type.value} takes path, not disks")
         refuse_duplicates((disk.path for disk in self.disks), "one file cannot be two disks:")
         for path in [self.path or "", *(disk.path for disk in self.disks)]:

@@ -183,6 +183,8 @@ def _asked_for(model: p.BaseModel, path: str) -> dict[str, t.Any]:
 
 
 def _refusal(problems: list[Problem]) -> JobError:
+    # Keys and a parser's words come from the document.
+    problems = [Problem(_plain(problem.field), _plain(problem.message)) for problem in problems]
     shown = "; ".join(map(str, problems[:_MAX_PROBLEMS]))
     if len(problems) > _MAX_PROBLEMS:
         shown += f"; and {len(problems) - _MAX_PROBLEMS} more"
@@ -330,6 +332,11 @@ def _kind(value: t.Any) -> str:
     if isinstance(value, (list, tuple)):
         return "a list"
     return "empty" if value is None else f"a {type(value).__name__}"
+
+
+def _plain(text: str) -> str:
+    """Return ``text`` with what a terminal would obey shown as escapes."""
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
 
 
 def _show(value: t.Any) -> str:

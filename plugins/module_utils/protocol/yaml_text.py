@@ -22,6 +22,8 @@ _CORE = {
     ),
 }
 
+_MAX_FLOW_DEPTH = 100
+
 
 def load(text: str) -> t.Any:
     """Return the data of one YAML document.
@@ -39,6 +41,14 @@ def load(text: str) -> t.Any:
 
     class CoreLoader(yaml.SafeLoader):
         """A loader for documents that strangers write."""
+
+        flow_level: int
+
+        def fetch_flow_collection_start(self, token: t.Any) -> None:
+            # The scanner looks at every open bracket for each token.
+            if self.flow_level >= _MAX_FLOW_DEPTH:
+                raise yaml.YAMLError("brackets are nested too deeply")
+            super().fetch_flow_collection_start(token)
 
         def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
             event: t.Any = self.peek_event()  # type: ignore[no-untyped-call]

@@ -61,9 +61,9 @@ class Demand:
 def _boots(spec: models.JobSpec) -> bool:
     if spec.operation in (models.Operation.REHEARSE, models.Operation.BOOT_TEST):
         return True
-    if spec.operation is models.Operation.CONVERT:
+    if spec.operation in (models.Operation.CONVERT, models.Operation.FIX):
         return spec.verify.boot or spec.verify.rehearse is models.RehearsePolicy.ALWAYS
-    return spec.operation is models.Operation.FIX and spec.verify.boot
+    return False
 
 
 @dataclasses.dataclass(frozen=True)

@@ -32,6 +32,7 @@ from .capabilities import probe
 from .config import Config, worker_name
 from .installation import collection_version
 from .job_process import Pipeline
+from .jobs_folder import JobsFolder
 from .local import starting_lock
 from .reporter import EXIT_FENCED, EXIT_STOPPED, STOP_AT_LEASE_PART
 
@@ -84,6 +85,7 @@ class Agent:
         self._config = config
         self._pipeline = pipeline
         self._backend = LocalBackend(config.state_dir, patience=config.lease_seconds / _BEATS)
+        self._jobs_folder = config.jobs_dir and JobsFolder(config.jobs_dir, config.state_dir, self._backend)
         self._name = worker_name(os.getpid())
         self._running: dict[str, _Running] = {}
         self._leaving = False
@@ -187,6 +189,8 @@ class Agent:
     def _mind_queue(self) -> None:
         self._beat()
         self._settle_ended()
+        if self._jobs_folder and not self._leaving:
+            self._jobs_folder.look()
         version = self._backend.data_version()
         if version != self._seen_version or time.monotonic() >= self._next_look:
             self._seen_version = version
@@ -246,6 +250,9 @@ class Agent:
             return False
         if self._leaving:
             return True
+        if self._jobs_folder and not self._jobs_folder.settled:
+            self._busy_since = time.monotonic()
+            return False
         idle = self._config.idle_seconds
         if idle is None or time.monotonic() - self._busy_since < idle:
             return False

@@ -23,7 +23,7 @@ import typing as t
 
 from ..backends.base import Outcome
 from ..backends.local import LocalBackend
-from ..protocol import models, validation
+from ..protocol import jobspec1, models, validation
 from ..protocol._pydantic import HAS_PYDANTIC
 from ..protocol.errors import JobError, invalid
 from ..protocol.lifecycle import TERMINAL, Phase
@@ -34,11 +34,12 @@ from .job_process import Pipeline
 OK, JOB_FAILED, BAD_INPUT = 0, 1, 2
 _FOLLOW_SECONDS = 0.3
 _REFRESH_SECONDS = 1.0
-_CONTAINER_INPUT, _CONTAINER_OUTPUT = "/data/input", "/data/output"
+_CONTAINER_INPUT, _CONTAINER_OUTPUT, _CONTAINER_JOBS = "/data/input", "/data/output", "jobs"
 
 _EPILOG = """\
 Folders are also taken from the environment (HYPER2KVM_INPUT_ROOT, HYPER2KVM_OUTPUT_ROOT, HYPER2KVM_STATE_DIR,
-HYPER2KVM_SCRATCH, HYPER2KVM_SECRETS_ROOT); /data/input and /data/output serve where they exist and none is named.
+HYPER2KVM_SCRATCH, HYPER2KVM_SECRETS_ROOT, HYPER2KVM_JOBS_DIR); /data/input and /data/output serve where they exist and
+none is named, and with the former also /data/input/jobs.
 Exit status: 0 well, 1 a job failed, 2 wrong input or nothing could be done.
 """
 
@@ -96,6 +97,7 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("--input-root", metavar="DIR", help="where sources are read")
     run.add_argument("--scratch", metavar="DIR", help="for overlays (default: STATE_DIR/scratch)")
     run.add_argument("--secrets-root", metavar="DIR", help="where secrets are: DIR/NAME/KEY")
+    run.add_argument("--jobs-dir", metavar="DIR", help="hand in the job documents that lie or will lie there")
     run.add_argument("--slots", type=_positive, default=2, metavar="N", help="jobs side by side (default: 2)")
     run.add_argument("--label", action="append", default=[], metavar="KEY=VALUE", help="what jobs may require")
     run.add_argument(
@@ -197,6 +199,9 @@ def _run(options: argparse.Namespace, pipeline: Pipeline | None) -> int:
         scratch=_folder(options, "scratch"),
         secrets=_folder(options, "secrets_root"),
     )
+    jobs_dir = _folder(options, "jobs_dir")
+    if jobs_dir is None and input_root == pathlib.Path(_CONTAINER_INPUT):
+        jobs_dir = input_root / _CONTAINER_JOBS
     accepts = models.Acceptance(labels=_labels(options.accept_label))
     if options.accept_operation:
         accepts.operations = [models.Operation(name) for name in options.accept_operation]
@@ -209,6 +214,7 @@ def _run(options: argparse.Namespace, pipeline: Pipeline | None) -> int:
             labels=_labels(options.label),
             accepts=accepts,
             lease_seconds=options.lease_seconds,
+            jobs_dir=jobs_dir,
         ),
         pipeline,
     )
@@ -244,7 +250,7 @@ def _capabilities(options: argparse.Namespace) -> int:
 
 
 def _submit(backend: LocalBackend, options: argparse.Namespace) -> int:
-    jobs = [validation.parse_job(_read(file)) for file in options.file]
+    jobs = [jobspec1.parse(_read(file)) for file in options.file]
     for job in jobs:
         done = backend.submit(job, force=options.force)
         if options.json:

@@ -32,6 +32,8 @@ class Config:
     accepts: models.Acceptance = dataclasses.field(default_factory=models.Acceptance)
     lease_seconds: float = LEASE_SECONDS
     """How long the worker may be silent before others may take its jobs over."""
+    jobs_dir: pathlib.Path | None = None
+    """A folder whose job documents the worker hands in by itself; None: there is none."""
 
     @property
     def roots_text(self) -> str:

@@ -27,16 +27,17 @@ from ..disks.copylog import CopyLog
 from ..disks.filesystems import probe
 from ..disks.journal import needs_replay
 from ..disks.model import Filesystem, Source
-from ..disks.overlay import create_overlay
+from ..disks.overlay import create_overlay, repoint_overlay
 from ..disks.source import open_source
+from ..disks.unpack import Unpacker
 from ..disks.used_blocks import ddrescue_map
 from ..guests.facts import GuestFacts
 from ..guests.fixers.base import FixRequest
-from ..guests.inspection import inspect
+from ..guests.inspection import firmware_by_partitions, inspect
 from ..guests.planning import Plan, plan_fixes
-from ..guests.roots import MountedGuest, mount_guest
+from ..guests.roots import OPAQUE, MountedGuest, mount_guest
 from ..protocol import models
-from ..protocol.errors import invalid
+from ..protocol.errors import JobError, invalid
 from ..protocol.validation import spec_digest
 from .context import Reporter, Roots, Stopped
 from .installation import collection_version
@@ -74,7 +75,7 @@ class JobContext:
         self.reporter = reporter
         self.workdir = workdir
         self.layout: TargetLayout = layout_of(job, roots.output)
-        self.source: Source = open_source(job.spec.source, roots.input)
+        self.source: Source = open_source(job.spec.source, roots.input, self._unpacker())
         self.completed: list[str] = []
         self.partials: list[str] = []
         self.committing: list[str] = []
@@ -97,10 +98,25 @@ class JobContext:
         )
         self._guest_stack: contextlib.ExitStack | None = None
         self._guest: OpenGuest | None = None
+        self._filesystems: list[Filesystem] = []
         self._plan: Plan | None = None
         self._began = time.monotonic()
         self._seconds_before = 0.0
         self._restore()
+
+    def _unpacker(self) -> Unpacker:
+        """Unpacks before the stages begin; a later attempt finds what is whole."""
+        return Unpacker(
+            self.workdir / "unpacked",
+            lambda done, total: self.report("inspect", done, total, "unpacking"),
+            self.reporter.cancelled,
+        )
+
+    def _find_unpacked(self) -> None:
+        """Tell overlays over unpacked images where these are: this folder may have had another name."""
+        for overlay, image in zip(self.overlays, self.source.images, strict=True):
+            if overlay.exists() and self.workdir in image.path.parents:
+                repoint_overlay(overlay, image)
 
     # -- durable state -------------------------------------------------------------------------------------------------
 
@@ -129,6 +145,7 @@ class JobContext:
             self.completed = list(state["completed"])
             self.partials = list(state["partials"])
             self.committing = list(state["committing"])
+            self._find_unpacked()
             return
         for partial in state["partials"]:
             pathlib.Path(partial).unlink(missing_ok=True)
@@ -207,13 +224,33 @@ class JobContext:
             with contextlib.ExitStack() as stack:
                 layers = {i.name: o for i, o in zip(self.source.images, self.overlays, strict=True)}
                 attachment = stack.enter_context(attach(layers, writable=True, workdir=self.workdir))
-                filesystems = probe(attachment)
+                for disk in self.result.disks:
+                    disk.sector_bytes = attachment.disks[disk.name].sector_size
+                filesystems = self._filesystems = probe(attachment)
                 self._warn_of_unclean(attachment, filesystems)
                 mounted = stack.enter_context(mount_guest(attachment, filesystems, writable=True, workdir=self.workdir))
                 facts = inspect(mounted, filesystems)
                 self._guest = OpenGuest(mounted, filesystems, facts)
                 self._guest_stack = stack.pop_all()
         return self._guest
+
+    def portrait(self) -> GuestFacts:
+        """What is known of the guest: all that its files tell.
+
+        Where they cannot be seen, and the job neither changes nor asks for them, what the partitions tell.
+
+        Raises:
+            JobError: as :meth:`guest`, where the job needs the guest's files, or the guest is damaged.
+        """
+        try:
+            return self.guest().facts
+        except JobError as error:
+            looks_only = self.spec.operation in (models.Operation.INSPECT, models.Operation.PLAN)
+            leaves_guest = self.spec.operation is models.Operation.BOOT_TEST or not self.spec.guest.enabled
+            if looks_only or not leaves_guest or error.reason not in OPAQUE:
+                raise
+            self.warn(f"The guest was not looked into, so that only a boot tells what becomes of it: {error.message}")
+        return GuestFacts(filesystems=tuple(self._filesystems), firmware=firmware_by_partitions(self._filesystems))
 
     def _warn_of_unclean(self, attachment: Attachment, filesystems: list[Filesystem]) -> None:
         for filesystem in filesystems:
@@ -281,7 +318,12 @@ class JobContext:
             firmware=self.firmware,
             network=self.spec.guest.network,
             disks=[
-                MachineDisk(self.layout.disk(i), self.layout.format.value, image.virtual_size)
+                MachineDisk(
+                    self.layout.disk(i),
+                    self.layout.format.value,
+                    image.virtual_size,
+                    self.result.disks[i].sector_bytes,
+                )
                 for i, image in enumerate(self.source.images)
             ],
         )
@@ -292,11 +334,15 @@ class JobContext:
             raise Stopped
 
     def report(self, stage: str, done: int, total: int, message: str = "") -> None:
-        """Tell progress of ``stage`` in bytes (or in any unit, where a stage moves none)."""
+        """Tell progress of ``stage`` in bytes."""
         percent = 100.0 * done / total if total else 0.0
         self.reporter.progress(
             models.Progress(stage=stage, bytes_done=done, bytes_total=total, percent=percent, message=message)
         )
+
+    def report_time(self, stage: str, percent: float, seconds_left: float, message: str) -> None:
+        """Tell progress of ``stage``, which moves no bytes, by the time that it takes."""
+        self.reporter.progress(models.Progress(stage=stage, percent=percent, eta_seconds=seconds_left, message=message))
 
     def rehearsal_key(self) -> str:
         """Digest of all that decides whether an earlier rehearsal still speaks for this job.

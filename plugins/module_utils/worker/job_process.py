@@ -15,6 +15,7 @@ import dataclasses
 import logging
 import os
 import pathlib
+import resource
 import signal
 import typing as t
 
@@ -31,6 +32,8 @@ from .reporter import EXIT_STOPPED, EXIT_UNREPORTED, QueueReporter
 log = logging.getLogger(__name__)
 
 _GO = b"g"
+#: What a job's own process may allocate; it needs some hundred megabytes. Bytes.
+_MEMORY_LIMIT = 2 * 1024**3
 
 Pipeline = t.Callable[[models.MigrationJob, Roots, Reporter, pathlib.Path], models.JobResult]
 
@@ -75,6 +78,7 @@ def start(job: models.MigrationJob, config: Config, pipeline: Pipeline) -> Child
         try:
             os.close(gate)
             _isolate(job.metadata.name, waiting)
+            _guard(config.roots)
             code = _run(job, hold, config, pipeline, workdir)
         except BaseException:
             log.exception("job %s: its process failed", job.metadata.name)
@@ -101,6 +105,16 @@ def _isolate(name: str, waiting: int) -> None:
     null = os.open(os.devnull, os.O_RDONLY)
     os.dup2(null, 0)
     os.close(null)
+
+
+def _guard(roots: Roots) -> None:
+    """Take from this process what no job needs: writing to sources, following links there, memory without end."""
+    writable = (roots.output, roots.scratch)
+    if not any(root.is_relative_to(roots.input) for root in writable) and not kernel.protect(roots.input):
+        log.warning("This kernel cannot keep links out of %s: let nobody write there while jobs run.", roots.input)
+    hard = resource.getrlimit(resource.RLIMIT_DATA)[1]
+    if hard == resource.RLIM_INFINITY or hard > _MEMORY_LIMIT:
+        resource.setrlimit(resource.RLIMIT_DATA, (_MEMORY_LIMIT, hard))
 
 
 def _run(job: models.MigrationJob, hold: Hold, config: Config, pipeline: Pipeline, workdir: pathlib.Path) -> int:

@@ -101,7 +101,10 @@ def folder_below(root: pathlib.Path, name: str) -> pathlib.Path:
     wanted = pathlib.PurePosixPath(name)
     inside = root.resolve() / wanted
     # The resolved path catches links; the named one keeps the state folder and the root itself from being a target.
-    relative = inside.resolve()
+    try:
+        relative = inside.resolve()
+    except (OSError, RuntimeError):  # a loop of links; RuntimeError before Python 3.13
+        relative = root.resolve().parent
     parts = relative.relative_to(root.resolve()).parts if relative.is_relative_to(root.resolve()) else ()
     if ".." in wanted.parts or not parts or parts[0].startswith("."):
         raise invalid(

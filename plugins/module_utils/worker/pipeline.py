@@ -14,7 +14,7 @@ import time
 import typing as t
 
 from ..protocol import models
-from ..protocol.errors import ErrorClass, JobError, environment, transient
+from ..protocol.errors import ErrorClass, JobError, environment, transient, unsupported
 from .context import Reporter, Roots, Stopped
 from .job_context import JobContext, Skipped, now
 from .stages import boot, commit, copy, fix, inspect, plan, publish, rehearse, verify
@@ -42,7 +42,7 @@ PUBLISH = Stage("publish", publish.run)
 
 STAGES: dict[models.Operation, tuple[Stage, ...]] = {
     models.Operation.CONVERT: (INSPECT, PLAN, FIX, REHEARSE, COPY, COMMIT, VERIFY, PUBLISH),
-    models.Operation.FIX: (INSPECT, PLAN, FIX, COPY, COMMIT, VERIFY, PUBLISH),
+    models.Operation.FIX: (INSPECT, PLAN, FIX, REHEARSE, COPY, COMMIT, VERIFY, PUBLISH),
     models.Operation.REHEARSE: (INSPECT, PLAN, FIX, REHEARSE, PUBLISH),
     models.Operation.PLAN: (INSPECT, PLAN, PUBLISH),
     models.Operation.INSPECT: (INSPECT, PUBLISH),
@@ -129,6 +129,12 @@ def _explained() -> t.Iterator[None]:
     """Turn the system's errors into errors for people."""
     try:
         yield
+    except MemoryError as error:
+        raise unsupported(
+            "TooMuchMemory",
+            "This source or guest takes more memory to read than any should.",
+            "Look at its metadata and at the guest's configuration; something in it is far too large.",
+        ) from error
     except OSError as error:
         where = f" ({error.filename})" if error.filename else ""
         if error.errno in (errno.ENOSPC, errno.EDQUOT):

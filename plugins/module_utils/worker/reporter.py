@@ -47,7 +47,10 @@ class Meter:
         self._samples: collections.deque[tuple[float, int]] = collections.deque([(time.monotonic(), 0)])
 
     def measure(self, progress: models.Progress) -> models.Progress:
-        """Return what the stage reported, with percent, bytes per second and seconds left filled in."""
+        """Return what the stage reported, with percent, bytes per second and seconds left filled in.
+
+        A stage that moves no bytes tells percent and seconds left itself.
+        """
         now = time.monotonic()
         total = progress.bytes_total or self._total
         done = min(progress.bytes_done, total) if total else progress.bytes_done
@@ -65,7 +68,7 @@ class Meter:
             bytes_total=total,
             percent=round(100.0 * done / total, 1) if total else progress.percent,
             rate_per_second=round(rate, 1),
-            eta_seconds=round((total - done) / rate, 1) if total and rate > 0 else None,
+            eta_seconds=round((total - done) / rate, 1) if total and rate > 0 else progress.eta_seconds,
             message=progress.message,
         )
 

@@ -37,7 +37,8 @@ class Hardware:
     cpus: int
     bus: Bus
     """``virtio``, or ``pvscsi``: VMware's own disk controller and network card, which QEMU emulates."""
-    logical_block_size: int
+    logical_block_sizes: tuple[int, ...]
+    """Of the disks, bytes."""
 
 
 def command(
@@ -106,8 +107,8 @@ def _nbd(name: str, descriptors: t.Mapping[str, int]) -> str:
 
 def _disks(hardware: Hardware, disks: t.Sequence[str], descriptors: t.Mapping[str, int]) -> list[str]:
     arguments = ["-device", "pvscsi,id=scsi"] if hardware.bus == "pvscsi" else []
-    size = f"logical_block_size={hardware.logical_block_size},physical_block_size={hardware.logical_block_size}"
-    for index, name in enumerate(disks):
+    for index, (name, block) in enumerate(zip(disks, hardware.logical_block_sizes, strict=True)):
+        size = f"logical_block_size={block},physical_block_size={block}"
         device = "virtio-blk-pci" if hardware.bus == "virtio" else f"scsi-hd,bus=scsi.0,scsi-id={index}"
         arguments += ["-blockdev", _nbd(name, descriptors)]
         arguments += ["-device", f"{device},drive={name},bootindex={index},{size}"]

@@ -15,6 +15,7 @@ from __future__ import annotations
 import os
 import pathlib
 import pwd
+import resource
 import shutil
 import stat
 import typing as t
@@ -73,7 +74,11 @@ def _kvm_group() -> int | None:
 
 def bounded(command: t.Sequence[str], max_file_bytes: int) -> list[str]:
     """Return ``command`` prefixed so that it dies with the calling thread and its files stay bounded."""
-    return ["prlimit", f"--fsize={max_file_bytes}", "--core=0", "setpriv", "--pdeathsig=KILL", "--", *command]
+    # The machine's memory is its own; the limit of the job's process is not for it.
+    hard = resource.getrlimit(resource.RLIMIT_DATA)[1]
+    memory = "unlimited" if hard == resource.RLIM_INFINITY else str(hard)
+    limits = [f"--fsize={max_file_bytes}", f"--data={memory}", "--core=0"]
+    return ["prlimit", *limits, "setpriv", "--pdeathsig=KILL", "--", *command]
 
 
 def confined(command: t.Sequence[str], max_file_bytes: int) -> list[str]:
@@ -85,4 +90,6 @@ def confined(command: t.Sequence[str], max_file_bytes: int) -> list[str]:
         groups = "--clear-groups" if kvm is None else f"--groups={kvm}"
         identity += [f"--reuid={uid}", f"--regid={gid}", groups, "--bounding-set=-all", "--inh-caps=-all"]
     # Changing the user clears the parent death signal, so it is set again with the change; setpriv does it last.
-    return bounded([*identity, "--pdeathsig=KILL", "--", *command], max_file_bytes)
+    # User networking takes no interface of the host, so QEMU gets a network without any.
+    network = ["unshare", "--net", "--"] if os.geteuid() == 0 else []
+    return bounded([*network, *identity, "--pdeathsig=KILL", "--", *command], max_file_bytes)

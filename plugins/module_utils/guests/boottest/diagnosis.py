@@ -23,8 +23,6 @@ _EMERGENCY = (
     "A filesystem of its fstab is probably missing or still named as on the old hypervisor: let the fixer fstab run, "
     "or give the entry the option nofail."
 )
-_FIXERS = "Let the fixers run (spec.guest.enabled), and look at the plan's changes of the boot loader's files."
-
 #: The patience with what cannot be a false alarm. Seconds.
 _DEFINITE = 2.0
 
@@ -159,7 +157,8 @@ _SIGNS = (
         "NoKernel",
         r"error: (?:file [`'](\S*(?:vmlinu|bzImage|kernel)[^'\s]*)' not found|you need to load the kernel first)",
         "The boot loader found no kernel to load ({0}).",
-        _FIXERS,
+        "Check that the guest's /boot is on one of the job's disks, and that the kernel which the loader's "
+        "configuration names is in it.",
     ),
     _sign(
         "GrubRescue",

@@ -21,7 +21,7 @@ import tempfile
 import types
 import typing as t
 
-from ...disks.command import clean_environment, last_lines
+from ...disks.command import clean_environment, confined, last_lines
 from ...disks.qemu import file_blockdev
 from ...protocol.errors import JobError, environment
 from . import confinement
@@ -116,4 +116,4 @@ def _command(layers: t.Sequence[Layer], listener: int) -> list[str]:
         arguments += ["--blockdev", json.dumps(node)]
         export = {"type": "nbd", "id": layer.name, "node-name": layer.name, "name": layer.name, "writable": True}
         arguments += ["--export", json.dumps(export)]
-    return confinement.bounded(arguments, LAYER_LIMIT)
+    return confinement.bounded(confined(arguments), LAYER_LIMIT)

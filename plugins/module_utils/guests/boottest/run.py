@@ -60,8 +60,8 @@ class BootTestRequest:
     report: bool = True
     """Whether the guest is prepared, in the throw-away layer, to report and to use its serial console."""
     secure_boot: bool = False
-    logical_block_size: int = 512
-    """Of all disks, bytes."""
+    logical_block_sizes: t.Sequence[int] = ()
+    """Of the disks, bytes; empty: 512 each."""
 
 
 class _AcceleratorFailed(Exception):
@@ -220,7 +220,7 @@ def _hardware(request: BootTestRequest) -> commandline.Hardware:
         memory_bytes=_memory(request.memory_bytes),
         cpus=max(1, min(request.cpus, len(os.sched_getaffinity(0)), _CPU_LIMIT)),
         bus=request.bus,
-        logical_block_size=request.logical_block_size,
+        logical_block_sizes=tuple(request.logical_block_sizes) or (512,) * len(request.disks),
     )
 
 

@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import dataclasses
+import enum
 import pathlib
 import typing as t
 
@@ -49,6 +50,19 @@ class FixRequest:
             ) from e
 
 
+class Phase(enum.IntEnum):
+    """When a fixer plans. It sees what those of earlier phases have planned, and relies on none of its own phase."""
+
+    DEVICES = 1
+    """What the guest calls its disks."""
+    BOOT = 2
+    """What starts its kernel, and how."""
+    SYSTEM = 3
+    """What the running system finds."""
+    INITRAMFS = 4
+    """Last: it holds copies of what all others change."""
+
+
 class Fixer(t.Protocol):
     """One thing that a guest needs on its new hardware.
 
@@ -60,6 +74,8 @@ class Fixer(t.Protocol):
     """What ``fixers.only`` and ``fixers.skip`` say: lower case, words joined by ``-``."""
     title: str
     """A few words for a person."""
+    phase: Phase
+    """When it plans; within a phase, by name."""
 
     def plan(self, guest: GuestFacts, edits: Edits, request: FixRequest) -> None:
         """Add this fixer's changes and warnings to ``edits``.

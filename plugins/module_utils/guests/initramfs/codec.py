@@ -23,6 +23,7 @@ import subprocess
 import typing as t
 import zlib
 
+from ...disks.command import confined
 from ...protocol.errors import environment, invalid
 
 try:
@@ -242,16 +243,13 @@ class _ByProgram(_Inflated):
 
 
 def _start(command: t.Sequence[str], stdin: int) -> subprocess.Popen[bytes]:
-    try:
-        child = subprocess.Popen(
-            ["setpriv", "--pdeathsig", "KILL", *command],
-            stdin=stdin,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            env={"PATH": os.environ.get("PATH", os.defpath), "LC_ALL": "C"},
-        )
-    except FileNotFoundError:
-        raise environment("ProgramMissing", f"The program {command[0]} is not installed on this worker.") from None
+    child = subprocess.Popen(
+        confined(command),
+        stdin=stdin,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env={"PATH": os.environ.get("PATH", os.defpath), "LC_ALL": "C"},
+    )
     if child.stdout is None:
         raise AssertionError("child.stdout is not None")
     with contextlib.suppress(OSError):  # an unprivileged user may be over the pipes' quota

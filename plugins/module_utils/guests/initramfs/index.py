@@ -17,7 +17,12 @@ import struct
 _MAGIC = 0xB007F457
 _VERSION = 0x00020001
 _PREFIX, _VALUES, _CHILDREN, _OFFSET = 0x80000000, 0x40000000, 0x20000000, 0x0FFFFFFF
+#: Bounds far above what any distribution's modules need: an index may be a graph that looks like an endless tree.
 _DEPTH_LIMIT = 512
+_KEY_LIMIT = 4096
+_VALUE_LIMIT = 64 * 1024
+_NODES_LIMIT = 500_000
+_ITEMS_LIMIT = 500_000
 
 #: Key, priority (lower comes first), value.
 Item = tuple[str, int, str]
@@ -39,20 +44,24 @@ def read_index(data: bytes) -> list[Item]:
         if magic != _MAGIC or version >> 16 != _VERSION >> 16:
             raise CorruptIndexError("no index of version 2")
         if root:
-            _read_node(data, root, "", items, 0)
+            _read_node(data, root, "", items, 0, [_NODES_LIMIT])
     except (struct.error, ValueError, IndexError) as error:
         raise CorruptIndexError(str(error)) from error
     return items
 
 
-def _read_node(data: bytes, pointer: int, key: str, items: list[Item], depth: int) -> None:
+def _read_node(data: bytes, pointer: int, key: str, items: list[Item], depth: int, nodes: list[int]) -> None:
+    """Read a node and all below it; ``nodes`` holds how many more there may be."""
     at = pointer & _OFFSET
-    if depth > _DEPTH_LIMIT or len(items) > len(data):
+    nodes[0] -= 1
+    if depth > _DEPTH_LIMIT or nodes[0] < 0:
         raise CorruptIndexError("the tree has a loop")
     if pointer & _PREFIX:
-        end = data.index(b"\0", at)
+        end = data.index(b"\0", at, at + _KEY_LIMIT)
         key += data[at:end].decode("ascii")
         at = end + 1
+    if len(key) > _KEY_LIMIT:
+        raise CorruptIndexError("a key is longer than any")
     children: tuple[int, ...] = ()
     first = 0
     if pointer & _CHILDREN:
@@ -63,13 +72,15 @@ def _read_node(data: bytes, pointer: int, key: str, items: list[Item], depth: in
         (count,) = struct.unpack_from(">I", data, at)
         at += 4
         for dummy in range(count):
+            if len(items) >= _ITEMS_LIMIT:
+                raise CorruptIndexError("it has more items than any")
             (priority,) = struct.unpack_from(">I", data, at)
-            end = data.index(b"\0", at + 4)
+            end = data.index(b"\0", at + 4, at + 4 + _VALUE_LIMIT)
             items.append((key, priority, data[at + 4 : end].decode("utf-8", "surrogateescape")))
             at = end + 1
     for character, child in enumerate(children, first):
         if child:
-            _read_node(data, child, key + chr(character), items, depth + 1)
+            _read_node(data, child, key + chr(character), items, depth + 1, nodes)
 
 
 def write_index(items: list[Item]) -> bytes:

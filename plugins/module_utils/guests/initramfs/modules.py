@@ -21,7 +21,8 @@ from .codec import Compression, decompress
 
 #: No module of any distribution comes near; a compressed one that does is a bomb.
 MODULE_LIMIT = 64 * 1024**2
-_INDEX_LIMIT = 64 * 1024**2
+#: Those of distributions have 1 to 2 MB; each line becomes hundreds of bytes of memory.
+_INDEX_LIMIT = 8 * 1024**2
 _KEY_LIMIT = 300
 
 _SUFFIXES = {
@@ -100,8 +101,9 @@ class Kernel:
             if name in found:
                 continue
             found[name] = self.paths[name]
-            pending += [t.cast(str, module_name(path)) for path in self.dependencies[self.paths[name]]]
-            pending += [other for other in soft.get(name, ()) if other in self.paths]
+            needed = (t.cast(str, module_name(path)) for path in self.dependencies[self.paths[name]])
+            # A guest's list may name what it does not describe.
+            pending += [other for other in (*needed, *soft.get(name, ())) if other in self.paths]
         return {name: found[name] for name in sorted(found)}
 
     def _soft_dependencies(self) -> dict[str, list[str]]:
@@ -180,7 +182,11 @@ class Indexes:
         result = {
             "modules.dep": _lines(depends),
             "modules.dep.bin": index.write_index(
-                [(module_name(line.partition(":")[0]) or "", at, line) for at, line in enumerate(depends)]
+                [
+                    (key, at, line)
+                    for at, line in enumerate(depends)
+                    if _is_key(key := module_name(line.partition(":")[0]) or "")
+                ]
             ),
             "modules.alias": _lines(
                 ["# Aliases extracted from modules themselves."]
@@ -190,7 +196,7 @@ class Indexes:
                 [
                     (key, at, name)
                     for at, (pattern, name) in enumerate(self.aliases)
-                    if (key := normalize_alias(pattern)).isascii() and len(key) < _KEY_LIMIT
+                    if _is_key(key := normalize_alias(pattern))
                 ]
             ),
         }
@@ -202,6 +208,11 @@ class Indexes:
 
 
 _EMPTY_INDEX = index.write_index([])
+
+
+def _is_key(text: str) -> bool:
+    """Whether kmod's format takes ``text`` for a key."""
+    return text.isascii() and "\0" not in text and len(text) < _KEY_LIMIT
 
 
 def normalize_alias(pattern: str) -> str:

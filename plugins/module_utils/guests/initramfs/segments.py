@@ -22,6 +22,8 @@ from .rootfs import RootFs
 
 #: An appended archive begins at a multiple of this, at least 4 zeros behind the archive before it.
 _ALIGNMENT = 512
+#: Nothing that boots is near it, and all of it is read. Bytes.
+_FILE_LIMIT = 1024**3
 _ENTRIES_LIMIT = 500_000
 _KEPT_LIMIT = 128 * 1024**2
 
@@ -60,6 +62,8 @@ def parse(fd: int, keep: t.Callable[[str, int], bool]) -> Initramfs:
         JobError: (invalid) no archive, damaged, or beyond all bounds; (environment) no program for its compression.
     """
     size = os.fstat(fd).st_size
+    if size > _FILE_LIMIT:
+        raise invalid("InitramfsTooBig", f"The file is bigger than {_FILE_LIMIT >> 20} MiB.")
     segments: list[Segment] = []
     consumer = _Consumer(keep)
     position = 0

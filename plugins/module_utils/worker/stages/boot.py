@@ -7,20 +7,47 @@
 from __future__ import annotations
 
 import pathlib
+import time
 import typing as t
 
+from ...disks.source import check_manifest
+from ...guests.boottest.accelerator import probe_accelerator
 from ...guests.boottest.run import BootTestRequest, boot_test
 from ...protocol import models
 from ...protocol.errors import ErrorClass, JobError
 from ..job_context import JobContext
 
+#: How long a boot test takes, in seconds, by accelerator.
+EXPECTED_SECONDS = {"kvm": 20.0, "tcg": 75.0}
+#: The part of a boot test's progress that the expected time fills; what is left lasts until the limit. Percent.
+_EXPECTED_PERCENT = 90.0
+
 
 def run(context: JobContext) -> str:
-    """Boot the source as it is, on throw-away layers; fill in the result's ``boot_test`` and verdict."""
+    """Boot the source as it is, on throw-away layers; fill in the result's ``boot_test`` and verdict.
+
+    All digests that are known are compared before: those of the job, and an OVA's manifest.
+    """
     context.close_guest()
+    # Looking into the guest mounted the overlays, which replays journals: what is booted shows the source again.
+    context.create_overlays()
+    check_source(context, "verify")
     result = boot_and_judge(context, "verify", [(path, "qcow2") for path in context.overlays])
     context.result.boot_test = result
     return f"booted in {result.seconds:.0f} s"
+
+
+def check_source(context: JobContext, stage: str) -> None:
+    """Read every file of the source for which a digest is known, and compare.
+
+    Raises:
+        JobError: class ``invalid``, a file is not what the job or a manifest says.
+    """
+    check_manifest(
+        context.source,
+        lambda done, total: context.report(stage, done, total, "comparing digests"),
+        context.reporter.cancelled,
+    )
 
 
 def boot_and_judge(
@@ -47,8 +74,9 @@ def boot_and_judge(
             workdir=context.workdir,
             evidence=evidence,
             secure_boot=machine.secure_boot,
+            logical_block_sizes=[disk.logical_block_size for disk in machine.disks],
         ),
-        lambda message: context.report(stage, 0, 0, message),
+        _clock(context, stage),
         context.reporter.cancelled,
     )
     context.check_cancelled()
@@ -70,6 +98,38 @@ def boot_and_judge(
         f"{result.message}\nThe console's last lines:\n{tail}" if tail else result.message,
         result.suggestion,
     )
+
+
+def boot_progress(elapsed: float, expected: float, limit: float) -> tuple[float, float, str]:
+    """Return percent, seconds left, and what these are measured by, of a boot test after ``elapsed`` seconds.
+
+    Nobody knows how long a guest takes. Up to the expected time that is what counts, later the limit; the percentage
+    never falls.
+
+    >>> boot_progress(10, 20, 600)
+    (45.0, 10, 'about 20 s expected')
+    >>> boot_progress(310, 20, 600)
+    (95.0, 290, 'longer than the expected 20 s; it ends after 600 s at the latest')
+    """
+    if elapsed < expected:
+        return _EXPECTED_PERCENT * elapsed / expected, expected - elapsed, f"about {expected:.0f} s expected"
+    beyond = min(1.0, (elapsed - expected) / (limit - expected)) if limit > expected else 1.0
+    percent = _EXPECTED_PERCENT + (100.0 - _EXPECTED_PERCENT) * beyond
+    text = f"longer than the expected {expected:.0f} s; it ends after {limit:.0f} s at the latest"
+    return percent, max(0.0, limit - elapsed), text
+
+
+def _clock(context: JobContext, stage: str) -> t.Callable[[str], None]:
+    """Return what tells a boot test's progress by the time that it has taken."""
+    began = time.monotonic()
+    limit = float(context.spec.verify.timeout_seconds)
+    expected = min(EXPECTED_SECONDS[probe_accelerator().name], limit)
+
+    def tell(message: str) -> None:
+        percent, left, text = boot_progress(time.monotonic() - began, expected, limit)
+        context.report_time(stage, percent, left, f"{message} ({text})")
+
+    return tell
 
 
 def _record_evidence(context: JobContext, folder: pathlib.Path) -> None:

@@ -16,7 +16,7 @@ from ...disks.attach import attach
 from ...disks.copy import Ranges, copy_disk
 from ...disks.copylog import CopyLog
 from ...disks.filesystems import probe
-from ...disks.source import check_container, has_writer, open_source
+from ...disks.source import check_container, has_writer, identity_of
 from ...disks.used_blocks import used_ranges
 from ...protocol import models
 from ...protocol.errors import JobError, invalid
@@ -128,7 +128,7 @@ def _refuse_changing_source(context: JobContext) -> None:
             f"The source is being written: {writer}.",
             "Shut the VM down and export it again; a copy of a disk that changes is no copy.",
         )
-    if open_source(context.spec.source, context.roots.input).identity != context.source.identity:
+    if identity_of(context.spec.source, context.roots.input) != context.source.identity:
         raise invalid(
             "SourceChanged",
             f"The source of {context.job.metadata.name} changed while it was read.",

@@ -9,7 +9,8 @@ from __future__ import annotations
 import dataclasses
 
 from ...definitions.networks import unmapped
-from ...disks.source import has_writer
+from ...disks.source import check_given, has_writer
+from ...guests.paths import printable
 from ...protocol import models
 from ...protocol.errors import invalid
 from ..job_context import JobContext
@@ -17,13 +18,27 @@ from ..layout import target_exists
 
 
 def run(context: JobContext) -> str:
-    """Fill in the result's ``guest``, ``hardware`` and warnings."""
+    """Fill in the result's ``guest``, ``hardware`` and warnings.
+
+    Where nothing further reads the whole source (``inspect`` and ``plan``), the digests that the job gives are compared
+    here. An OVA's own manifest is compared when its disks are read whole: in a copy, and before a boot.
+
+    Raises:
+        JobError: the source, the target or the guest is not fit for the operation. A guest that cannot be looked into
+            is a warning only, where the job leaves its files as they are and boots it.
+    """
     if context.publishes_target():
         _refuse_existing_target(context)
         _refuse_unfit_format(context)
     _look_for_writer(context)
-    guest = context.guest()
-    context.result.guest = guest.facts.to_document()
+    if context.spec.operation in (models.Operation.INSPECT, models.Operation.PLAN):
+        check_given(
+            context.source,
+            lambda done, total: context.report("inspect", done, total, "comparing digests"),
+            context.reporter.cancelled,
+        )
+    facts = context.portrait()
+    context.result.guest = facts.to_document()
     machine, hardware = context.machine(), context.source.hardware
     context.result.hardware = {
         "name": hardware.name,
@@ -34,7 +49,7 @@ def run(context: JobContext) -> str:
         "diskBuses": list(hardware.disk_buses),
         "nics": [dataclasses.asdict(nic) for nic in machine.nics],
     }
-    for warning in guest.facts.warnings:
+    for warning in facts.warnings:
         context.warn(warning)
     for sentence in unmapped(machine, context.spec.target.definitions):
         if sentence not in context.result.not_carried:
@@ -43,7 +58,7 @@ def run(context: JobContext) -> str:
         context.warn(
             f"The metadata says {hardware.firmware} firmware, the disk boots by {context.firmware}; the disk decides."
         )
-    return str(guest.facts.pretty_name)
+    return printable(facts.pretty_name) or "not looked into"
 
 
 def _refuse_existing_target(context: JobContext) -> None:

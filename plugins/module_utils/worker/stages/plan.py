@@ -6,11 +6,13 @@
 
 from __future__ import annotations
 
-from ..job_context import JobContext
+from ..job_context import JobContext, Skipped
 
 
 def run(context: JobContext) -> str:
     """Fill in the result's ``changes``."""
+    if not context.spec.guest.enabled:
+        return Skipped("the job leaves the guest as it is")
     plan = context.fix_plan()
     context.result.changes = list(plan.edits.changes)
     for warning in plan.warnings:

@@ -8,43 +8,40 @@ from __future__ import annotations
 
 import json
 
-from ...disks.source import check_container, check_manifest
 from ...guests.boottest.accelerator import probe_accelerator
 from ...protocol import models
 from ..job_context import JobContext, Skipped
 from ..layout import allocated_bytes
-from .boot import boot_and_judge
+from .boot import EXPECTED_SECONDS, boot_and_judge, check_source
 
 #: What a copy moves at the least, in bytes per second, on storage that is worth migrating to.
 _COPY_RATE = 100 * 1024**2
-#: How long a boot test takes, in seconds, by accelerator.
-_BOOT_SECONDS = {"kvm": 20.0, "tcg": 75.0}
 
 
 def run(context: JobContext) -> str:
     """Fill in the result's ``rehearsal`` and, for the operation rehearse, its verdict.
 
+    All digests that are known are compared before anything is booted: those of the job, and an OVA's manifest.
+
     Raises:
-        JobError: the guest does not boot; reason and suggestion say why and what to do.
+        JobError: the guest does not boot; reason and suggestion say why and what to do. Or the source is not what its
+            digests say.
     """
     context.close_guest()
     if context.spec.operation is models.Operation.REHEARSE:
         context.result.rehearsal_key = context.rehearsal_key()
-        for check in (check_container, check_manifest):
-            check(
-                context.source, lambda done, total: context.report("rehearse", done, total), context.reporter.cancelled
-            )
     else:
         why = _needless(context)
         if why:
             return Skipped(why)
+    check_source(context, "rehearse")
     result = boot_and_judge(context, "rehearse", [(path, "qcow2") for path in context.overlays])
     context.result.rehearsal = result
     return f"booted in {result.seconds:.0f} s"
 
 
 def _needless(context: JobContext) -> str:
-    """Why this conversion need not rehearse; empty: it must."""
+    """Why this conversion, or offline repair, need not rehearse; empty: it must."""
     policy = context.spec.verify.rehearse
     if policy is models.RehearsePolicy.NEVER:
         return "the job says never"
@@ -55,7 +52,7 @@ def _needless(context: JobContext) -> str:
     if _rehearsed_before(context):
         return f"rehearsed before ({context.layout.rehearsal.name}), and nothing changed since"
     copy_seconds = allocated_bytes(context.source) / _COPY_RATE
-    boot_seconds = _BOOT_SECONDS[probe_accelerator().name]
+    boot_seconds = EXPECTED_SECONDS[probe_accelerator().name]
     if copy_seconds < boot_seconds:
         return f"copying takes about {copy_seconds:.0f} s, less than a boot test"
     return ""

@@ -11,7 +11,7 @@ import re
 from ...devices import Devices, is_unstable
 from ...edits import Edits
 from ...facts import GuestFacts
-from ..base import FixRequest
+from ..base import FixRequest, Phase
 
 _PATH = "/etc/crypttab"
 _LINE = re.compile(r"^(\s*\S+\s+)(\S+)(.*)$")
@@ -22,6 +22,7 @@ class CrypttabFixer:
 
     name = "crypttab"
     title = "Encrypted partitions by UUID in crypttab"
+    phase = Phase.DEVICES
 
     def plan(self, guest: GuestFacts, edits: Edits, request: FixRequest) -> None:
         """See :class:`~..base.Fixer`."""

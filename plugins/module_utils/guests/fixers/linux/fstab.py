@@ -10,7 +10,7 @@ from ... import fstab
 from ...devices import Devices, is_unstable, stable_name
 from ...edits import Edits
 from ...facts import GuestFacts
-from ..base import FixRequest
+from ..base import FixRequest, Phase
 
 _PATH = "/etc/fstab"
 _DISCS = ("iso9660", "udf", "udf,iso9660", "auto,iso9660")
@@ -21,6 +21,7 @@ class FstabFixer:
 
     name = "fstab"
     title = "Filesystems by UUID in fstab"
+    phase = Phase.DEVICES
 
     def plan(self, guest: GuestFacts, edits: Edits, request: FixRequest) -> None:
         """See :class:`~..base.Fixer`."""

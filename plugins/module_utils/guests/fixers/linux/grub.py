@@ -12,7 +12,7 @@ from ... import cmdline
 from ...devices import Devices, is_unstable, stable_name
 from ...edits import Edits
 from ...facts import GuestFacts
-from ..base import FixRequest
+from ..base import FixRequest, Phase
 
 _WHY = "device names change with the disk controller; UUIDs stay"
 _DEVICE_MAPS = ("/boot/grub/device.map", "/boot/grub2/device.map")
@@ -29,6 +29,7 @@ class GrubFixer:
 
     name = "grub"
     title = "The root filesystem by UUID in the boot loader"
+    phase = Phase.BOOT
 
     def plan(self, guest: GuestFacts, edits: Edits, request: FixRequest) -> None:
         """See :class:`~..base.Fixer`."""

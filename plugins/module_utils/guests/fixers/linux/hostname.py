@@ -10,7 +10,7 @@ import re
 
 from ...edits import Edits
 from ...facts import GuestFacts
-from ..base import FixRequest
+from ..base import FixRequest, Phase
 
 _WHY = "the job gives the guest this name"
 _SHELL_SETTINGS = (("/etc/sysconfig/network", "HOSTNAME"), ("/etc/conf.d/hostname", "hostname"))
@@ -21,6 +21,7 @@ class HostnameFixer:
 
     name = "hostname"
     title = "The host name"
+    phase = Phase.SYSTEM
 
     def plan(self, guest: GuestFacts, edits: Edits, request: FixRequest) -> None:
         """See :class:`~..base.Fixer`."""

@@ -16,7 +16,7 @@ from ...initramfs import policy, segments, stale, virtio
 from ...initramfs.additions import Additions
 from ...initramfs.survey import Survey, driver_places, survey
 from ...paths import printable
-from ..base import FixRequest
+from ..base import FixRequest, Phase
 
 _ELSEWHERE = "Boot the guest on its old platform, rebuild its initramfs with virtio drivers, and export it again."
 
@@ -29,6 +29,7 @@ class InitramfsFixer:
 
     name = "initramfs"
     title = "Virtio drivers in the initramfs"
+    phase = Phase.INITRAMFS
 
     def plan(self, guest: GuestFacts, edits: Edits, request: FixRequest) -> None:
         """See :class:`~..base.Fixer`. What is wrong with a kernel that is not the default one is a warning only.

@@ -16,7 +16,7 @@ from ...cards import Assignment, assign
 from ...edits import Edits
 from ...facts import GuestFacts, Interface
 from ...netconfig import LINKS, UDEV_RULES
-from ..base import FixRequest
+from ..base import FixRequest, Phase
 
 _FIRST_WITH_LINKS = 217
 _RULES = "/etc/udev/rules.d/70-persistent-net.rules"
@@ -29,6 +29,7 @@ class InterfaceNamesFixer:
 
     name = "interface-names"
     title = "Network interface names by MAC address"
+    phase = Phase.SYSTEM
 
     def plan(self, guest: GuestFacts, edits: Edits, request: FixRequest) -> None:
         """See :class:`~..base.Fixer`."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from ...edits import Edits
 from ...facts import GuestFacts
-from ..base import FixRequest
+from ..base import FixRequest, Phase
 
 _PATH = "/etc/machine-id"
 _DBUS = "/var/lib/dbus/machine-id"
@@ -20,6 +20,7 @@ class MachineIdFixer:
 
     name = "machine-id"
     title = "A new machine id"
+    phase = Phase.SYSTEM
 
     def plan(self, guest: GuestFacts, edits: Edits, request: FixRequest) -> None:
         """See :class:`~..base.Fixer`."""

@@ -12,7 +12,7 @@ from ... import cmdline
 from ...devices import Devices, is_unstable, stable_name
 from ...edits import Edits
 from ...facts import GuestFacts
-from ..base import FixRequest
+from ..base import FixRequest, Phase
 
 # initramfs-tools(7): RESUME; uswsusp's suspend.conf(8): "resume device".
 _CONFIGS = (
@@ -27,6 +27,7 @@ class ResumeFixer:
 
     name = "resume"
     title = "The device to resume from by UUID"
+    phase = Phase.DEVICES
 
     def plan(self, guest: GuestFacts, edits: Edits, request: FixRequest) -> None:
         """See :class:`~..base.Fixer`."""

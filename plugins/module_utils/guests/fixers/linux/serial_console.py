@@ -15,7 +15,7 @@ import re
 from ... import cmdline
 from ...edits import Edits
 from ...facts import GuestFacts
-from ..base import FixRequest
+from ..base import FixRequest, Phase
 
 _INITTAB = "/etc/inittab"
 _SECURETTY = "/etc/securetty"
@@ -27,6 +27,7 @@ class SerialConsoleFixer:
 
     name = "serial-console"
     title = "A serial console"
+    phase = Phase.BOOT
 
     def plan(self, guest: GuestFacts, edits: Edits, request: FixRequest) -> None:
         """See :class:`~..base.Fixer`."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from ...edits import Edits
 from ...facts import GuestFacts
-from ..base import FixRequest
+from ..base import FixRequest, Phase
 
 _WHY = "the job asks for new host keys"
 _UNIT = "/etc/systemd/system/hyper2kvm-ssh-host-keys.service"
@@ -41,6 +41,7 @@ class SshHostKeysFixer:
 
     name = "ssh-host-keys"
     title = "New host keys for ssh"
+    phase = Phase.SYSTEM
 
     def plan(self, guest: GuestFacts, edits: Edits, request: FixRequest) -> None:
         """See :class:`~..base.Fixer`."""

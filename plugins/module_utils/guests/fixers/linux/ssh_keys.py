@@ -12,12 +12,14 @@ from ....protocol import models
 from ....protocol.errors import JobError, invalid, unsupported
 from ...edits import Edits
 from ...facts import GuestFacts
-from ...paths import join, split
+from ...paths import join, printable, split
 from ...tree import Owner
-from ..base import FixRequest
+from ..base import FixRequest, Phase
 
 _WHY = "the job gives this user these keys"
 _SETTING = re.compile(r"(?im)^[ \t]*AuthorizedKeysFile[ \t]+(\S+)")
+#: A user's or group's number: 32 bits.
+_ID = re.compile(r"^[0-9]{1,9}$")
 _CONFIGS = ("/etc/ssh/sshd_config.d/*.conf", "/etc/ssh/sshd_config")
 
 
@@ -26,6 +28,7 @@ class SshKeysFixer:
 
     name = "ssh-keys"
     title = "Keys for ssh"
+    phase = Phase.SYSTEM
 
     def plan(self, guest: GuestFacts, edits: Edits, request: FixRequest) -> None:
         """See :class:`~..base.Fixer`.
@@ -64,12 +67,12 @@ def _add(wanted: models.SshKeys, edits: Edits, request: FixRequest) -> None:
 def _user(name: str, edits: Edits) -> tuple[str, Owner]:
     for line in edits.text("/etc/passwd").splitlines():
         fields = line.split(":")
-        if len(fields) == 7 and fields[0] == name and fields[2].isdecimal() and fields[3].isdecimal():
-            home = edits.resolve(fields[5])
-            if home == "/" or not edits.is_dir(home):
+        if len(fields) == 7 and fields[0] == name and _ID.match(fields[2]) and _ID.match(fields[3]):
+            home = edits.resolve(fields[5]) if edits.is_dir(fields[5]) else "/"
+            if home == "/":
                 raise unsupported(
                     "NoHome",
-                    f"The guest's user {name} has no home folder ({fields[5]}) for ssh keys.",
+                    f"The guest's user {name} has no home folder ({printable(fields[5])}) for ssh keys.",
                     "Give the keys to another user.",
                 )
             return home, (int(fields[2]), int(fields[3]))
@@ -93,6 +96,7 @@ def _file(user: str, home: str, edits: Edits) -> str:
 def _no_link(path: str) -> JobError:
     return unsupported(
         "LinkedKeys",
-        f"In the guest, {path} is a symbolic link: keys are not written through what a user points elsewhere.",
+        f"In the guest, {printable(path)} is a symbolic link: keys are not written through what a user points "
+        "elsewhere.",
         "Replace the link in the guest, or give the keys to another user.",
     )

@@ -11,7 +11,7 @@ import re
 from ....protocol.errors import unsupported
 from ...edits import Edits
 from ...facts import GuestFacts
-from ..base import FixRequest
+from ..base import FixRequest, Phase
 
 _WHY = "the job gives the guest this time zone"
 
@@ -21,6 +21,7 @@ class TimezoneFixer:
 
     name = "timezone"
     title = "The time zone"
+    phase = Phase.SYSTEM
 
     def plan(self, guest: GuestFacts, edits: Edits, request: FixRequest) -> None:
         """See :class:`~..base.Fixer`."""

@@ -14,7 +14,7 @@ from ... import efi
 from ...edits import Edits
 from ...facts import GuestFacts
 from ...paths import join, split
-from ..base import FixRequest
+from ..base import FixRequest, Phase
 
 _ARCHITECTURES = {"x86_64": "x64", "i686": "ia32", "aarch64": "aa64", "armv7l": "arm", "riscv64": "riscv64"}
 _WHY = "the firmware's boot entries do not move with the disk; it looks for a loader here"
@@ -25,6 +25,7 @@ class UefiFallbackFixer:
 
     name = "uefi-fallback"
     title = "A loader at UEFI's default place"
+    phase = Phase.BOOT
 
     def plan(self, guest: GuestFacts, edits: Edits, request: FixRequest) -> None:
         """See :class:`~..base.Fixer`."""

@@ -12,7 +12,7 @@ from ...edits import Edits
 from ...facts import GuestFacts
 from ...paths import split
 from ...tools import OLD_HYPERVISORS, ToolKind, is_masked, start_links, unit_file
-from ..base import FixRequest
+from ..base import FixRequest, Phase
 
 _MODULES = ("/etc/modules", "/etc/modules-load.d/*.conf")
 _WHY = "the tools of the old hypervisor have nothing to do on KVM"
@@ -23,6 +23,7 @@ class VmwareToolsFixer:
 
     name = "vmware-tools"
     title = "VMware's tools switched off"
+    phase = Phase.SYSTEM
 
     def plan(self, guest: GuestFacts, edits: Edits, request: FixRequest) -> None:
         """See :class:`~..base.Fixer`."""

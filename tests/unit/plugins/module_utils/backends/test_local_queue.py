@@ -307,7 +307,7 @@ def test_retryable_failures_back_off_until_the_limit(queue: LocalBackend, monkey
     assert [one.reason for one in waiting.waiting] == ["BackingOff"]
     failed = time.monotonic()
     while (taken := queue.claim("host-1")) is None:
-        assert time.monotonic() < failed + 10
+        assert time.monotonic() < failed + 60
         time.sleep(0.02)
     assert time.monotonic() - failed > 0.8
     assert queue.fail(hold_of(taken), PROBLEM) is Phase.FAILED
@@ -349,7 +349,7 @@ def test_orders_reach_the_worker(queue: LocalBackend) -> None:
     assert queue.orders("host-1", holds.values()) == {}
     queue.cancel("a")
     queue.suspend("b")
-    deadline = time.monotonic() + 5
+    deadline = time.monotonic() + 60
     while holds["c"].uid not in queue.orders("host-1", holds.values()):
         assert time.monotonic() < deadline
         time.sleep(0.05)
@@ -373,7 +373,7 @@ def test_a_waiting_job_misses_its_deadline_and_a_finished_one_its_record(queue: 
     queue.submit(job("late", active_deadline_seconds=1))
     queue.submit(job("gone", ttl_seconds_after_finished=0))
     queue.cancel("gone")
-    deadline = time.monotonic() + 5
+    deadline = time.monotonic() + 60
     while queue.get("late").status.phase is not Phase.FAILED:
         assert time.monotonic() < deadline
         queue.maintain()
@@ -510,11 +510,11 @@ def test_a_worker_that_was_stopped_while_it_wrote_does_not_block_the_queue_for_e
         assert caught.value.retryable
         assert not queue.evict_stopped_writer()
         other.send_signal(signal.SIGSTOP)
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + 60
         while not queue.evict_stopped_writer():
             assert time.monotonic() < deadline
             time.sleep(0.05)
-        assert other.wait(10) == -signal.SIGKILL
+        assert other.wait(60) == -signal.SIGKILL
         queue.set_priority("web01-inspect", 1)
         assert len(queue.lost()) == 1
     queue.close()

@@ -39,6 +39,14 @@ FORMATS: dict[str, tuple[str, list[str]]] = {
     "clusters-4k.qcow2": ("qcow2", ["-o", "cluster_size=4k"]),
     "clusters-2m-deflate.qcow2": ("qcow2", ["-c", "-o", "cluster_size=2M"]),
     "extended.qcow2": ("qcow2", ["-o", "extended_l2=on,cluster_size=128k"]),
+    "split-sparse.vmdk": ("vmdk", ["-o", "subformat=twoGbMaxExtentSparse"]),
+    "split-flat.vmdk": ("vmdk", ["-o", "subformat=twoGbMaxExtentFlat"]),
+    "fixed.vhd": ("vpc", ["-o", "subformat=fixed,force_size=on"]),
+    "dynamic.vhd": ("vpc", ["-o", "subformat=dynamic,force_size=on"]),
+    "dynamic.vhdx": ("vhdx", ["-o", "subformat=dynamic"]),
+    "fixed.vhdx": ("vhdx", ["-o", "subformat=fixed"]),
+    "dynamic.vdi": ("vdi", []),
+    "static.vdi": ("vdi", ["-o", "static=on"]),
     "metadata.qcow2": ("qcow2", ["-o", "preallocation=metadata"]),
 }
 
@@ -97,7 +105,7 @@ def test_every_source_format(raw: pathlib.Path, tmp_path: pathlib.Path, name: st
     qemu_img("convert", "-f", "raw", "-O", kind, *options, raw, source)
     seen: list[tuple[int, int]] = []
     result = copy(
-        image_of(source, kind),
+        image_of(source, "vhd" if kind == "vpc" else kind),
         target,
         fmt=models.TargetFormat(target_format),
         progress=lambda done, total: seen.append((done, total)),

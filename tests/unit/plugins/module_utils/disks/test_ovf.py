@@ -10,8 +10,8 @@ import dataclasses
 
 import pytest
 from ansible_collections.hyper2kvm.core.plugins.module_utils.disks.manifest import parse_manifest
-from ansible_collections.hyper2kvm.core.plugins.module_utils.disks.model import Nic
-from ansible_collections.hyper2kvm.core.plugins.module_utils.disks.ovf import Ovf, parse_ovf
+from ansible_collections.hyper2kvm.core.plugins.module_utils.disks.model import Described, Nic
+from ansible_collections.hyper2kvm.core.plugins.module_utils.disks.ovf import parse_ovf
 from ansible_collections.hyper2kvm.core.plugins.module_utils.protocol.errors import ErrorClass, JobError
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -60,7 +60,7 @@ class Vm:
             "</VirtualHardwareSection></VirtualSystem></Envelope>"
         ).encode()
 
-    def parse(self) -> Ovf:
+    def parse(self) -> Described:
         return parse_ovf(self.text(), "vm.ovf")
 
 
@@ -85,7 +85,7 @@ def test_hardware_of_a_vmware_export() -> None:
         Nic("Backup", "E1000", None),
     )
     assert hardware.disk_buses == ("VirtualSCSI",)
-    assert [(d.href, d.capacity, d.format) for d in parsed.disks] == [("vm-disk1.vmdk", 1024**3, URI)]
+    assert [(d.name, d.capacity, d.format) for d in parsed.disks] == [("vm-disk1.vmdk", 1024**3, URI)]
 
 
 def test_firmware_that_is_not_told_stays_open() -> None:
@@ -119,7 +119,7 @@ def test_disks_are_ordered_by_controller_and_unit() -> None:
         + disk(6, 1, 20, 0)
     )
     parsed = Vm(items=items, disks=3).parse()
-    assert [d.href for d in parsed.disks] == ["vm-disk1.vmdk", "vm-disk2.vmdk", "vm-disk3.vmdk"]
+    assert [d.name for d in parsed.disks] == ["vm-disk1.vmdk", "vm-disk2.vmdk", "vm-disk3.vmdk"]
     assert parsed.hardware.disk_buses == ("VirtualSCSI", "VirtualSCSI", "lsilogic")
 
 
@@ -159,8 +159,8 @@ def test_entities_are_refused(prolog: str) -> None:
 @pytest.mark.parametrize(
     ("vm", "words"),
     [
-        (Vm(items=ONE_DISK, file_attributes='ovf:compression="gzip"'), "compressed"),
-        (Vm(items=ONE_DISK, file_attributes='ovf:chunkSize="1000"'), "chunks"),
+        (Vm(items=ONE_DISK, file_attributes='ovf:compression="bzip2"'), "compressed"),
+        (Vm(items=ONE_DISK, file_attributes='ovf:chunkSize="many"'), "no number"),
         (Vm(items=ONE_DISK, disk_attributes='ovf:parentRef="d0"'), "delta"),
         (Vm(items=disk(4, 9, 3, 0)), "does not describe"),
         (Vm(items=item(17, 4, HostResource="ovf:/file/nothing")), "not among"),

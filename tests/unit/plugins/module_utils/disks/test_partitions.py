@@ -10,6 +10,7 @@ import pathlib
 import subprocess
 
 import pytest
+from ansible_collections.hyper2kvm.core.plugins.module_utils.disks.loop import LoopDevice
 from ansible_collections.hyper2kvm.core.plugins.module_utils.disks.model import Partition
 from ansible_collections.hyper2kvm.core.plugins.module_utils.disks.partitions import read_partitions
 from ansible_collections.hyper2kvm.core.plugins.module_utils.protocol.errors import JobError
@@ -42,6 +43,35 @@ def test_gpt(tmp_path: pathlib.Path) -> None:
         label="ESP",
     )
     assert (second.number, second.start, second.size, second.label) == (2, 9 * MIB, 16 * MIB, "a 'b")
+
+
+def test_gpt_of_a_disk_with_4k_sectors(tmp_path: pathlib.Path) -> None:
+    path = tmp_path / "disk.raw"
+    with path.open("wb") as file:
+        file.truncate(64 * MIB)
+    loop = LoopDevice(path, 0, 64 * MIB, writable=True, block_size=4096)
+    try:
+        subprocess.run(
+            ["sfdisk", "-q", loop.device],
+            input="label: gpt\nstart=256, size=2048, type=U\nstart=2304, size=8192, type=L\n",
+            text=True,
+            check=True,
+            stderr=subprocess.DEVNULL,
+        )
+        loop.sync()
+    finally:
+        loop.detach()
+    found = [(p.number, p.start, p.size) for p in read_partitions(path, "disk0")]
+    assert found == [(1, MIB, 8 * MIB), (2, 9 * MIB, 32 * MIB)]
+    assert str(path) not in "".join(
+        p.read_text() for p in pathlib.Path("/sys/block").glob("loop*/loop/backing_file")
+    ), "a loop device is left"
+
+
+def test_a_table_of_another_kind(tmp_path: pathlib.Path) -> None:
+    with pytest.raises(JobError) as caught:
+        read_partitions(disk(tmp_path / "disk.raw", "label: sun\n"), "disk0")
+    assert caught.value.reason == "UnknownPartitionTable"
 
 
 def test_mbr_with_logical_partitions(tmp_path: pathlib.Path) -> None:

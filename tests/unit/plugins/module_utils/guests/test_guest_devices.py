@@ -6,6 +6,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 from ansible_collections.hyper2kvm.core.plugins.module_utils.disks.model import Filesystem
 from ansible_collections.hyper2kvm.core.plugins.module_utils.guests import fstab
@@ -14,6 +16,21 @@ from ansible_collections.hyper2kvm.core.plugins.module_utils.guests.devices impo
 from tests.unit.plugins.module_utils.guests.phony import DATA, DATA_UUID, ROOT, ROOT_UUID, SWAP, filesystem
 
 DEVICES = Devices((ROOT, SWAP, DATA))
+
+
+def test_a_btrfs_on_several_devices_is_one_filesystem() -> None:
+    """And two of one UUID, that are not, are none."""
+    uuid = "cccccccc-dddd-4eee-8fff-000000000000"
+    first, second = (
+        dataclasses.replace(filesystem(1, "btrfs", uuid, disk=f"disk{i}"), label="data", member=i, members=2)
+        for i in (1, 2)
+    )
+    devices = Devices((ROOT, first, second))
+    for name in (f"UUID={uuid}", "LABEL=data", "/dev/sdb1", "/dev/sdc1"):
+        assert devices.find(name) == first
+    assert devices.members(second) == (first, second)
+    twins = Devices(tuple(dataclasses.replace(f, members=1) for f in (first, second)))
+    assert twins.find(f"UUID={uuid}") is None
 
 
 @pytest.mark.parametrize(

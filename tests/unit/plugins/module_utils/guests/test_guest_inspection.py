@@ -12,6 +12,7 @@ import pathlib
 
 import pytest
 from ansible_collections.hyper2kvm.core.plugins.module_utils.guests.bootloader import default_kernel, find_bootloader
+from ansible_collections.hyper2kvm.core.plugins.module_utils.guests.inspection import firmware_by_partitions
 from ansible_collections.hyper2kvm.core.plugins.module_utils.guests.kernels import find_kernels, version_key
 from ansible_collections.hyper2kvm.core.plugins.module_utils.protocol.errors import JobError
 
@@ -111,6 +112,15 @@ def test_firmware_by_the_disk(
     assert facts.firmware == firmware
     if types:
         assert facts.bootloader.fallback_loader is False
+
+
+@pytest.mark.parametrize(
+    ("types", "firmware"),
+    [([], None), (["83"], "bios"), ([GPT_ESP], "uefi"), ([GPT_ESP, GPT_BIOS_BOOT], None), (["ef"], None)],
+)
+def test_firmware_of_a_guest_that_cannot_be_seen(types: list[str], firmware: str | None) -> None:
+    found = [filesystem(1 + n, "", type_id=kind) for n, kind in enumerate(types)]
+    assert firmware_by_partitions(found) == firmware
 
 
 def kernels_of(guest: Phony) -> list[tuple[str, str, str, bool]]:

@@ -7,10 +7,12 @@
 from __future__ import annotations
 
 import pathlib
+import pkgutil
 import typing as t
 
 import pytest
-from ansible_collections.hyper2kvm.core.plugins.module_utils.guests.fixers.registry import fixers
+from ansible_collections.hyper2kvm.core.plugins.module_utils.guests.fixers import linux, registry
+from ansible_collections.hyper2kvm.core.plugins.module_utils.guests.fixers.base import Phase
 from ansible_collections.hyper2kvm.core.plugins.module_utils.guests.tree import GuestTree
 from ansible_collections.hyper2kvm.core.plugins.module_utils.protocol.errors import ErrorClass, JobError
 
@@ -47,6 +49,15 @@ def test_nothing_is_fixed_where_the_job_says_so(guest: Phony) -> None:
     assert guest.plan(request=guest.request(enabled=False)).edits.changes == []
 
 
+def test_every_file_of_a_fixer_is_registered_and_has_its_place(guest: Phony) -> None:
+    found = registry.fixers(guest.inspect())
+    files = {name for dummy, name, dummy in pkgutil.iter_modules(linux.__path__)}
+    assert {type(fixer).__module__.rpartition(".")[2] for fixer in found} == files
+    assert len({fixer.name for fixer in found}) == len(found) == len(files)
+    assert [fixer.phase for fixer in found] == sorted(fixer.phase for fixer in found)
+    assert [fixer.name for fixer in found if fixer.phase is Phase.INITRAMFS] == [found[-1].name] == ["initramfs"]
+
+
 def test_only_and_skip(guest: Phony) -> None:
     assert {change.fixer for change in guest.plan("fstab", "grub").edits.changes} == {"fstab", "grub"}
     skipped = guest.plan(request=guest.request(fixers={"skip": ["fstab", "vmware-tools"]}))
@@ -72,7 +83,7 @@ def test_every_fixer_that_a_field_needs_exists(guest: Phony) -> None:
         "network": {"pinNames": True},
     }
     needed = set(guest.request(**wishes).spec.wishes.values())
-    assert len(needed) == len(wishes) and needed <= {fixer.name for fixer in fixers(guest.inspect())}
+    assert len(needed) == len(wishes) and needed <= {fixer.name for fixer in registry.fixers(guest.inspect())}
 
 
 @pytest.mark.parametrize("spec", [{"enabled": False}, {"fixers": {"only": ["fstab"]}}])

@@ -157,6 +157,20 @@ def test_a_failed_probe_is_told_with_its_detail() -> None:
     assert "no FUSE here" in unmet.message
 
 
+@pytest.mark.parametrize("operation", [models.Operation.CONVERT, models.Operation.FIX])
+@pytest.mark.parametrize(
+    ("verify", "boots"),
+    [
+        ({"boot": True}, True),
+        ({"boot": False}, False),
+        ({"boot": False, "rehearse": models.RehearsePolicy.ALWAYS}, True),
+    ],
+)
+def test_who_boots_needs_a_worker_that_can(operation: models.Operation, verify: dict[str, object], boots: bool) -> None:
+    demand = Demand.of(job(operation=operation, verify=models.VerifySpec.model_validate(verify)))
+    assert ("boot-test" in demand.capabilities) == boots
+
+
 @dataclasses.dataclass(frozen=True)
 class Waiting:
     priority: int

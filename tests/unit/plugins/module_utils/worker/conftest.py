@@ -26,8 +26,8 @@ from tests.unit.plugins.module_utils.backends.samples import job
 FAKE_WORKER = pathlib.Path(__file__).with_name("fake_worker.py")
 
 
-def wait_for(condition: t.Callable[[], t.Any], seconds: float = 20.0) -> t.Any:
-    """Wait until ``condition()`` is true, and return what it returned."""
+def wait_for(condition: t.Callable[[], t.Any], seconds: float = 120.0) -> t.Any:
+    """Wait until ``condition()`` is true, and return what it returned. The limit is for hangs, on a busy machine."""
     deadline = time.monotonic() + seconds
     while not (found := condition()):
         assert time.monotonic() < deadline, "it did not happen in time"
@@ -88,7 +88,7 @@ class Site:
     def phase(self, name: str) -> Phase:
         return self.queue.get(name).status.phase
 
-    def wait_phase(self, name: str, *phases: Phase, seconds: float = 20.0) -> models.MigrationJob:
+    def wait_phase(self, name: str, *phases: Phase, seconds: float = 120.0) -> models.MigrationJob:
         wanted = phases or tuple(TERMINAL)
         wait_for(lambda: self.phase(name) in wanted, seconds)
         return self.queue.get(name)

@@ -9,6 +9,8 @@ What a job does is said in its annotations: ``stages`` (names, by commas), ``sec
 a process in a session of its own that would outlive it), ``leave`` (a mount and a loop device), ``crash`` (raises what
 it must not), ``die`` (ends without a word).
 
+The environment may set the agent's patience: ``FAKE_LOOK_SECONDS``, ``FAKE_GRACE_SECONDS``.
+
 Every stage's begin and end is a line in ``<output>/<job>.trace``: ``<epoch> <stage> <begin|end>``.
 """
 
@@ -124,5 +126,7 @@ def everything(*_args: t.Any) -> dict[str, models.Capability]:
 
 if __name__ == "__main__":
     agent.probe = everything
+    agent._LOOK_SECONDS = float(os.environ.get("FAKE_LOOK_SECONDS", agent._LOOK_SECONDS))
+    agent._GRACE_SECONDS = float(os.environ.get("FAKE_GRACE_SECONDS", agent._GRACE_SECONDS))
     status.BACKOFF_SECONDS = 0.2
     sys.exit(cli.main(pipeline=pipeline))

@@ -14,6 +14,7 @@ import time
 
 import pytest
 from ansible_collections.hyper2kvm.core.plugins.module_utils.protocol.lifecycle import Phase
+from ansible_collections.hyper2kvm.core.plugins.module_utils.worker import agent
 
 from tests.unit.plugins.module_utils.worker.conftest import Site, alive, wait_for
 
@@ -33,41 +34,37 @@ def test_jobs_run_side_by_side_up_to_the_slots(site: Site) -> None:
     assert list(site.scratch.iterdir()) == []
 
 
-def test_the_first_stage_begins_soon_after_the_submission(site: Site) -> None:
+def test_a_submission_is_noticed_and_does_not_wait_for_the_next_look(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FAKE_LOOK_SECONDS", "1e9")
     site.start()
-    spans = []
     for number in range(3):
-        began = time.monotonic()
         site.submit(f"job{number}")
-        wait_for(lambda number=number: site.trace(f"job{number}"))
-        spans.append(time.monotonic() - began)
         site.wait_phase(f"job{number}")
-    # The best of three, because other programs may be busy on this machine.
-    assert min(spans) < 0.3
 
 
-def test_a_cancel_ends_everything_within_5_seconds(site: Site) -> None:
+def test_a_cancel_ends_everything_even_a_job_that_does_not_listen(site: Site) -> None:
     site.start()
     site.submit("deaf", seconds="600", deaf="yes", child="yes")
     pid = site.running_pid("deaf")
     child = wait_for(lambda: _descendants(pid))
-    began = time.monotonic()
     site.queue.cancel("deaf")
     ended = site.wait_phase("deaf")
-    assert time.monotonic() - began < 5
     assert ended.status.phase is Phase.CANCELLED
     assert not any(alive(one) for one in [pid, *child])
     wait_for(lambda: list(site.scratch.iterdir()) == [])
+    # 5 seconds are promised. How long a busy machine takes beyond the agent's own waiting says nothing about the agent.
+    assert agent._LOOK_SECONDS + agent._GRACE_SECONDS + 2 * agent._TURN_SECONDS < 5
 
 
-def test_a_job_that_listens_is_cancelled_at_once(site: Site) -> None:
+def test_a_job_that_listens_is_cancelled_without_a_kill(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FAKE_GRACE_SECONDS", "1e9")
     site.start()
     site.submit("polite", seconds="600")
     site.running_pid("polite")
-    began = time.monotonic()
     site.queue.cancel("polite")
     assert site.wait_phase("polite").status.phase is Phase.CANCELLED
-    assert time.monotonic() - began < 2
 
 
 def test_a_suspended_job_goes_back_and_later_goes_on_where_it_was(site: Site) -> None:
@@ -219,15 +216,15 @@ def test_a_stopped_worker_is_fenced_when_it_wakes(site: Site) -> None:
     wait_for(lambda: len(site.queue.workers()) == 2)
 
 
-def test_a_job_ends_itself_when_its_worker_does_not_renew_the_lease(site: Site) -> None:
-    stopped = site.start("--lease-seconds", "3")
+def test_a_job_ends_itself_before_a_lease_that_its_worker_does_not_renew_ends(site: Site) -> None:
+    stopped = site.start("--lease-seconds", "9")
     site.submit("web", seconds="600", deaf="yes", child="yes")
     pid = site.running_pid("web")
     child = wait_for(lambda: _descendants(pid))
     os.kill(stopped.pid, signal.SIGSTOP)
-    began = time.monotonic()
     wait_for(lambda: not any(alive(one) for one in [pid, *child]))
-    assert time.monotonic() - began < 3
+    assert site.queue.lost() == []  # Nobody may have taken it over by now.
+    wait_for(site.queue.lost)
     os.kill(stopped.pid, signal.SIGCONT)
 
 

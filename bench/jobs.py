@@ -1,0 +1,82 @@
+# Copyright: (c) 2026, hyper2kvm contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""Whole jobs, boot tests apart."""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import json
+import os
+import pathlib
+import statistics
+import subprocess
+import sys
+import time
+import typing as t
+
+from bench.figures import ROUNDS, Figure, convert, disk_of, timed
+from tests.e2e.migration import GUESTS, REPOSITORY, ConversionHost, job
+from tests.guests import build
+
+
+def conversion(scratch: pathlib.Path) -> list[Figure]:
+    """A job, from handing in to its end, against ``qemu-img convert`` of the same disk with the same options."""
+    ova = build("debian12", GUESTS) / "debian12.ova"
+    vmdk = disk_of(ova, scratch)
+    peer: list[float] = []
+    wall: list[float] = []
+    early: list[float] = []
+    host = ConversionHost(scratch)
+    with running_worker(host):
+        for number in range(ROUNDS):
+            peer.append(timed(lambda: convert(vmdk, "vmdk", scratch / "peer.qcow2")))
+            host.add(ova, f"web{number}.ova")
+            os.sync()
+            done = run(host, f"web{number}", f"web{number}.ova")
+            wall.append(seconds_of(done))
+            seconds = {stage["name"]: stage["seconds"] for stage in done["status"]["stages"]}
+            early.append(seconds["inspect"] + seconds["plan"] + seconds["fix"])
+            print(f"  round {number + 1}: qemu-img {peer[-1]:.1f} s, job {wall[-1]:.1f} s, stages {seconds}")
+    return [
+        Figure("whole job ÷ qemu-img convert", statistics.median(wall) / statistics.median(peer), limit=1.15),
+        Figure("inspect + plan + fix", statistics.median(early), " s", limit=3),
+    ]
+
+
+@contextlib.contextmanager
+def running_worker(host: ConversionHost, *options: str) -> t.Iterator[subprocess.Popen[bytes]]:
+    """A worker that waits for jobs, as on a conversion host."""
+    command = [sys.executable, str(REPOSITORY / "scripts/hyper2kvm-worker"), "run", *options]
+    roots = {"HYPER2KVM_INPUT_ROOT": str(host.input), "HYPER2KVM_OUTPUT_ROOT": str(host.output)}
+    with (host.output.parent / "worker.log").open("ab") as log:
+        process = subprocess.Popen(command, env={**os.environ, **roots}, stderr=log)
+    try:
+        while not host.command("workers", "--json"):
+            if process.poll() is not None:
+                raise RuntimeError(f"the worker ended: {log.name}")
+            time.sleep(0.1)
+        yield process
+    finally:
+        process.terminate()
+        process.wait()
+
+
+def run(host: ConversionHost, name: str, source: str, **spec: t.Any) -> dict[str, t.Any]:
+    """Hand a conversion in, wait for its end, and return the job."""
+    document = job(name, source, **{"verify": {"boot": False, "rehearse": "never"}, **spec})
+    path = host.output.parent / f"{name}.json"
+    path.write_text(json.dumps(document), encoding="utf-8")
+    host.command("submit", "--wait", path, ok=False)
+    done = host.jobs()[name]
+    if done["status"]["phase"] != "COMPLETED":
+        raise RuntimeError(done["status"].get("lastError"))
+    return done
+
+
+def seconds_of(done: dict[str, t.Any]) -> float:
+    """From the moment when a job was handed in to its end."""
+    begin = datetime.datetime.fromisoformat(done["metadata"]["creationTimestamp"])
+    return (datetime.datetime.fromisoformat(done["status"]["finishedAt"]) - begin).total_seconds()

@@ -1,0 +1,81 @@
+# Copyright: (c) 2026, hyper2kvm contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""What a worker's processes take while they convert, the boot test's QEMU apart."""
+
+from __future__ import annotations
+
+import pathlib
+import subprocess
+import threading
+import time
+
+from bench.figures import Figure
+from bench.jobs import run, running_worker
+from tests.e2e.migration import GUESTS, ConversionHost
+from tests.guests import build
+
+_GIB = 1024**3
+_MIB = 1024**2
+
+
+def of_a_worker(scratch: pathlib.Path) -> list[Figure]:
+    """The demo guest on its own disk of 8 GiB, and on one that is 64 GiB."""
+    raw = build("debian12", GUESTS) / "disk.raw"
+    figures = []
+    for gib in (8, 64):
+        place = scratch / f"{gib}"
+        place.mkdir()
+        host = ConversionHost(place)
+        source = host.input / "web.qcow2"
+        subprocess.run(["qemu-img", "convert", "-f", "raw", "-O", "qcow2", raw, source], check=True)
+        subprocess.run(["qemu-img", "resize", "-q", "-f", "qcow2", source, str(gib * _GIB)], check=True)
+        with running_worker(host, "--slots", "1") as worker:
+            watch = _Watch(worker.pid)
+            run(host, "web", "web.qcow2")
+            figures.append(Figure(f"memory of a worker, disk of {gib} GiB", watch.end() / _MIB, " MiB", limit=150))
+    return figures
+
+
+class _Watch:
+    """The highest sum of proportional set sizes (proc(5), smaps_rollup) of a process and its descendants."""
+
+    def __init__(self, pid: int) -> None:
+        self._pid = pid
+        self._most = 0
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._look, daemon=True)
+        self._thread.start()
+
+    def end(self) -> int:
+        """Stop watching; bytes."""
+        self._ended.set()
+        self._thread.join()
+        return self._most
+
+    def _look(self) -> None:
+        while not self._ended.is_set():
+            self._most = max(self._most, sum(_proportional(pid) for pid in _family(self._pid)))
+            time.sleep(0.05)
+
+
+def _family(pid: int) -> set[int]:
+    parents: dict[int, int] = {}
+    for status in pathlib.Path("/proc").glob("[0-9]*/stat"):
+        try:
+            parents[int(status.parent.name)] = int(status.read_text(encoding="utf-8").rpartition(")")[2].split()[1])
+        except OSError:
+            continue
+    family = {pid}
+    while found := {child for child, parent in parents.items() if parent in family} - family:
+        family |= found
+    return family
+
+
+def _proportional(pid: int) -> int:
+    try:
+        lines = pathlib.Path(f"/proc/{pid}/smaps_rollup").read_text(encoding="ascii").splitlines()
+    except OSError:
+        return 0
+    return sum(int(line.split()[1]) * 1024 for line in lines if line.startswith("Pss:"))

@@ -1,0 +1,84 @@
+# Copyright: (c) 2026, hyper2kvm contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""One guest in formats that are read in place, in several files, over a parent, or not before they are unpacked."""
+
+from __future__ import annotations
+
+import collections.abc as c
+import gzip
+import pathlib
+import shutil
+import subprocess
+
+import pytest
+
+from tests.e2e.migration import GUESTS, ConversionHost, job, leftovers
+from tests.guests import build
+
+VMX = """config.version = "8"
+displayName = "tiny"
+numvcpus = "2"
+memsize = "512"
+scsi0.present = "TRUE"
+scsi0.virtualDev = "lsilogic"
+scsi0:0.present = "TRUE"
+scsi0:0.fileName = "{disk}"
+ethernet0.present = "TRUE"
+ethernet0.generatedAddress = "00:50:56:ab:10:99"
+"""
+
+
+def convert(disk: pathlib.Path, target: pathlib.Path, *options: str) -> pathlib.Path:
+    target.parent.mkdir(exist_ok=True)
+    subprocess.run(["qemu-img", "convert", "-f", "raw", "-O", *options, disk, target], check=True)
+    return target
+
+
+def a_vhdx(disk: pathlib.Path, root: pathlib.Path) -> str:
+    return convert(disk, root / "tiny.vhdx", "vhdx").name
+
+
+def a_dynamic_vhd(disk: pathlib.Path, root: pathlib.Path) -> str:
+    return convert(disk, root / "tiny.vhd", "vpc", "-o", "force_size=on").name
+
+
+def a_vmx_with_a_snapshot(disk: pathlib.Path, root: pathlib.Path) -> str:
+    convert(disk, root / "vm" / "tiny.vmdk", "vmdk", "-o", "subformat=twoGbMaxExtentSparse")
+    snapshot = root / "vm" / "tiny-000001.vmdk"
+    subprocess.run(["qemu-img", "create", "-q", "-f", "vmdk", "-b", "tiny.vmdk", "-F", "vmdk", snapshot], check=True)
+    (root / "vm" / "tiny.vmx").write_text(VMX.format(disk=snapshot.name), encoding="utf-8")
+    return "vm/tiny.vmx"
+
+
+def a_compressed_ova(disk: pathlib.Path, root: pathlib.Path) -> str:
+    with (disk.parent / "tiny.ova").open("rb") as plain, gzip.open(root / "tiny.ova.gz", "wb", 1) as packed:
+        shutil.copyfileobj(plain, packed)
+    return "tiny.ova.gz"
+
+
+@pytest.mark.parametrize("make", [a_vhdx, a_dynamic_vhd, a_vmx_with_a_snapshot, a_compressed_ova])
+def test_a_guest_in_another_format(host: ConversionHost, make: c.Callable[[pathlib.Path, pathlib.Path], str]) -> None:
+    disk = build("tiny", GUESTS) / "disk.raw"
+    source = make(disk, host.input)
+    host.add(disk, "expected.raw")
+
+    done, expected = host.run(
+        job("tiny", source, verify={"boot": False}),
+        job("expected", "expected.raw", verify={"boot": False}),
+    )
+
+    assert done["status"]["phase"] == "COMPLETED", done["status"].get("lastError")
+    assert expected["status"]["phase"] == "COMPLETED", expected["status"].get("lastError")
+    result = host.result("tiny/result.json")
+    # The digest is the content's, whatever the format.
+    assert (
+        result["disks"][0]["digests"]["source"] == host.result("expected/result.json")["disks"][0]["digests"]["source"]
+    )
+    assert result["disks"][0]["digests"]["copied"] == result["disks"][0]["digests"]["source"]
+    if make is a_vmx_with_a_snapshot:
+        assert (result["hardware"]["cpus"], result["hardware"]["memoryBytes"]) == (2, 512 * 1024**2)
+        assert result["hardware"]["nics"][0]["mac"] == "00:50:56:ab:10:99"
+    assert not list(host.output.rglob("unpacked*"))
+    assert leftovers(host.output.parent) == []
