@@ -14,8 +14,8 @@ export LC_ALL := C.UTF-8
 unexport PYTHONDONTWRITEBYTECODE
 export HYPER2KVM_TEST_GUESTS := $(GUEST_CACHE)
 
-.PHONY: help setup demo test lint unit hostile fuzz faults test-faults guests e2e sanity integration oldest schemas bench \
-	build clean FORCE
+.PHONY: help setup demo test lint unit hostile fuzz guests e2e faults test-faults sanity integration oldest schemas bench build \
+	clean FORCE
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -73,7 +73,7 @@ e2e: guests ## Tests with real guests that boot
 faults: guests ## A few rounds of the tests that break things
 	python -m pytest tests/faults
 
-test-faults: guests fuzz ## Long campaigns: many kills, full disks, 1,000 jobs, 100,000 inputs
+test-faults: guests fuzz ## Many rounds of them (kills, full disks, 1,000 jobs), and of changed inputs
 	HYPER2KVM_FAULT_ROUNDS=25 python -m pytest tests/faults
 
 $(SANITY_TREE): FORCE

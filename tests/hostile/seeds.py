@@ -171,7 +171,8 @@ HYPERV = b"""<?xml version="1.0"?>
 <configuration><properties><name type="string">web01</name><subtype type="integer">1</subtype></properties>
 <settings><processors><count type="integer">2</count></processors><memory><bank><size type="integer">2048</size></bank>
 </memory></settings><_83f8638b_8dca_4152_9eda_2ca8b33039b4_><controller0><drive0>
-<pathname type="string">web01.vhdx</pathname><type type="string">VHD</type></drive0></controller0></_83f8638b_8dca_4152_9eda_2ca8b33039b4_></configuration>
+<pathname type="string">web01.vhdx</pathname><type type="string">VHD</type></drive0></controller0>
+</_83f8638b_8dca_4152_9eda_2ca8b33039b4_></configuration>
 """
 
 
