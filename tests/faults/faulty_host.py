@@ -109,6 +109,15 @@ class FaultyHost(ConversionHost):
         wait_for(lambda: not [one for one in leftovers(self.folder) if one.startswith("process")], 10)
         self.halted.unlink(missing_ok=True)
 
+    def processes(self) -> set[int]:
+        """The workers' processes, and all that came of them."""
+        found = set()
+        for process in pathlib.Path("/proc").glob("[0-9]*"):
+            with contextlib.suppress(OSError):
+                if str(self.folder).encode() in (process / "environ").read_bytes():
+                    found.add(int(process.name))
+        return found
+
     def events(self, name: str) -> list[dict[str, t.Any]]:
         """The job's events as the file has them; a line that is being written does not count."""
         try:

@@ -12,7 +12,7 @@ import time
 
 import pytest
 
-from tests.e2e.migration import GUESTS, job, leftovers
+from tests.e2e.migration import GUESTS, job
 from tests.faults.content import compare
 from tests.faults.faulty_host import ROUNDS, STAGES, FaultyHost, wait_for
 from tests.guests import build
@@ -27,8 +27,7 @@ def test_a_cancel_at_any_moment_stops_all_within_5_seconds(host: FaultyHost, cha
         wait_for(lambda name=name, stage=stage: stage in host.started(name))
         time.sleep(chance.uniform(0.0, 0.2))
         host.command("cancel", name, "--state-dir", host.state)
-        began = time.monotonic()
-        wait_for(lambda name=name: not [one for one in leftovers(host.folder) if f"h2k:{name}"[:15] in one], 5)
+        wait_for(lambda worker=worker: host.processes() <= {worker.pid}, 5)
         worker.wait(20)
         if host.job(name)["status"]["phase"] == "COMPLETED":
             # It was faster than the command.
@@ -36,7 +35,6 @@ def test_a_cancel_at_any_moment_stops_all_within_5_seconds(host: FaultyHost, cha
         else:
             assert host.job(name)["status"]["phase"] == "CANCELLED"
             assert worker.returncode == 0
-            assert time.monotonic() - began < 5
         assert host.files() == set()
         host.check_nothing_left()
 
