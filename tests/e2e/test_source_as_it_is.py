@@ -163,9 +163,15 @@ def test_a_disk_with_4k_sectors_stays_one(host: ConversionHost) -> None:
 def test_a_repair_is_rehearsed_where_the_job_says_always(host: ConversionHost) -> None:
     system(host.input / "vm.raw")
     (done,) = host.run(
-        job("vm", "vm.raw", "fix", target={"format": "raw"}, verify={"boot": False, "rehearse": "always"})
+        job(
+            "vm",
+            "vm.raw",
+            "fix",
+            target={"format": "raw"},
+            verify={"boot": False, "rehearse": "always", "timeoutSeconds": 15},
+        )
     )
-    assert error(done) == ("rehearse", "NoBootloader")
+    assert error(done) == ("rehearse", "Timeout")
     assert host.files() == {"vm/fix-rehearse/console.log", "vm/fix-rehearse/screenshot.png"}
 
 
