@@ -106,12 +106,17 @@ class LocalWorkerSide(Store):
     def may_wait_for(self, worker: str) -> bool:
         """Whether a job waits that this worker could run, now or after its backoff or when a slot is free.
 
+        So does one that is still in its name though it gave it up: the queue could not be told, and will take it back
+        when its lease has ended.
+
         Raises:
             Fenced: the worker is not registered.
         """
         with self._view() as change:
             offer = matching.Offer(change.worker(worker).registration, 0)
-            return any(matching.first_unmet(load_demand(job.demand), offer) is None for job in change.waiting())
+            return bool(change.running(worker)) or any(
+                matching.first_unmet(load_demand(job.demand), offer) is None for job in change.waiting()
+            )
 
     def heartbeat(self, beat: models.Heartbeat) -> None:
         """See :meth:`Backend.heartbeat`. Raises: Fenced, if the worker is not registered (any more)."""

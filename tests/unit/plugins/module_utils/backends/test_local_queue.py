@@ -222,6 +222,18 @@ def test_a_job_goes_only_to_a_worker_that_can_do_it(queue: LocalBackend) -> None
     assert queue.claim("strong") is not None
 
 
+def test_a_worker_waits_for_what_is_in_its_name(queue: LocalBackend) -> None:
+    queue.register(worker(), "", 30.0)
+    assert not queue.may_wait_for("host-1")
+    queue.submit(job())
+    dummy, hold = claim(queue)
+    # It may have given the job up, and been unable to say so.
+    assert queue.may_wait_for("host-1")
+    queue.cancel("web01-inspect")
+    queue.cancelled(hold)
+    assert not queue.may_wait_for("host-1")
+
+
 def test_waiting_is_explained(queue: LocalBackend) -> None:
     queue.submit(job("a"))
     assert [one.reason for one in queue.explain("a")] == ["NoWorker"]
