@@ -17,7 +17,7 @@ from ...tree import Owner
 from ..base import FixRequest, Phase
 
 _WHY = "the job gives this user these keys"
-_SETTING = re.compile(r"(?im)^[ \t]*AuthorizedKeysFile[ \t]+(\S+)")
+_SETTING = re.compile(r"(?im)^[ \t]*AuthorizedKeysFile[ \t]+([^\s\0]+)(?!\S)")
 #: A user's or group's number: 32 bits.
 _ID = re.compile(r"^[0-9]{1,9}$")
 _CONFIGS = ("/etc/ssh/sshd_config.d/*.conf", "/etc/ssh/sshd_config")
