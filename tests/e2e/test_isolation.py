@@ -67,7 +67,9 @@ class Listener:
             except OSError:  # closed
                 return
             self.visits += 1
-            connection.close()
+            with connection, contextlib.suppress(OSError):
+                connection.settimeout(60)
+                connection.recv(100)  # What is closed unread is reset, and looks like a refusal.
 
     def close(self) -> None:
         self._socket.shutdown(socket.SHUT_RDWR)
