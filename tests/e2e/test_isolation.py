@@ -14,7 +14,6 @@ import collections.abc as c
 import contextlib
 import pathlib
 import re
-import selectors
 import socket
 import threading
 import typing as t
@@ -46,51 +45,36 @@ tell() {{ name=$1; shift; "$@" > /dev/null 2>&1 && echo "TRIED $name yes" || ech
 tell link ping -c 2 -W 5 {HOST}
 tell outside ping -c 2 -W 5 192.0.2.1
 echo knock | tell tcp timeout WAIT nc -w WAIT {HOST} PORT
-tell http timeout WAIT wget -T WAIT -O /dev/null http://{HOST}:PORT/
-syslogd -R {HOST}:PORT
-for dummy in 1 2 3; do logger knock; sleep 1; done
 echo "CLOCK $(date -u +%H:%M)"
 echo "{DONE}"
 """
 
 
 class Listener:
-    """A TCP and a UDP port of the host's, and who came by."""
+    """A TCP port of the host's, and how many came by."""
 
     def __init__(self) -> None:
-        self.visits: list[str] = []
-        self._tcp = socket.create_server(("127.0.0.1", 0))
-        self.port: int = self._tcp.getsockname()[1]
-        self._udp = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-        self._udp.bind(("127.0.0.1", self.port))
-        self._end, self._ended = socket.socketpair()
+        self.visits = 0
+        self._socket = socket.create_server(("127.0.0.1", 0))
+        self.port: int = self._socket.getsockname()[1]
         self._thread = threading.Thread(target=self._serve)
         self._thread.start()
 
     def _serve(self) -> None:
-        with selectors.DefaultSelector() as selector:
-            for one in (self._tcp, self._udp, self._ended):
-                selector.register(one, selectors.EVENT_READ)
-            while True:
-                for key, dummy in selector.select():
-                    if key.fileobj is self._ended:
-                        return
-                    if key.fileobj is self._udp:
-                        self._udp.recv(100)
-                        self.visits.append("udp")
-                    else:
-                        connection, dummy = self._tcp.accept()
-                        self.visits.append("tcp")
-                        with connection, contextlib.suppress(OSError):
-                            connection.settimeout(60)
-                            connection.recv(4096)  # What is closed unread is reset, and the answer with it.
-                            connection.sendall(b"HTTP/1.0 200 OK\r\n\r\n")
+        while True:
+            try:
+                connection, dummy = self._socket.accept()
+            except OSError:  # closed
+                return
+            self.visits += 1
+            with connection, contextlib.suppress(OSError):
+                connection.settimeout(60)
+                connection.recv(100)  # What is closed unread is reset, and looks like a refusal.
 
     def close(self) -> None:
-        self._end.send(b"x")
+        self._socket.shutdown(socket.SHUT_RDWR)
+        self._socket.close()
         self._thread.join()
-        for one in (self._tcp, self._udp, self._end, self._ended):
-            one.close()
 
 
 @pytest.fixture
@@ -127,8 +111,8 @@ def _attempts(folder: pathlib.Path, port: int, wait: int) -> tuple[dict[str, str
 
 def test_a_guest_has_a_link_and_no_way_out(tmp_path: pathlib.Path, listener: Listener) -> None:
     could, clock = _attempts(tmp_path, listener.port, 10)
-    assert could == {"link": "yes", "outside": "no", "tcp": "no", "http": "no"}
-    assert listener.visits == []
+    assert could == {"link": "yes", "outside": "no", "tcp": "no"}
+    assert listener.visits == 0
     # Noon, whatever the host's clock says: what is planned for the night does not come due.
     assert re.fullmatch(r"12:\d\d", clock)
 
@@ -140,5 +124,5 @@ def test_the_same_guest_gets_out_where_it_is_not_held(
     held = commandline._nics
     monkeypatch.setattr(commandline, "_nics", lambda *a: [word.replace(",restrict=on", "") for word in held(*a)])
     could, dummy = _attempts(tmp_path, listener.port, 120)
-    assert (could["link"], could["http"]) == ("yes", "yes")
-    assert {"tcp", "udp"} <= set(listener.visits)
+    assert (could["link"], could["tcp"]) == ("yes", "yes")
+    assert listener.visits > 0
