@@ -32,6 +32,8 @@ _PROGRAMS = {
     "btrfs": "partclone.btrfs",
 }
 _TIMEOUT = 600.0
+#: Without progress, and above all without waiting for the next time that it would be shown (2 s).
+_QUIETLY = ("-q", "-f", "0")
 #: The begin of every filesystem is moved as it is: boot loaders lie there, and filesystems do not tell of them. Bytes.
 _ALWAYS = 1024**2
 # btrfs superblocks: num_devices at 0x88 of the one at 64 KiB; copies at 64 MiB and 256 GiB (btrfs on-disk format).
@@ -91,7 +93,7 @@ def _unused_of(disk: AttachedDisk, filesystem: Filesystem, workdir: pathlib.Path
         program, log = _PROGRAMS[filesystem.type], pathlib.Path(folder, "log")
         try:
             run_command(
-                [program, "-D", "-s", device, "-O", target, "-L", log],
+                [program, "-D", *_QUIETLY, "-s", device, "-O", target, "-L", log],
                 what=f"Mapping {partition.disk} partition {partition.number}",
                 timeout=_TIMEOUT,
             )
