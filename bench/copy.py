@@ -14,6 +14,7 @@ import time
 import typing as t
 
 from ansible_collections.hyper2kvm.core.plugins.module_utils.disks.copy import copy_disk
+from ansible_collections.hyper2kvm.core.plugins.module_utils.disks.file_range import sync_file
 from ansible_collections.hyper2kvm.core.plugins.module_utils.disks.model import DiskImage
 from ansible_collections.hyper2kvm.core.plugins.module_utils.disks.source import open_source
 from ansible_collections.hyper2kvm.core.plugins.module_utils.protocol import models
@@ -46,14 +47,14 @@ def stream_optimized(scratch: pathlib.Path) -> list[Figure]:
 
 
 def other_sources(scratch: pathlib.Path) -> list[Figure]:
-    """The same disk in other formats."""
+    """The same disk in other formats. The peer's target is synced as ours is; without that it is done in memory."""
     raw = build("debian12", GUESTS) / "disk.raw"
     figures = []
     for name, (qemu_format, ours, options) in SOURCES.items():
         source = scratch / f"source.{ours}"
         subprocess.run(["qemu-img", "convert", "-f", "raw", "-O", qemu_format, *options, raw, source], check=True)
-        ratio = _ratio(name, image_of(source, ours), source, qemu_format, scratch)
-        figures.append(Figure(f"copy of {name} ÷ qemu-img convert", ratio, limit=1.05))
+        ratio = _ratio(name, image_of(source, ours), source, qemu_format, scratch, then=sync_file)
+        figures.append(Figure(f"copy of {name} ÷ qemu-img convert and sync", ratio, limit=1.05))
         source.unlink()
     return figures
 
@@ -98,11 +99,24 @@ def copy(image: DiskImage, target: pathlib.Path, bandwidth: int | None = None) -
     )
 
 
-def _ratio(name: str, image: DiskImage, source: pathlib.Path, fmt: str, scratch: pathlib.Path) -> float:
+def _ratio(
+    name: str,
+    image: DiskImage,
+    source: pathlib.Path,
+    fmt: str,
+    scratch: pathlib.Path,
+    then: t.Callable[[pathlib.Path], None] = lambda _target: None,
+) -> float:
+    """Median of our time ÷ the peer's, which ends with ``then``."""
+
+    def convert_and_then() -> None:
+        convert(source, fmt, peer)
+        then(peer)
+
     ours, peer = scratch / "ours.qcow2", scratch / "peer.qcow2"
     ratios = []
     for number in range(ROUNDS):
-        theirs, mine = _measured(lambda: convert(source, fmt, peer)), _measured(lambda: copy(image, ours))
+        theirs, mine = _measured(convert_and_then), _measured(lambda: copy(image, ours))
         if number == 0:
             subprocess.run(["qemu-img", "compare", "-q", str(ours), str(peer)], check=True)
         shown = ", ".join(f"{who} {w:.2f} s ({p:.2f})" for who, (w, p) in {"qemu-img": theirs, "ours": mine}.items())

@@ -15,9 +15,10 @@ import dataclasses
 import typing as t
 
 from ..protocol.errors import JobError, invalid
-from . import qcow2, vhd, vmdk
+from . import qcow2, vdi, vhd, vhdx, vmdk
 from .file_range import FileRange, truncated
 from .inflate import inflate_raw, inflate_zlib
+from .model import Run
 
 BLOCK = 64 * 1024
 REGION = 4 * 1024**2
@@ -158,13 +159,13 @@ class SparseVmdkMap:
         )
 
 
-class VhdMap:
-    """A dynamic VHD."""
+class RunsMap:
+    """A dynamic VHD, VHDX or VDI: whole blocks of 64 KiB or more, each as it is."""
 
-    def __init__(self, file: FileRange, header: vhd.Vhd) -> None:
-        self._file = file
-        self._header = header
-        self.virtual_size = header.size
+    def __init__(self, virtual_size: int, runs: t.Callable[[], t.Iterator[Run]]) -> None:
+        """Take ``runs``, which yields what is stored: ascending, each beginning at a multiple of 64 KiB."""
+        self._runs = runs
+        self.virtual_size = virtual_size
 
     def regions(self) -> t.Iterator[Region]:
         """See :class:`BlockMap`."""
@@ -172,19 +173,25 @@ class VhdMap:
 
     def data_bytes(self) -> int:
         """See :class:`BlockMap`."""
-        return sum(1 for _block in vhd.blocks(self._file, self._header)) * self._header.block_size
+        return sum(run.length for run in self._runs())
 
     def decode(self, block: Block, stored: memoryview) -> bytes | memoryview:
         """See :class:`BlockMap`."""
         return stored
 
     def _blocks(self) -> t.Iterator[Block]:
-        """Like QEMU this takes no notice of the bitmaps: sectors that a dynamic disk has not written are zeros."""
-        size, bitmap = self._header.block_size, vhd.bitmap_size(self._header)
-        for number, offset in vhd.blocks(self._file, self._header):
-            begin, end = number * size, min((number + 1) * size, self.virtual_size)
-            for place in range(begin, end, BLOCK):
-                yield Block(place // BLOCK, offset + bitmap + place - begin, min(BLOCK, end - place), False)
+        for begin, length, stored in self._runs():
+            if stored is not None:
+                for place in range(0, length, BLOCK):
+                    yield Block((begin + place) // BLOCK, stored + place, min(BLOCK, length - place), False)
+
+
+def _vhd_runs(file: FileRange, header: vhd.Vhd) -> t.Iterator[Run]:
+    """Like QEMU this takes no notice of the bitmaps: sectors that a dynamic disk has not written are zeros."""
+    bitmap = vhd.bitmap_size(header)
+    for number, offset in vhd.blocks(file, header):
+        begin = number * header.block_size
+        yield Run(begin, min(header.block_size, header.size - begin), offset + bitmap)
 
 
 class Qcow2Map:
@@ -287,7 +294,7 @@ class RestrictedMap:
 
 
 def native_map(file: FileRange, fmt: str, virtual_size: int) -> BlockMap | None:
-    """Return a map of an image, or None where only QEMU can read it (snapshots, other grain sizes, zstd, VDI …).
+    """Return a map of an image, or None where only QEMU can read it (snapshots, other grain sizes, zstd …).
 
     Args:
         file: the image, open.
@@ -300,7 +307,14 @@ def native_map(file: FileRange, fmt: str, virtual_size: int) -> BlockMap | None:
     if fmt == "raw":
         return RawMap(file, virtual_size)
     if fmt == "vhd":
-        return VhdMap(file, vhd.read_vhd(file))
+        dynamic = vhd.read_vhd(file)
+        return RunsMap(dynamic.size, lambda: _vhd_runs(file, dynamic))
+    if fmt == "vhdx":
+        hyperv = vhdx.read_vhdx(file)
+        return None if hyperv.differencing else RunsMap(hyperv.size, lambda: vhdx.blocks(file, hyperv))
+    if fmt == "vdi":
+        box = vdi.read_vdi(file)
+        return RunsMap(box.size, lambda: vdi.blocks(file, box))
     if fmt == "vmdk":
         if file.read(0, len(vmdk.MAGIC)) != vmdk.MAGIC:
             return None

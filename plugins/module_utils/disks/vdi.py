@@ -11,9 +11,11 @@ from __future__ import annotations
 
 import dataclasses
 import struct
+import typing as t
 
 from ..protocol.errors import JobError, invalid, unsupported
 from .file_range import FileRange, truncated
+from .model import Run
 from .tables import table_pieces
 
 #: Beyond reason: QEMU keeps the table in memory, 4 bytes a MiB.
@@ -34,6 +36,8 @@ class Vdi:
     kind: str
     """``dynamic`` or ``static``."""
     size: int
+    map_offset: int
+    data_offset: int
 
 
 def read_vdi(file: FileRange) -> Vdi:
@@ -76,7 +80,21 @@ def read_vdi(file: FileRange) -> Vdi:
         highest = max((entry for entry in table if entry < _NO_DATA), default=-1)
         if highest >= 0 and data_offset + (highest + 1) * _BLOCK > file.length:
             raise truncated(file.path)
-    return Vdi("dynamic" if kind == _DYNAMIC else "static", -(-size // SECTOR) * SECTOR)
+    return Vdi("dynamic" if kind == _DYNAMIC else "static", -(-size // SECTOR) * SECTOR, map_offset, data_offset)
+
+
+def blocks(file: FileRange, vdi: Vdi) -> t.Iterator[Run]:
+    """Yield the blocks with data, in ascending order.
+
+    Raises:
+        JobError: class ``invalid``, the table is not within the file.
+    """
+    begin = 0
+    for table in table_pieces(file, vdi.map_offset, -(-vdi.size // _BLOCK), code="I", order="little"):
+        for entry in table:
+            if entry < _NO_DATA:
+                yield Run(begin, min(_BLOCK, vdi.size - begin), vdi.data_offset + entry * _BLOCK)
+            begin += _BLOCK
 
 
 def _bad(what: str, why: str) -> JobError:

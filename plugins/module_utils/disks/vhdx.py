@@ -121,6 +121,19 @@ def own_runs(file: FileRange, vhdx: Vhdx) -> t.Iterator[Run]:
                 yield Run(begin, length, None)
 
 
+def blocks(file: FileRange, vhdx: Vhdx) -> t.Iterator[Run]:
+    """Yield the blocks with data of a disk without a parent, in ascending order.
+
+    Raises:
+        JobError: class ``invalid``, one is there in parts only, which takes a parent.
+    """
+    for run in own_runs(file, vhdx):
+        if run.begin % vhdx.block_size or run.length < min(vhdx.block_size, vhdx.size - run.begin):
+            raise _bad(file.path.name, "a block is there in parts, and nothing tells the rest")
+        if run.stored is not None:
+            yield run
+
+
 def _partial_runs(file: FileRange, vhdx: Vhdx, bitmap: int, place: int, block: Run) -> t.Iterator[Run]:
     """The sectors of a block that are there, by the bitmap of its chunk."""
     if bitmap & 7 != _BITMAP_PRESENT or block.stored is None:
