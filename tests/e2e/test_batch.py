@@ -94,7 +94,7 @@ def test_a_rehearsal_tells_what_boots_and_moves_nothing(inventory: Inventory, ho
 
     assert played.status == 2, played.output
     assert re.search(rf"^web01 +boots +{BOOTED}", played.output, re.MULTILINE), played.output
-    why, what = r"NoKernel: The boot loader found no kernel to load", r"Check the guest's /boot"
+    why, what = r"NoKernel: The boot loader found no kernel to load", r"Check that the guest's /boot"
     assert re.search(rf"^bad01 +will not boot +{why}.* +{what}", played.output, re.MULTILINE), played.output
     assert re.search(
         r"^bad02 +[a-z ]+ +BlankDisk: .* a blank disk.* Check that", played.output, re.MULTILINE
