@@ -100,8 +100,9 @@ class Target:
                 raise
             if not str(error).isprintable():
                 raise AssertionError(f"an error could steer a terminal: {str(error)!r}") from error
-        except self.refusals:
-            pass
+        except Exception as error:
+            if not isinstance(error, self.refusals):
+                raise
 
 
 @functools.cache

@@ -201,7 +201,7 @@ def test_a_link_that_is_swapped_in_leads_nowhere(roots: Roots, tmp_path: pathlib
         assert path.read_bytes() == b"source"
         os.write(asked, b"s")
         os.read(answered, 1)
-        for use in (lambda: path.read_bytes(), lambda: command.run_command(["cat", path], what="test")):
+        for use in (path.read_bytes, lambda: command.run_command(["cat", path], what="test")):
             with pytest.raises((OSError, JobError), match="symbolic links"):
                 use()
 
@@ -236,7 +236,7 @@ def test_a_jobs_memory_is_bounded_and_its_machines_is_not(roots: Roots) -> None:
         with pytest.raises(MemoryError):
             bytearray(3 * 1024**3)
         line = confinement.bounded(["cat", "/proc/self/limits"], 1024)
-        assert re.search(r"Max data size\s+unlimited", subprocess.run(line, capture_output=True, text=True).stdout)
+        assert re.search(r"Max data size\s+unlimited", subprocess.check_output(line, text=True))
 
     if resource.getrlimit(resource.RLIMIT_DATA)[1] == resource.RLIM_INFINITY:
         assert in_own_mounts(work) == 0

@@ -226,6 +226,8 @@ def _gunzip(pieces: t.Iterator[bytes], what: str) -> t.Iterator[bytes]:
 
 def _unxz(pieces: t.Iterator[bytes], what: str) -> t.Iterator[bytes]:
     """An xz file is one or more streams."""
+    # pylint takes the decompressor's property for a method.
+    # pylint: disable=using-constant-test
     decompressor = lzma.LZMADecompressor(lzma.FORMAT_XZ, memlimit=_XZ_MEMORY)
     started = False
     for piece in pieces:

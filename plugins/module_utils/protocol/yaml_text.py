@@ -45,11 +45,11 @@ def load(text: str) -> t.Any:
 
         flow_level: int
 
-        def fetch_flow_collection_start(self, token: t.Any) -> None:
+        def fetch_flow_collection_start(self, TokenClass: t.Any) -> None:  # noqa: N803 (PyYAML's own name)
             # The scanner looks at every open bracket for each token.
             if self.flow_level >= _MAX_FLOW_DEPTH:
                 raise RecursionError("brackets are nested too deeply")
-            super().fetch_flow_collection_start(token)
+            super().fetch_flow_collection_start(TokenClass)
 
         def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
             event: t.Any = self.peek_event()  # type: ignore[no-untyped-call]
