@@ -57,6 +57,7 @@ class FaultyHost(ConversionHost):
     def environment(self, **more: str) -> dict[str, str]:
         return {
             **os.environ,
+            "PYTHONPATH": str(REPOSITORY / ".collections"),
             "HYPER2KVM_INPUT_ROOT": str(self.input),
             "HYPER2KVM_OUTPUT_ROOT": str(self.output),
             "HYPER2KVM_STATE_DIR": str(self.state),

@@ -53,6 +53,7 @@ class Crowd:
                     [*command, *roots, "--lease-seconds", str(LEASE_SECONDS)],
                     stderr=log,
                     cwd=REPOSITORY,
+                    env={**os.environ, "PYTHONPATH": str(REPOSITORY / ".collections")},
                     start_new_session=True,
                 )
             )

@@ -18,6 +18,7 @@ import typing as t
 
 import pytest
 
+from tests.e2e.migration import REPOSITORY
 from tests.hostile.canary import Canary
 from tests.unit.plugins.module_utils.guests.phony import Phony, debian
 
@@ -252,7 +253,8 @@ def carry_out(guest: Phony, canary: Canary, found: Trap, folder: pathlib.Path) -
         names.append(filesystem(roots[0] / "data.raw", data, found.label).name)
     done = subprocess.run(
         [sys.executable, "-m", "tests.hostile.carry_out", *roots, *names],
-        cwd=pathlib.Path(__file__).parents[2],
+        cwd=REPOSITORY,
+        env={**os.environ, "PYTHONPATH": str(REPOSITORY / ".collections")},
         capture_output=True,
         text=True,
         timeout=PATIENCE,
