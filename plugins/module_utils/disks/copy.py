@@ -99,11 +99,14 @@ def copy_disk(
         if log is None:
             folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="hyper2kvm-copy-", dir=workdir))
             log = stack.enter_context(CopyLog(pathlib.Path(folder, "log"), {}))
+        if log.inode is not None and not log.resumable:
+            target.unlink(missing_ok=True)
+            log.forget()
         read = _Reading(image, bandwidth, progress, cancelled, workdir)
         if compression is not Compression.NONE or (fmt is TargetFormat.QCOW2 and allocation is Allocation.PREALLOCATED):
             return _by_qemu(read, target, allocation, compression, log)
         if log.inode is None and allocation is Allocation.SPARSE and _share_blocks(image, target, fmt, log):
-            return _shared(read, target, log)
+            return _shared(read, log)
         with _target(target, image.virtual_size, fmt, allocation, log) as sink:
             result = read.scan(sink=sink, ranges=ranges, recorded=log.records())
             sink.finish()
@@ -209,7 +212,7 @@ def _share_blocks(image: DiskImage, target: pathlib.Path, fmt: TargetFormat, log
                 # QEMU takes whole sectors.
                 os.ftruncate(descriptor, image.virtual_size)
             os.fsync(descriptor)
-            log.begin(os.fstat(descriptor).st_ino)
+            log.begin(os.fstat(descriptor).st_ino, resumable=False)
         except OSError as error:
             target.unlink()
             if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EIO):
@@ -221,14 +224,8 @@ def _share_blocks(image: DiskImage, target: pathlib.Path, fmt: TargetFormat, log
     return True
 
 
-def _shared(read: _Reading, target: pathlib.Path, log: CopyLog) -> CopyResult:
-    try:
-        result = read.scan_into(log)
-    except BaseException:
-        # The log tells of a reading here, not of what is in the target: nothing could go on with it.
-        target.unlink(missing_ok=True)
-        log.forget()
-        raise
+def _shared(read: _Reading, log: CopyLog) -> CopyResult:
+    result = read.scan_into(log)
     return CopyResult(result.bytes_read, 0, result.digest, read.image.virtual_size)
 
 
@@ -236,11 +233,8 @@ def _by_qemu(
     read: _Reading, target: pathlib.Path, allocation: Allocation, compression: Compression, log: CopyLog
 ) -> CopyResult:
     """First the read that hashes and checks, then qemu-img's own; progress shows each as one half."""
-    if log.inode is not None:
-        # qemu-img begins at the begin.
-        target.unlink(missing_ok=True)
     os.close(os.open(target, os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600))
-    log.begin(target.stat().st_ino)
+    log.begin(target.stat().st_ino, resumable=False)
     total, progress = 0, read.progress
 
     def first_half(done: int, of: int) -> None:

@@ -67,6 +67,8 @@ class CopyLog:
         self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
         self.inode: int | None = None
         """Of the target's file that the records speak of; None: nothing was begun."""
+        self.resumable = False
+        """Whether a copy can go on behind the last record; else the records only tell what was read."""
         self.last = -1
         """Number of the last region that is recorded; -1: none."""
         self._begin = 0
@@ -77,20 +79,20 @@ class CopyLog:
             self.close()
             raise
 
-    def begin(self, inode: int) -> None:
+    def begin(self, inode: int, *, resumable: bool) -> None:
         """Begin anew, for the target's file ``inode``, which was just made."""
-        header = json.dumps({"key": self._key, "inode": inode}, sort_keys=True).encode() + b"\n"
+        header = json.dumps({"key": self._key, "inode": inode, "resumable": resumable}, sort_keys=True).encode() + b"\n"
         os.ftruncate(self._descriptor, 0)
         os.pwrite(self._descriptor, header, 0)
         os.fsync(self._descriptor)
-        self.inode, self.last = inode, -1
+        self.inode, self.resumable, self.last = inode, resumable, -1
         self._begin = self._end = len(header)
 
     def forget(self) -> None:
         """Forget everything: the copy has to be made again."""
         os.ftruncate(self._descriptor, 0)
         os.fsync(self._descriptor)
-        self.inode, self.last = None, -1
+        self.inode, self.resumable, self.last = None, False, -1
         self._begin = self._end = 0
 
     def append(self, records: t.Sequence[RegionRecord]) -> None:
@@ -144,7 +146,7 @@ class CopyLog:
         if not newline or not isinstance(told, dict) or told.get("key") != self._key:
             self.forget()
             return
-        self.inode = int(told["inode"])
+        self.inode, self.resumable = int(told["inode"]), bool(told["resumable"])
         self._begin = self._end = len(header) + 1
         size = os.fstat(self._descriptor).st_size
         while self._end + _SIZE <= size:

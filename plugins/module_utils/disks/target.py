@@ -60,7 +60,7 @@ class _File:
         self._ending = False
         self._sync_error: OSError | None = None
         if log.inode is None:
-            log.begin(os.fstat(self._descriptor).st_ino)
+            log.begin(os.fstat(self._descriptor).st_ino, resumable=True)
         self._syncer = threading.Thread(target=self._sync_along, name="sync", daemon=True)
         self._syncer.start()
 

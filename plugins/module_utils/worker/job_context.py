@@ -176,11 +176,11 @@ class JobContext:
         return CopyLog(self.workdir / f"{image.name}.copied", key)
 
     def map_file(self, index: int) -> pathlib.Path:
-        """Where the map of what is copied of disk ``index`` is kept; there is none where it is the whole disk."""
+        """Where the map of what is to be copied of disk ``index`` is; there is none where that is the whole disk."""
         return self.workdir / f"{self.source.images[index].name}.map"
 
-    def keep_ranges(self, index: int, ranges: Ranges | None) -> None:
-        """Keep what is copied of disk ``index``; None: the whole disk."""
+    def want_ranges(self, index: int, ranges: Ranges | None) -> None:
+        """Write down what is to be copied of disk ``index``; None: the whole disk."""
         path = self.map_file(index)
         if ranges is None:
             path.unlink(missing_ok=True)

@@ -44,7 +44,7 @@ def run(context: JobContext) -> str:
         def progress(done: int, data: int, moved: int = moved, later: int = later) -> None:
             context.report("copy", moved + done, moved + data + later)
 
-        context.keep_ranges(index, ranges)
+        context.want_ranges(index, ranges)
         with context.copy_log(index) as log:
             _adopt(context, index, log)
             copied = copy_disk(
@@ -64,7 +64,7 @@ def run(context: JobContext) -> str:
         disk.bytes_read += copied.bytes_read
         disk.bytes_written = copied.bytes_written
         disk.digests.source = copied.source_digest
-        context.keep_ranges(index, copied.ranges)
+        disk.map = str(context.layout.map(index).relative_to(context.roots.output)) if copied.ranges else None
         moved += copied.bytes_written
         context.save()
     _refuse_changing_source(context)

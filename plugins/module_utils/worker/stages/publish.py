@@ -76,10 +76,9 @@ def _publish_disk(context: JobContext, index: int, partial: pathlib.Path) -> Non
         format=context.layout.format.value,
         digest=context.result.disks[index].digests.target,
     )
-    kept, copied_map = context.map_file(index), context.layout.map(index)
-    if kept.exists():
-        write_durably(copied_map, kept.read_bytes())
-        context.result.disks[index].map = str(copied_map.relative_to(context.roots.output))
+    copied_map = context.layout.map(index)
+    if context.result.disks[index].map is not None:
+        write_durably(copied_map, context.map_file(index).read_bytes())
         _add_artifact(context, copied_map, "map")
     else:
         copied_map.unlink(missing_ok=True)

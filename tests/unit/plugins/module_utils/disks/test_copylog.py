@@ -116,10 +116,22 @@ def test_what_is_logged_is_not_read_again(source: pathlib.Path, tmp_path: pathli
     assert identical(source, source.suffix[1:], tmp_path / "target", "qcow2")
 
 
+@pytest.mark.parametrize("source", ["raw"], indirect=True)
+def test_what_cannot_go_on_begins_anew(source: pathlib.Path, tmp_path: pathlib.Path) -> None:
+    """qemu-img writes compressed targets, and begins each at its begin."""
+    target, compressed = tmp_path / "target", {"compression": models.Compression.ZLIB}
+    with CopyLog(tmp_path / "log", KEY) as log, pytest.raises(Cut):
+        copy(source, target, log, **compressed, **cut_after(12))
+    with CopyLog(tmp_path / "log", KEY) as log:
+        assert not log.resumable
+        copy(source, target, log, **compressed)
+    assert identical(source, "raw", target, "qcow2")
+
+
 def test_a_log_of_another_copy_is_forgotten(tmp_path: pathlib.Path) -> None:
     records = [RegionRecord(n, bytes([n]) * 32, n * MIB, 3) for n in range(5)]
     with CopyLog(tmp_path / "log", KEY) as log:
-        log.begin(77)
+        log.begin(77, resumable=True)
         log.append(records)
     with CopyLog(tmp_path / "log", KEY) as log:
         assert (log.inode, log.last, list(log.records())) == (77, 4, records)
@@ -133,7 +145,7 @@ def test_a_torn_log_ends_at_its_last_whole_record(cut: int, junk: bytes) -> None
     with tempfile.TemporaryDirectory() as folder:
         path = pathlib.Path(folder, "log")
         with CopyLog(path, KEY) as log:
-            log.begin(77)
+            log.begin(77, resumable=True)
             log.append(records)
         data = path.read_bytes()
         begin = len(data) - 5 * 60
