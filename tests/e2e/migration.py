@@ -71,8 +71,12 @@ class ConversionHost:
         jobs = self.jobs()
         return [jobs[name] for name in wanted]
 
+    def job(self, name: str) -> dict[str, t.Any]:
+        """A job's whole document, its result included."""
+        return t.cast("dict[str, t.Any]", json.loads(self.command("status", name, "--json")))
+
     def jobs(self) -> dict[str, dict[str, t.Any]]:
-        """All jobs' documents as the queue has them, by name."""
+        """All jobs' documents as the queue lists them, without their results, by name."""
         documents = [json.loads(line) for line in self.command("status", "--json").splitlines()]
         return {document["metadata"]["name"]: document for document in documents}
 

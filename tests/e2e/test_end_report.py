@@ -29,7 +29,8 @@ def told(document: dict[str, t.Any]) -> list[str]:
 
 def test_an_inspection_tells_the_hardware(host: ConversionHost) -> None:
     host.add(build("tiny", GUESTS) / "tiny.ova", "vm.ova")
-    (done,) = host.run(job("vm-inspect", "vm.ova", "inspect"))
+    host.run(job("vm-inspect", "vm.ova", "inspect"))
+    done = host.job("vm-inspect")
     assert done["status"]["phase"] == "COMPLETED", done["status"].get("lastError")
     row = next(line for line in told(done) if line.startswith("vm "))
     hardware = done["status"]["result"]["hardware"]
@@ -39,7 +40,8 @@ def test_an_inspection_tells_the_hardware(host: ConversionHost) -> None:
 
 def test_the_command_that_is_told_starts_the_vm(host: ConversionHost) -> None:
     host.add(build("tiny", GUESTS) / "tiny.ova", "vm.ova")
-    (done,) = host.run(job("vm", "vm.ova", verify={"boot": False}))
+    host.run(job("vm", "vm.ova", verify={"boot": False}))
+    done = host.job("vm")
     assert done["status"]["phase"] == "COMPLETED", done["status"].get("lastError")
     (line,) = (line for line in told(done) if "start it with QEMU alone" in line)
     command = shlex.split(line.partition("QEMU alone: ")[2])

@@ -44,7 +44,7 @@ def test_what_people_are_shown(name: str, tmp_path: pathlib.Path, canary: Canary
     worker = [sys.executable, REPOSITORY / "scripts/hyper2kvm-worker", "run", "--once"]
     run = subprocess.run(worker, env=environment, capture_output=True, text=True, check=False)
 
-    phase = host.jobs()["evil"]["status"]["phase"]
+    phase = host.job("evil")["status"]["phase"]
     assert phase == ("FAILED" if TRAPS[name].reasons else "COMPLETED"), run.stderr
     shown = [
         run.stdout,
@@ -55,6 +55,6 @@ def test_what_people_are_shown(name: str, tmp_path: pathlib.Path, canary: Canary
     ]
     for text in shown:
         assert harmless(text), repr(text)
-    for text in texts(host.jobs()["evil"]):
+    for text in texts(host.job("evil")):
         assert harmless(text), repr(text)
     assert leftovers(host.output.parent) == []
