@@ -11,6 +11,7 @@ import ctypes
 import dataclasses
 import os
 import pathlib
+import time
 
 import pytest
 from ansible_collections.hyper2kvm.core.plugins.module_utils.worker.engine import private_mounts
@@ -37,6 +38,9 @@ def own_mounts() -> c.Iterator[None]:
     with open("/proc/thread-self/ns/mnt", "rb") as before:
         private_mounts()
         yield
+        # A thread that was joined may be on its way out still, and setns wants a process of one thread.
+        while len(os.listdir("/proc/self/task")) > 1:
+            time.sleep(0.01)
         # setns takes the current folder away.
         assert ctypes.CDLL(None).setns(before.fileno(), 0) == 0
     os.chdir(folder)

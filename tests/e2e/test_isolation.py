@@ -20,7 +20,7 @@ import typing as t
 
 import pytest
 from ansible_collections.hyper2kvm.core.plugins.module_utils.disks.model import Nic
-from ansible_collections.hyper2kvm.core.plugins.module_utils.guests.boottest import commandline
+from ansible_collections.hyper2kvm.core.plugins.module_utils.guests.boottest import commandline, confinement
 from ansible_collections.hyper2kvm.core.plugins.module_utils.guests.boottest.run import BootTestRequest, boot_test
 
 from tests.e2e.edited_guests import edited
@@ -120,8 +120,14 @@ def test_a_guest_has_a_link_and_no_way_out(tmp_path: pathlib.Path, listener: Lis
 def test_the_same_guest_gets_out_where_it_is_not_held(
     tmp_path: pathlib.Path, listener: Listener, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Without this the test before could pass for any other reason."""
-    held = commandline._nics
+    """Without this the test before could pass for any other reason. QEMU's network and QEMU itself are held."""
+    held, bounded = commandline._nics, confinement.bounded
+    network = ["unshare", "--net", "--"]
+
+    def with_network(command: list[str], limit: int) -> list[str]:
+        return bounded(command[len(network) :] if command[: len(network)] == network else command, limit)
+
+    monkeypatch.setattr(confinement, "bounded", with_network)
     monkeypatch.setattr(commandline, "_nics", lambda *a: [word.replace(",restrict=on", "") for word in held(*a)])
     could, dummy = _attempts(tmp_path, listener.port, 120)
     assert (could["link"], could["tcp"]) == ("yes", "yes")
