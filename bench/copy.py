@@ -90,11 +90,7 @@ def copy(image: DiskImage, target: pathlib.Path, bandwidth: int | None = None) -
         image,
         target,
         fmt=models.TargetFormat.QCOW2,
-        allocation=models.Allocation.SPARSE,
-        compression=models.Compression.NONE,
         bandwidth=bandwidth,
-        progress=lambda _done, _total: None,
-        cancelled=lambda: False,
         workdir=target.parent,
     )
 

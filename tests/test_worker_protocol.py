@@ -630,10 +630,6 @@ class Lifecycle(hypothesis.stateful.RuleBasedStateMachine):
         self._try(lambda: status.advance(self.status, Phase.COMPLETED, Actor.WORKER, self.now))
 
     @hypothesis.stateful.rule()
-    def renew(self) -> None:
-        self._try(lambda: status.renew(self.status, self.now))
-
-    @hypothesis.stateful.rule()
     def start_stage(self) -> None:
         self._try(lambda: status.start_stage(self.status, "copy", self.now))
 
@@ -678,8 +674,6 @@ class Lifecycle(hypothesis.stateful.RuleBasedStateMachine):
         assert ("Progressing" in true) == (now.phase is Phase.PROGRESSING)
         assert len({"Complete", "Failed"} & set(kinds)) == (now.phase in lifecycle.TERMINAL)
         assert ("Complete" in true) == (now.phase is Phase.COMPLETED)
-        shown = status.display_phase(now, self.now)
-        assert shown is now.phase or {shown, now.phase} == {Phase.RUNNING, Phase.PROGRESSING}
 
 
 TestLifecycle = Lifecycle.TestCase
@@ -749,12 +743,6 @@ class TestStatus:
     def test_an_attempt_that_was_handed_back_does_not_count(self) -> None:
         handed_back = status.advance(running(), Phase.QUEUED, Actor.WORKER, NOW, reason="Suspended")
         assert status.failures(handed_back) == 0 and handed_back.attempts[0].ended_at
-
-    def test_progress_is_shown_for_a_minute(self) -> None:
-        now = status.report_progress(running(), models.Progress(stage="inspect"), NOW)
-        later = [NOW + datetime.timedelta(seconds=seconds) for seconds in (0, 59, 60)]
-        assert [status.display_phase(now, at) for at in later] == [Phase.PROGRESSING, Phase.PROGRESSING, Phase.RUNNING]
-        assert status.display_phase(running(), NOW) is Phase.RUNNING
 
     def test_a_condition_keeps_its_time_and_words_until_its_status_changes(self) -> None:
         before = {condition.type: condition for condition in running().conditions}

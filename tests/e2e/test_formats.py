@@ -116,11 +116,6 @@ def test_a_snapshot_is_copied_where_a_whole_image_would_share_its_blocks(
         open_source(source, reflinks).images[0],
         reflinks / "copy.qcow2",
         fmt=models.TargetFormat.QCOW2,
-        allocation=models.Allocation.SPARSE,
-        compression=models.Compression.NONE,
-        bandwidth=None,
-        progress=lambda _done, _total: None,
-        cancelled=lambda: False,
         workdir=reflinks,
     )
     assert (copied.bytes_written == 0) is not snapshot

@@ -110,11 +110,6 @@ def copy(disk: pathlib.Path, target: pathlib.Path, ranges: Ranges) -> int:
         image_of(disk),
         target,
         fmt=models.TargetFormat.RAW,
-        allocation=models.Allocation.SPARSE,
-        compression=models.Compression.NONE,
-        bandwidth=None,
-        progress=lambda _done, _total: None,
-        cancelled=lambda: False,
         workdir=target.parent,
         ranges=ranges,
     )

@@ -11,6 +11,7 @@ import pathlib
 import tempfile
 import typing as t
 
+from ..disks.command import never, unseen
 from ..disks.copy import CopyResult, copy_disk, scan_image
 from ..disks.digest import digest_disk
 from ..disks.model import DiskImage
@@ -36,7 +37,7 @@ def disk_convert(params: options.Options, *, check_mode: bool) -> Result:
     with tempfile.TemporaryDirectory(prefix="hyper2kvm-") as folder:
         workdir = pathlib.Path(folder)
         told = {"image": str(target), "virtual_size": image.virtual_size}
-        check_container(source, _unseen, _never)
+        check_container(source, unseen, never)
         if target.exists() and not params["force"]:
             return {"changed": False, **told, "digest": _same(image, target, params["format"], workdir)}
         if check_mode:
@@ -64,8 +65,8 @@ def _same(image: DiskImage, target: pathlib.Path, fmt: str, workdir: pathlib.Pat
     Raises:
         JobError: class ``invalid``, the target holds something else.
     """
-    found = digest_disk(target, fmt, progress=_unseen, cancelled=_never, workdir=workdir)
-    wanted = scan_image(image, bandwidth=None, progress=_unseen, cancelled=_never, workdir=workdir)
+    found = digest_disk(target, fmt, workdir=workdir)
+    wanted = scan_image(image, workdir=workdir)
     if found != wanted.digest:
         raise invalid("TargetDiffers", f"{target} exists and holds something else.", "Name another, or set force.")
     return found
@@ -82,8 +83,6 @@ def _copy(image: DiskImage, target: pathlib.Path, params: options.Options, workd
             allocation=models.Allocation(params["allocation"]),
             compression=models.Compression(params["compression"]),
             bandwidth=params["bandwidth_bytes_per_second"],
-            progress=_unseen,
-            cancelled=_never,
             workdir=workdir,
         )
         partial.replace(target)
@@ -94,11 +93,3 @@ def _copy(image: DiskImage, target: pathlib.Path, params: options.Options, workd
     finally:
         partial.unlink(missing_ok=True)
     return copied
-
-
-def _unseen(done: int, total: int) -> None:
-    """Nobody watches."""
-
-
-def _never() -> bool:
-    return False

@@ -42,6 +42,10 @@ def never() -> bool:
     return False
 
 
+def unseen(done: int, total: int) -> None:
+    """For callers whose progress nobody watches."""
+
+
 def confined(args: t.Sequence[str | pathlib.Path], *, capabilities: t.Sequence[str] = ()) -> list[str]:
     """Return the command line of ``args`` as a confined child that is killed when the *thread* that started it ends.
 

@@ -18,6 +18,7 @@ import typing as t
 from ..protocol.models import Allocation, Compression, TargetFormat
 from .attach import export_flat
 from .blockmap import BlockMap, RawMap, RestrictedMap, native_map
+from .command import never, unseen
 from .copylog import CopyLog, RegionRecord
 from .file_range import FileRange, sync_file
 from .manifest import check_range
@@ -59,12 +60,12 @@ def copy_disk(
     target: pathlib.Path,
     *,
     fmt: TargetFormat,
-    allocation: Allocation,
-    compression: Compression,
-    bandwidth: int | None,
-    progress: t.Callable[[int, int], None],
-    cancelled: t.Callable[[], bool],
     workdir: pathlib.Path,
+    allocation: Allocation = Allocation.SPARSE,
+    compression: Compression = Compression.NONE,
+    bandwidth: int | None = None,
+    progress: t.Callable[[int, int], None] = unseen,
+    cancelled: t.Callable[[], bool] = never,
     ranges: Ranges | None = None,
     log: CopyLog | None = None,
 ) -> CopyResult:
@@ -79,12 +80,12 @@ def copy_disk(
         image: as the source was opened; where it has a ``manifest_digest``, that is compared in the same read.
         target: must not exist, but for a copy that ``log`` tells of.
         fmt: of the target.
+        workdir: an existing folder for mount points.
         allocation: whether blocks without data are reserved.
         compression: of a qcow2 target.
         bandwidth: upper bound of what is read of the source, in bytes per second.
         progress: gets bytes done and in all, of the virtual disk's data (not of its holes).
         cancelled: asked at least each second; True ends the copy.
-        workdir: an existing folder for mount points.
         ranges: copy what touches these, and leave the rest of the target zeros; None: the whole disk. Copied all the
             same is what comes for nothing (shared blocks) and what ``qemu-img`` writes.
         log: where the copy's progress is kept, so that a later call goes on with it. What it holds of ``target`` is
@@ -116,10 +117,10 @@ def copy_disk(
 def scan_image(
     image: DiskImage,
     *,
-    bandwidth: int | None,
-    progress: t.Callable[[int, int], None],
-    cancelled: t.Callable[[], bool],
     workdir: pathlib.Path,
+    bandwidth: int | None = None,
+    progress: t.Callable[[int, int], None] = unseen,
+    cancelled: t.Callable[[], bool] = never,
     ranges: Ranges | None = None,
     on_region: t.Callable[[RegionRecord], None] = ignore,
 ) -> ScanResult:

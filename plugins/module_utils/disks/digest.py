@@ -9,6 +9,7 @@ from __future__ import annotations
 import pathlib
 import typing as t
 
+from .command import never, unseen
 from .copy import scan_image
 from .file_range import FileRange
 from .model import DiskImage
@@ -19,9 +20,9 @@ def digest_disk(
     path: pathlib.Path,
     fmt: str,
     *,
-    progress: t.Callable[[int, int], None],
-    cancelled: t.Callable[[], bool],
     workdir: pathlib.Path,
+    progress: t.Callable[[int, int], None] = unseen,
+    cancelled: t.Callable[[], bool] = never,
 ) -> str:
     """Return ``sha256:…``, the content digest of the disk image ``path``.
 
@@ -35,9 +36,7 @@ def digest_disk(
     Raises:
         JobError: class ``invalid``, it is damaged; class ``transient``, it cannot be read, or it was cancelled.
     """
-    return scan_image(
-        image_of(path, fmt), bandwidth=None, progress=progress, cancelled=cancelled, workdir=workdir
-    ).digest
+    return scan_image(image_of(path, fmt), progress=progress, cancelled=cancelled, workdir=workdir).digest
 
 
 def image_of(path: pathlib.Path, fmt: str) -> DiskImage:

@@ -79,7 +79,6 @@ def prove_changed_regions(
     ranges: Ranges = [(number * REGION, (number + 1) * REGION) for number in changed]
     scan_image(
         image_of(copy, fmt),
-        bandwidth=None,
         progress=progress,
         cancelled=cancelled,
         workdir=workdir,
@@ -108,7 +107,6 @@ def prove_target(
     copied = ContentDigest(image.virtual_size)
     result = scan_image(
         image,
-        bandwidth=None,
         progress=progress,
         cancelled=cancelled,
         workdir=workdir,

@@ -15,7 +15,7 @@ import typing as t
 
 from .errors import ErrorClass, JobError
 from .fields import moment, timestamp
-from .lifecycle import HELD, PROGRESS_STALE_SECONDS, TERMINAL, Actor, IllegalTransition, Phase, check_transition
+from .lifecycle import HELD, TERMINAL, Actor, IllegalTransition, Phase, check_transition
 from .models import Attempt, Claim, Condition, ErrorDocument, JobStatus, Progress, StageRecord
 
 #: Wait after the first failed attempt, in seconds; it doubles with each further one, as with Kubernetes' Jobs.
@@ -75,17 +75,6 @@ def record_attempt(
             "waiting": [],
         }
     )
-
-
-def renew(status: JobStatus, now: datetime.datetime) -> JobStatus:
-    """Return ``status`` after its worker was heard of: the lease begins anew.
-
-    Raises:
-        IllegalTransition: no worker holds the job.
-    """
-    if status.claim is None:
-        raise IllegalTransition("no worker holds the job, so there is no lease to renew")
-    return status.model_copy(update={"claim": status.claim.model_copy(update={"renewed_at": timestamp(now)})})
 
 
 def start_stage(status: JobStatus, stage: str, now: datetime.datetime) -> JobStatus:
@@ -160,17 +149,6 @@ def suspended(status: JobStatus, suspend: bool, now: datetime.datetime) -> JobSt
         timestamp(now),
     )
     return status.model_copy(update={"conditions": conditions})
-
-
-def display_phase(status: JobStatus, now: datetime.datetime) -> Phase:
-    """Return the phase to show: PROGRESSING only while the last progress since the claim is younger than 60 s."""
-    if status.phase not in (Phase.RUNNING, Phase.PROGRESSING):
-        return status.phase
-    told = status.progress.updated_at if status.progress else None
-    if told is None:
-        return Phase.RUNNING
-    age = (now - moment(told)).total_seconds()
-    return Phase.PROGRESSING if age < PROGRESS_STALE_SECONDS else Phase.RUNNING
 
 
 def failures(status: JobStatus) -> int:

@@ -61,11 +61,7 @@ class Cut(Exception):
 
 def copy(source: pathlib.Path, target: pathlib.Path, log: CopyLog, fmt: str = "qcow2", **changes: t.Any) -> CopyResult:
     options: dict[str, t.Any] = {
-        **WATCH,
         "fmt": models.TargetFormat(fmt),
-        "allocation": models.Allocation.SPARSE,
-        "compression": models.Compression.NONE,
-        "bandwidth": None,
         "workdir": target.parent,
         "log": log,
         **changes,

@@ -64,18 +64,13 @@ def image_of(path: pathlib.Path, kind: str, digest: str | None = None) -> DiskIm
 def copy(image: DiskImage, target: pathlib.Path, **changes: t.Any) -> CopyResult:
     options: dict[str, t.Any] = {
         "fmt": models.TargetFormat.QCOW2,
-        "allocation": models.Allocation.SPARSE,
-        "compression": models.Compression.NONE,
-        "bandwidth": None,
-        "progress": lambda _done, _total: None,
-        "cancelled": lambda: False,
         "workdir": target.parent,
     }
     return copy_disk(image, target, **{**options, **changes})
 
 
 def digest(path: pathlib.Path, fmt: str) -> str:
-    return digest_disk(path, fmt, progress=lambda _done, _total: None, cancelled=lambda: False, workdir=path.parent)
+    return digest_disk(path, fmt, workdir=path.parent)
 
 
 def defined_digest(raw: pathlib.Path) -> str:

@@ -81,11 +81,6 @@ def copied(image: DiskImage, target: pathlib.Path) -> pathlib.Path:
         image,
         target,
         fmt=models.TargetFormat.QCOW2,
-        allocation=models.Allocation.SPARSE,
-        compression=models.Compression.NONE,
-        bandwidth=None,
-        progress=lambda _done, _total: None,
-        cancelled=lambda: False,
         workdir=target.parent,
     )
     return target

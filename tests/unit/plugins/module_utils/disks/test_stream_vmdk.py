@@ -40,11 +40,6 @@ def convert(vmdk: pathlib.Path, target: pathlib.Path) -> CopyResult:
         source.images[0],
         target,
         fmt=models.TargetFormat.QCOW2,
-        allocation=models.Allocation.SPARSE,
-        compression=models.Compression.NONE,
-        bandwidth=None,
-        progress=lambda _done, _total: None,
-        cancelled=lambda: False,
         workdir=target.parent,
     )
 
