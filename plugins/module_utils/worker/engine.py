@@ -6,18 +6,14 @@
 
 from __future__ import annotations
 
-import ctypes
-import os
 import pathlib
 import tempfile
 
 from ..protocol import models
 from ..protocol.errors import environment
+from . import kernel
 from .context import Reporter, Roots
 from .pipeline import PREVIEW, run_stages
-
-_CLONE_NEWNS = 0x00020000
-_MS_REC_PRIVATE = 0x4000 | 0x40000
 
 
 class SilentReporter(Reporter):
@@ -60,10 +56,11 @@ def private_mounts() -> None:
     Raises:
         JobError: class ``environment``, the process may not (it is not root).
     """
-    libc = ctypes.CDLL(None, use_errno=True)
-    if libc.unshare(_CLONE_NEWNS) != 0 or libc.mount(b"none", b"/", None, _MS_REC_PRIVATE, None) != 0:
+    try:
+        kernel.private_mounts()
+    except OSError as error:
         raise environment(
             "NotRoot",
-            f"Mounting a guest takes root: {os.strerror(ctypes.get_errno())}.",
+            f"Mounting a guest takes root: {error.strerror}.",
             "Run as root, for example with become on the conversion host.",
-        )
+        ) from error

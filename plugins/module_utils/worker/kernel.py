@@ -72,6 +72,16 @@ def fork_into_pid_namespace() -> int:
         os.close(mine)
 
 
+def private_mounts() -> None:
+    """Move the calling process to a mount namespace of its own, of which nothing shows elsewhere.
+
+    Raises:
+        OSError: this process may not.
+    """
+    _check(_libc.unshare(_CLONE_NEWNS), "unshare")
+    _check(_libc.mount(b"none", b"/", None, _MS_REC | _MS_PRIVATE, None), "mount")
+
+
 def own_mounts() -> None:
     """Move the first process of a PID namespace to a mount namespace of its own, with a ``/proc`` that fits.
 
@@ -80,8 +90,7 @@ def own_mounts() -> None:
     Raises:
         OSError: this process may not.
     """
-    _check(_libc.unshare(_CLONE_NEWNS), "unshare")
-    _check(_libc.mount(b"none", b"/", None, _MS_REC | _MS_PRIVATE, None), "mount")
+    private_mounts()
     _check(_libc.mount(b"proc", b"/proc", b"proc", _MS_NOSUID | _MS_NODEV | _MS_NOEXEC, None), "mount /proc")
 
 
