@@ -37,7 +37,7 @@ def disk_convert(params: options.Options, *, check_mode: bool) -> Result:
     with tempfile.TemporaryDirectory(prefix="hyper2kvm-") as folder:
         workdir = pathlib.Path(folder)
         told = {"image": str(target), "virtual_size": image.virtual_size}
-        check_container(source, unseen, never)
+        check_container(source, unseen, never, params["bandwidth_bytes_per_second"])
         if target.exists() and not params["force"]:
             return {"changed": False, **told, "digest": _same(image, target, params["format"], workdir)}
         if check_mode:

@@ -62,7 +62,7 @@ class BlockMap(t.Protocol):
         """Roughly how many bytes of the virtual disk the regions hold."""
 
     def decode(self, block: Block, stored: memoryview) -> bytes | memoryview:
-        """Return the block's data (``BLOCK`` bytes, less at the end of the disk) from its stored bytes. Thread-safe.
+        """Return the block's data (``BLOCK`` bytes, less where disk or file end) from its stored bytes. Thread-safe.
 
         Raises:
             JobError: class ``invalid``, the stored bytes are broken.
@@ -217,8 +217,7 @@ class Qcow2Map:
         """See :class:`BlockMap`."""
         size = min(BLOCK, self.virtual_size - block.number * BLOCK)
         if not block.compressed:
-            # The file may end within its last cluster; the rest of that reads as zeros.
-            return stored[:size] if len(stored) >= size else bytes(stored).ljust(size, b"\0")
+            return stored[:size]
         data = inflate_raw(stored, BLOCK)
         if data is None:
             raise invalid(

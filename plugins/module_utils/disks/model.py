@@ -69,7 +69,7 @@ class Part:
 
 
 class Run(t.NamedTuple):
-    """Sectors that a differencing disk holds itself. Bytes."""
+    """A part of a virtual disk that an image holds itself. Bytes."""
 
     begin: int
     """On the virtual disk."""

@@ -152,8 +152,13 @@ class _Comparison:
             raise self._differs(self._next.number)
 
     def _differs(self, region: int) -> JobError:
-        return transient(
-            "CopyDiffers",
-            f"The copy {self._path.name} differs from what was read, at byte {region * REGION} of the disk or after.",
-            "The storage lost or changed data; check it, then run the job again: it copies anew.",
-        )
+        return copy_differs(self._path, f"at byte {region * REGION} of the disk or after")
+
+
+def copy_differs(copy: pathlib.Path, where: str) -> JobError:
+    """The error for a copy that is not what was read."""
+    return transient(
+        "CopyDiffers",
+        f"The copy {copy.name} differs from what was read: {where}.",
+        "The storage lost or changed data; check it, then run the job again: it copies anew.",
+    )

@@ -58,7 +58,7 @@ class _File:
         self._records: list[RegionRecord] = []
         self._unsynced = 0
         self._ending = False
-        self._sync_error: OSError | None = None
+        self._sync_error: BaseException | None = None
         if log.inode is None:
             log.begin(os.fstat(self._descriptor).st_ino, resumable=True)
         self._syncer = threading.Thread(target=self._sync_along, name="sync", daemon=True)
@@ -130,7 +130,8 @@ class _File:
                     return
             try:
                 self._checkpoint()
-            except OSError as error:
+            except BaseException as error:
+                # What was to be logged is lost with it, and the copy with that.
                 self._sync_error = error
                 return
 

@@ -36,13 +36,17 @@ _TIMEOUT = 600.0
 _QUIETLY = ("-q", "-f", "0")
 #: The begin of every filesystem is moved as it is: boot loaders lie there, and filesystems do not tell of them. Bytes.
 _ALWAYS = 1024**2
-# btrfs superblocks: num_devices at 0x88 of the one at 64 KiB; copies at 64 MiB and 256 GiB (btrfs on-disk format).
-_BTRFS_SUPERBLOCK = 64 * 1024
-_BTRFS_DEVICES = _BTRFS_SUPERBLOCK + 0x88
+# Copies of btrfs' superblock are at 64 MiB and 256 GiB (btrfs on-disk format).
 _BTRFS_COPIES = (64 * 1024**2, 256 * 1024**3)
 
 
-def used_ranges(disk: AttachedDisk, size: int, filesystems: t.Iterable[Filesystem], workdir: pathlib.Path) -> Ranges:
+def used_ranges(
+    disk: AttachedDisk,
+    size: int,
+    filesystems: t.Iterable[Filesystem],
+    workdir: pathlib.Path,
+    warn: t.Callable[[str], None] = lambda _message: None,
+) -> Ranges:
     """Return the used parts of an attached disk, in whole blocks of 64 KiB.
 
     Args:
@@ -50,11 +54,12 @@ def used_ranges(disk: AttachedDisk, size: int, filesystems: t.Iterable[Filesyste
         size: of the disk in bytes.
         filesystems: what its partitions hold.
         workdir: an existing folder for the maps.
+        warn: is told of filesystems of which no map could be made, so that all of them is copied.
     """
     unused: list[tuple[int, int]] = []
     for filesystem in filesystems:
         if filesystem.partition.disk == disk.name and filesystem.type in _PROGRAMS:
-            unused += _unused_of(disk, filesystem, workdir)
+            unused += _unused_of(disk, filesystem, workdir, warn)
     used, position = [], 0
     for begin, end in sorted(unused):
         if begin > position:
@@ -82,11 +87,13 @@ def ddrescue_map(ranges: Ranges, size: int) -> bytes:
     return "\n".join([*lines, ""]).encode()
 
 
-def _unused_of(disk: AttachedDisk, filesystem: Filesystem, workdir: pathlib.Path) -> list[tuple[int, int]]:
+def _unused_of(
+    disk: AttachedDisk, filesystem: Filesystem, workdir: pathlib.Path, warn: t.Callable[[str], None]
+) -> list[tuple[int, int]]:
     """What is free of one filesystem: ranges of the disk, whole blocks; nothing where that cannot be told for sure."""
     partition = filesystem.partition
     device = disk.partition_device(partition)
-    if needs_replay(device, filesystem.type) or (filesystem.type == "btrfs" and _number(device, _BTRFS_DEVICES) != 1):
+    if needs_replay(device, filesystem.type) or filesystem.members != 1:
         return []
     with tempfile.TemporaryDirectory(prefix="hyper2kvm-map-", dir=workdir) as folder:
         target = pathlib.Path(folder, "map")
@@ -97,8 +104,10 @@ def _unused_of(disk: AttachedDisk, filesystem: Filesystem, workdir: pathlib.Path
                 what=f"Mapping {partition.disk} partition {partition.number}",
                 timeout=_TIMEOUT,
             )
-            free = _parse_map(target)
-        except (JobError, OSError, ValueError):
+            free = [(begin, end) for begin, end, used in _parse_map(target) if not used]
+        except (JobError, OSError, ValueError) as error:
+            why = error.message if isinstance(error, JobError) else str(error)
+            warn(f"What was deleted on {partition.disk} partition {partition.number} is copied as well: {why}")
             return []
     kept = [(0, _ALWAYS)]
     if filesystem.type == "btrfs":
@@ -112,29 +121,35 @@ def _unused_of(disk: AttachedDisk, filesystem: Filesystem, workdir: pathlib.Path
     return found
 
 
-def _parse_map(path: pathlib.Path) -> list[tuple[int, int]]:
-    """Return the free ranges of a ddrescue map: lines of position, size and status, ``?`` for what is not used.
+def read_map(path: pathlib.Path) -> Ranges:
+    """Return what :func:`ddrescue_map` was given.
+
+    Raises:
+        OSError, ValueError: it is not there, or no such map.
+    """
+    return [(begin, end) for begin, end, used in _parse_map(path) if used]
+
+
+def _parse_map(path: pathlib.Path) -> list[tuple[int, int, bool]]:
+    """Return the ranges of a ddrescue map, and whether each is used: lines of position, size and ``+`` or ``?``.
 
     Raises:
         ValueError: it is no such map, or has gaps: then it does not tell of every block.
     """
-    free: list[tuple[int, int]] = []
-    following = None
+    found: list[tuple[int, int, bool]] = []
     with path.open(encoding="ascii") as file:
         lines = [line.split() for line in file if not line.startswith("#")]
     # The first line is the position where a copy would go on.
     for position, size, status in lines[1:]:
         begin, length = int(position, 16), int(size, 16)
-        if following is not None and begin != following:
+        if found and begin != found[-1][1]:
             raise ValueError("the map has a gap")
-        following = begin + length
-        if status == "?":
-            free.append((begin, following))
-        elif status != "+":
+        if status not in ("?", "+"):
             raise ValueError(f"{status} is no status of a block")
-    if following is None:
+        found.append((begin, begin + length, status == "+"))
+    if not found:
         raise ValueError("the map is empty")
-    return free
+    return found
 
 
 def _without(ranges: t.Iterable[tuple[int, int]], kept: t.Iterable[tuple[int, int]]) -> t.Iterator[tuple[int, int]]:
@@ -146,9 +161,3 @@ def _without(ranges: t.Iterable[tuple[int, int]], kept: t.Iterable[tuple[int, in
                 begin = last
         if begin < end:
             yield begin, end
-
-
-def _number(device: pathlib.Path, offset: int) -> int:
-    with device.open("rb") as file:
-        file.seek(offset)
-        return int.from_bytes(file.read(8), "little")

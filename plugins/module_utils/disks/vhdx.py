@@ -122,16 +122,8 @@ def own_runs(file: FileRange, vhdx: Vhdx) -> t.Iterator[Run]:
 
 
 def blocks(file: FileRange, vhdx: Vhdx) -> t.Iterator[Run]:
-    """Yield the blocks with data of a disk without a parent, in ascending order.
-
-    Raises:
-        JobError: class ``invalid``, one is there in parts only, which takes a parent.
-    """
-    for run in own_runs(file, vhdx):
-        if run.begin % vhdx.block_size or run.length < min(vhdx.block_size, vhdx.size - run.begin):
-            raise _bad(file.path.name, "a block is there in parts, and nothing tells the rest")
-        if run.stored is not None:
-            yield run
+    """Return the blocks with data of a disk without a parent, in ascending order; see :func:`check_blocks`."""
+    return (run for run in own_runs(file, vhdx) if run.stored is not None)
 
 
 def _partial_runs(file: FileRange, vhdx: Vhdx, bitmap: int, place: int, block: Run) -> t.Iterator[Run]:
@@ -155,10 +147,13 @@ def check_blocks(file: FileRange, vhdx: Vhdx) -> None:
     """Go through the block table.
 
     Raises:
-        JobError: class ``invalid``, a block lies beyond the end of the file.
+        JobError: class ``invalid``, a block lies beyond the end of the file, or is there in parts where no parent has
+            the others.
     """
     for group in _groups(file, vhdx):
         for place, entry in enumerate(group):
+            if entry & 7 == _PARTIALLY_PRESENT and not vhdx.differencing and place < vhdx.chunk_ratio:
+                raise _bad(file.path.name, "a block is there in parts, and nothing tells the rest")
             size = _MIB if place == vhdx.chunk_ratio else vhdx.block_size
             if entry & 7 in (_FULLY_PRESENT, _PARTIALLY_PRESENT) and (entry >> 20 << 20) + size > file.length:
                 raise truncated(file.path)

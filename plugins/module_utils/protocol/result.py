@@ -58,7 +58,7 @@ class DiskResult(Report):
     sector_bytes: Count = 512
     """Size of its logical sectors, in bytes: 512, or 4096 where its partition table says so."""
     bytes_read: Count = 0
-    """Bytes read of the source, by all attempts."""
+    """Bytes read of the source, by the attempt that finished the disk's copy."""
     map: str | None = None
     """GNU ddrescue map beside the target of what was read of the virtual disk; unset: the whole disk. What the guest's
     filesystems do not use is left out; the digests ``source`` and ``copied`` are of what was read."""

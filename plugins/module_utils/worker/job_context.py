@@ -14,6 +14,7 @@ import contextlib
 import dataclasses
 import datetime
 import hashlib
+import itertools
 import json
 import os
 import pathlib
@@ -22,7 +23,6 @@ import typing as t
 
 from ..definitions.machine import Machine, MachineDisk, machine_for
 from ..disks.attach import Attachment, attach
-from ..disks.copy import Ranges
 from ..disks.copylog import CopyLog
 from ..disks.filesystems import probe
 from ..disks.journal import needs_replay
@@ -30,7 +30,6 @@ from ..disks.model import Filesystem, Source
 from ..disks.overlay import create_overlay, repoint_overlay
 from ..disks.source import open_source
 from ..disks.unpack import Unpacker
-from ..disks.used_blocks import ddrescue_map
 from ..guests.facts import GuestFacts
 from ..guests.fixers.base import FixRequest
 from ..guests.inspection import firmware_by_partitions, inspect
@@ -77,7 +76,10 @@ class JobContext:
         self.layout: TargetLayout = layout_of(job, roots.output)
         self.source: Source = open_source(job.spec.source, roots.input, self._unpacker())
         self.completed: list[str] = []
-        self.partials: list[str] = []
+        self.partials: dict[str, list[str]] = {}
+        """Of each disk the target's file while it is written; several names while it may have any of them."""
+        self.mapped = False
+        """Whether it was worked out, and written down, what is to be copied."""
         self.committing: list[str] = []
         """Names of the disks whose commit has begun."""
         self.result = models.JobResult(
@@ -143,12 +145,13 @@ class JobContext:
             self.result = kept
             self._seconds_before = kept.seconds
             self.completed = list(state["completed"])
-            self.partials = list(state["partials"])
+            self.partials = dict(state["partials"])
+            self.mapped = bool(state["mapped"])
             self.committing = list(state["committing"])
             self._find_unpacked()
             return
-        for partial in state["partials"]:
-            pathlib.Path(partial).unlink(missing_ok=True)
+        for name in itertools.chain.from_iterable(state["partials"].values()):
+            pathlib.Path(name).unlink(missing_ok=True)
 
     def save(self) -> None:
         """Make the state durable: whole and on disk, or as it was before."""
@@ -156,6 +159,7 @@ class JobContext:
         state = {
             "completed": self.completed,
             "partials": self.partials,
+            "mapped": self.mapped,
             "committing": self.committing,
             "result": self.result.to_document(),
         }
@@ -163,35 +167,36 @@ class JobContext:
 
     # -- the copies ----------------------------------------------------------------------------------------------------
 
+    def partial(self, index: int) -> pathlib.Path:
+        """The target of disk ``index`` while it is written, once its copy began."""
+        return pathlib.Path(self.partials[self.source.images[index].name][-1])
+
     def copy_log(self, index: int) -> CopyLog:
         """Open the log of disk ``index``'s copy; what it holds of a copy of other things is forgotten."""
-        image, target = self.source.images[index], self.spec.target
-        kept = self.map_file(index)
+        target = self.spec.target
         key = {
             "source": self.source.identity,
-            "disk": image.name,
+            "disk": self.source.images[index].name,
             "target": [str(self.layout.disk(index)), target.format, target.allocation, target.compression],
-            "map": hashlib.sha256(kept.read_bytes()).hexdigest() if kept.exists() else None,
+            "map": hashlib.sha256(self.map_file(index).read_bytes()).hexdigest(),
         }
-        return CopyLog(self.workdir / f"{image.name}.copied", key)
+        return CopyLog(self._log_file(index), key)
 
     def map_file(self, index: int) -> pathlib.Path:
-        """Where the map of what is to be copied of disk ``index`` is; there is none where that is the whole disk."""
+        """The map of what is to be copied of disk ``index``; see :attr:`mapped`."""
         return self.workdir / f"{self.source.images[index].name}.map"
 
-    def want_ranges(self, index: int, ranges: Ranges | None) -> None:
-        """Write down what is to be copied of disk ``index``; None: the whole disk."""
-        path = self.map_file(index)
-        if ranges is None:
-            path.unlink(missing_ok=True)
-        else:
-            write_durably(path, ddrescue_map(ranges, self.source.images[index].virtual_size))
+    def _log_file(self, index: int) -> pathlib.Path:
+        return self.workdir / f"{self.source.images[index].name}.copied"
 
     def forget_copies(self) -> None:
-        """Have the next attempt copy all disks from the begin."""
-        for name in self.partials:
-            pathlib.Path(name).unlink(missing_ok=True)
-        self.partials, self.committing = [], []
+        """Have the next attempt copy all disks from the begin. May be cut off at any place, and repeated."""
+        for index, (overlay, image) in enumerate(zip(self.overlays, self.source.images, strict=True)):
+            # Without its log a partial file is removed by whoever copies next.
+            self._log_file(index).unlink(missing_ok=True)
+            # The commit put it over the partial file.
+            repoint_overlay(overlay, image)
+        self.committing = []
         self.completed = [name for name in self.completed if name not in _COPYING]
         self.result.stages = [record for record in self.result.stages if record.name not in _COPYING]
         self.save()

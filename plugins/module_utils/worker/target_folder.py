@@ -14,9 +14,12 @@ import pathlib
 from ..backends.host import lock_file
 from ..protocol.errors import JobError, invalid
 
+#: For a sweep that looks whether the folder is empty. Seconds.
+_PATIENCE_SECONDS = 5.0
+
 
 @contextlib.contextmanager
-def reserved(folder: pathlib.Path) -> c.Iterator[None]:
+def reserved(folder: pathlib.Path, patience: float = _PATIENCE_SECONDS) -> c.Iterator[None]:
     """Make ``folder`` if need be and keep other jobs of this host out of it; at the end an empty one is removed.
 
     The lock is one on the folder itself, so that no lock file lies among the user's files, and the kernel takes it from
@@ -26,7 +29,7 @@ def reserved(folder: pathlib.Path) -> c.Iterator[None]:
         JobError: class ``invalid``, another job is writing there.
         OSError: the folder cannot be made.
     """
-    descriptor = _locked(folder)
+    descriptor = _locked(folder, patience)
     try:
         yield
     finally:
@@ -37,11 +40,11 @@ def reserved(folder: pathlib.Path) -> c.Iterator[None]:
 
 def remove_if_empty(folder: pathlib.Path) -> None:
     """Remove ``folder`` if nothing is in it, and nobody is about to put something there."""
-    with contextlib.suppress(JobError, OSError), reserved(folder):
+    with contextlib.suppress(JobError, OSError), reserved(folder, patience=0.0):
         pass
 
 
-def _locked(folder: pathlib.Path) -> int:
+def _locked(folder: pathlib.Path, patience: float) -> int:
     while True:
         folder.mkdir(parents=True, exist_ok=True)
         try:
@@ -49,7 +52,7 @@ def _locked(folder: pathlib.Path) -> int:
         except FileNotFoundError:
             continue
         try:
-            if not _lock(descriptor):
+            if not _lock(descriptor, patience):
                 raise invalid(
                     "TargetInUse",
                     f"Another job is writing its target to {folder}.",
@@ -66,9 +69,9 @@ def _locked(folder: pathlib.Path) -> int:
         os.close(descriptor)
 
 
-def _lock(descriptor: int) -> bool:
+def _lock(descriptor: int, patience: float) -> bool:
     try:
-        return lock_file(descriptor, 0.0)
+        return lock_file(descriptor, patience)
     except OSError:
         # A filesystem without locks on folders.
         return True

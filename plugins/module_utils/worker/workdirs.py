@@ -114,6 +114,7 @@ class _Owner:
 def _write(descriptor: int, data: bytes, workdir: pathlib.Path) -> None:
     try:
         os.pwrite(descriptor, data, 0)
+        os.ftruncate(descriptor, len(data))
     except OSError as error:
         raise _unusable(workdir, error) from error
 
@@ -192,7 +193,8 @@ def _discard(workdir: pathlib.Path, output: pathlib.Path) -> None:
 def _partials(workdir: pathlib.Path, output: pathlib.Path) -> list[pathlib.Path]:
     """Return the partial targets that the job's durable state names, as far as they lie below the output root."""
     try:
-        names = json.loads((workdir / "state.json").read_text(encoding="utf-8"))["partials"]
+        state = json.loads((workdir / "state.json").read_text(encoding="utf-8"))
+        names = [name for of_disk in state["partials"].values() for name in of_disk]
         paths = [pathlib.Path(name) for name in names]
     except (OSError, ValueError, KeyError, TypeError):
         return []

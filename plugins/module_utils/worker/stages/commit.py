@@ -6,8 +6,6 @@
 
 from __future__ import annotations
 
-import pathlib
-
 from ...disks.commit import commit_overlay
 from ...disks.proof import changed_regions, prove_changed_regions
 from ..job_context import JobContext
@@ -19,7 +17,7 @@ def run(context: JobContext) -> str:
     written = 0
     fmt = context.layout.format.value
     for index, overlay in enumerate(context.overlays):
-        partial = pathlib.Path(context.partials[index])
+        partial = context.partial(index)
         disk = context.result.disks[index]
         # Once a commit may have begun, the copy is no more what was read.
         if disk.name not in context.committing:

@@ -17,10 +17,10 @@ from ...disks.copy import Ranges, copy_disk
 from ...disks.copylog import CopyLog
 from ...disks.filesystems import probe
 from ...disks.source import check_container, has_writer, identity_of
-from ...disks.used_blocks import used_ranges
+from ...disks.used_blocks import ddrescue_map, read_map, used_ranges
 from ...protocol import models
 from ...protocol.errors import JobError, invalid
-from ..job_context import JobContext
+from ..job_context import JobContext, write_durably
 
 
 def run(context: JobContext) -> str:
@@ -34,22 +34,24 @@ def run(context: JobContext) -> str:
         context.reporter.cancelled,
         bandwidth,
     )
-    used = _used(context)
+    _map(context)
     moved = 0
     for index, image in enumerate(context.source.images):
-        ranges = used.get(image.name)
+        ranges = read_map(context.map_file(index))
         # Of the disks to come only their size is known, not how much data it holds.
         later = sum(other.virtual_size for other in context.source.images[index + 1 :])
+        size = 0
 
         def progress(done: int, data: int, moved: int = moved, later: int = later) -> None:
+            nonlocal size
+            size = data
             context.report("copy", moved + done, moved + data + later)
 
-        context.want_ranges(index, ranges)
         with context.copy_log(index) as log:
             _adopt(context, index, log)
             copied = copy_disk(
                 image,
-                pathlib.Path(context.partials[index]),
+                context.partial(index),
                 fmt=context.spec.target.format,
                 allocation=context.spec.target.allocation,
                 compression=context.spec.target.compression,
@@ -57,55 +59,64 @@ def run(context: JobContext) -> str:
                 progress=progress,
                 cancelled=context.reporter.cancelled,
                 workdir=context.workdir,
-                ranges=ranges,
+                ranges=None if list(ranges) == [(0, image.virtual_size)] else ranges,
                 log=log,
             )
         disk = context.result.disks[index]
-        disk.bytes_read += copied.bytes_read
-        disk.bytes_written = copied.bytes_written
+        disk.bytes_read, disk.bytes_written = copied.bytes_read, copied.bytes_written
         disk.digests.source = copied.source_digest
         disk.map = str(context.layout.map(index).relative_to(context.roots.output)) if copied.ranges else None
-        moved += copied.bytes_written
+        moved += size
         context.save()
     _refuse_changing_source(context)
     read = sum(disk.bytes_read for disk in context.result.disks)
     return f"{read / 1024**2:.0f} MiB read"
 
 
-def _used(context: JobContext) -> dict[str, Ranges]:
-    """By disk, the parts that are worth copying; a disk that is not named is copied whole."""
+def _map(context: JobContext) -> None:
+    """Work out, once for all attempts, what of each disk is worth copying."""
+    if context.mapped:
+        return
+    for index, (image, ranges) in enumerate(zip(context.source.images, _used(context), strict=True)):
+        write_durably(context.map_file(index), ddrescue_map(ranges, image.virtual_size))
+    context.mapped = True
+    context.save()
+
+
+def _used(context: JobContext) -> list[Ranges]:
+    whole: list[Ranges] = [[(0, image.virtual_size)] for image in context.source.images]
     if context.spec.target.contents is models.Contents.ALL:
-        return {}
+        return whole
     layers = {i.name: o for i, o in zip(context.source.images, context.overlays, strict=True)}
-    found: dict[str, Ranges] = {}
     with attach(layers, writable=False, workdir=context.workdir) as attachment:
         try:
             filesystems = probe(attachment)
         except JobError:
             # A table that nobody can read keeps nobody from copying the disk as it is.
-            return {}
-        for image in context.source.images:
-            ranges = used_ranges(attachment.disks[image.name], image.virtual_size, filesystems, context.workdir)
-            if list(ranges) != [(0, image.virtual_size)]:
-                found[image.name] = ranges
-    return found
+            return whole
+        return [
+            used_ranges(attachment.disks[i.name], i.virtual_size, filesystems, context.workdir, context.warn)
+            for i in context.source.images
+        ]
 
 
 def _adopt(context: JobContext, index: int, log: CopyLog) -> None:
     """Give what an earlier attempt copied this attempt's name; remove what nothing can be done with."""
-    epoch = context.job.status.epoch
+    disk, epoch = context.source.images[index].name, context.job.status.epoch
+    recorded = [pathlib.Path(name) for name in context.partials.get(disk, [])]
     partial = context.layout.partial(index, epoch)
-    recorded = context.partials[index : index + 1]
-    former = [pathlib.Path(name) for name in recorded] + [context.layout.partial(index, e) for e in range(1, epoch + 1)]
-    context.partials[index : index + 1] = [str(partial)]
+    # Both names are on record while the file may have either.
+    context.partials[disk] = [str(path) for path in dict.fromkeys([*recorded, partial])]
     context.save()
-    found = next((path for path in former if _inode(path) == log.inode), None) if log.inode is not None else None
+    found = next((path for path in recorded if _inode(path) == log.inode), None) if log.inode is not None else None
     if found is None:
         log.forget()
-        for name in recorded:
-            pathlib.Path(name).unlink(missing_ok=True)
+        for path in recorded:
+            path.unlink(missing_ok=True)
     elif found != partial:
         found.replace(partial)
+    context.partials[disk] = [str(partial)]
+    context.save()
 
 
 def _inode(path: pathlib.Path) -> int | None:

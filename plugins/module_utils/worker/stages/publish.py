@@ -31,8 +31,8 @@ def run(context: JobContext) -> str:
     layout.folder.mkdir(parents=True, exist_ok=True)
     layout.result.unlink(missing_ok=True)
     if context.publishes_target():
-        for index, partial in enumerate(context.partials):
-            _publish_disk(context, index, pathlib.Path(partial))
+        for index in range(len(context.source.images)):
+            _publish_disk(context, index)
         _write_definitions(context)
         sync_folder(layout.folder)
     elif context.spec.operation in (models.Operation.PLAN, models.Operation.INSPECT):
@@ -47,7 +47,7 @@ def run(context: JobContext) -> str:
 def _refuse_foreign_target(context: JobContext) -> None:
     """Look again before anything is replaced: hours may have passed since ``inspect``, and an attempt or two."""
     layout = context.layout
-    targets = [layout.disk(i) for i, partial in enumerate(context.partials) if pathlib.Path(partial).exists()]
+    targets = [layout.disk(i) for i in range(len(context.source.images)) if context.partial(i).exists()]
     if layout.result.exists() and not _is_ours(layout.result, context.result.uid):
         targets.append(layout.result)
     for path in targets:
@@ -63,8 +63,8 @@ def _is_ours(result: pathlib.Path, uid: str) -> bool:
         return False
 
 
-def _publish_disk(context: JobContext, index: int, partial: pathlib.Path) -> None:
-    target = context.layout.disk(index)
+def _publish_disk(context: JobContext, index: int) -> None:
+    partial, target = context.partial(index), context.layout.disk(index)
     # A predecessor that died between this rename and the result document left the target in place already.
     if partial.exists():
         partial.replace(target)

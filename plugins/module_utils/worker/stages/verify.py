@@ -7,10 +7,9 @@
 from __future__ import annotations
 
 import contextlib
-import pathlib
 import typing as t
 
-from ...disks.proof import changed_regions, prove_target
+from ...disks.proof import changed_regions, copy_differs, prove_target
 from ...protocol.errors import JobError
 from ..job_context import JobContext
 from .boot import boot_and_judge
@@ -19,7 +18,7 @@ from .boot import boot_and_judge
 def run(context: JobContext) -> str:
     """Fill in the targets' and the copies' digests, the result's ``boot_test`` and verdict."""
     fmt = context.layout.format.value
-    partials = [pathlib.Path(path) for path in context.partials]
+    partials = [context.partial(index) for index in range(len(context.source.images))]
     for index, partial in enumerate(partials):
         digests = context.result.disks[index].digests
         with copies_anew(context), context.copy_log(index) as log:
@@ -32,6 +31,8 @@ def run(context: JobContext) -> str:
                 cancelled=context.reporter.cancelled,
                 workdir=context.workdir,
             )
+            if proof.copied != digests.source:
+                raise copy_differs(partial, "its log does not hold all that was read")
         digests.copied, digests.target = proof.copied, proof.target
     if not context.spec.verify.boot:
         context.result.verdict = "not-verified"

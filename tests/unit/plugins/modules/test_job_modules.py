@@ -218,7 +218,7 @@ def test_absent_removes_what_was_kept_of_a_failed_job(run: Run, host: Host) -> N
     workdir = state / "scratch" / f"web01.{uid}"
     workdir.parent.mkdir()
     with workdirs.held(workdir, state):
-        (workdir / "state.json").write_text(json.dumps({"partials": [str(partial)]}))
+        (workdir / "state.json").write_text(json.dumps({"partials": {"disk0": [str(partial)]}}))
     queue(host).fail(hold, environment("NoTool", "A tool is missing.", "Install it."))
 
     run(migration_job, **host, name="web01", state="absent")

@@ -261,7 +261,7 @@ def test_a_start_sweeps_what_is_its_own_and_over(site: Site) -> None:
     outside = site.root / "outside.partial"
     for file in (partial, others, outside):
         file.write_text("x")
-    recorded = f'{{"partials": ["{partial}", "{outside}", "/etc/hostname"]}}'
+    recorded = f'{{"partials": {{"disk0": ["{partial}"], "disk1": ["{outside}", "/etc/hostname"]}}}}'
     (site.scratch / ("over." + held) / "state.json").write_text(recorded)
     site.start()
     wait_for(lambda: not (site.scratch / ("over." + held)).exists())
