@@ -14,6 +14,7 @@ import tarfile
 import typing as t
 
 from tests.e2e.migration import GUESTS, job, sha256
+from tests.faults.content import compare
 from tests.faults.faulty_host import STAGES, FaultyHost, wait_for
 from tests.guests import build
 
@@ -189,6 +190,28 @@ def test_a_source_that_changes_between_two_attempts_is_noticed(host: FaultyHost)
     os.utime(source)
     host.finish(status=1)
     assert host.failed(name)["reason"] == "SourceChanged"
+    host.check_nothing_left()
+
+
+def test_a_copy_that_the_storage_changed_is_made_anew(host: FaultyHost) -> None:
+    host.add_guest("tiny")
+    spec = {"target": {"contents": "all"}, "guest": {"enabled": False}, "verify": {"boot": False}, "backoffLimit": 1}
+    name = host.submit(job("tiny", "tiny.ova", **spec))
+    worker = host.halt("verify:begin")
+    [partial] = host.output.rglob("*.partial")
+    subprocess.run(["qemu-io", "-f", "qcow2", "-c", "write -P 7 300M 64k", partial], check=True, capture_output=True)
+    host.go_on()
+    # The second attempt comes by there as well.
+    wait_for(host.halted.exists)
+    host.go_on()
+    assert worker.wait(120) == 0, host.log()
+    document = host.completed(name)
+    assert [one["error"]["reason"] for one in document["status"]["attempts"] if "error" in one] == ["CopyDiffers"]
+    assert host.started(name).count("copy") == 2
+    assert host.started(name).count("inspect") == 1
+    [target] = host.output.rglob("*.qcow2")
+    compare(target, build("tiny", GUESTS) / "disk.raw")
+    host.check_unharmed()
     host.check_nothing_left()
 
 

@@ -11,7 +11,7 @@ import collections.abc as c
 import time
 
 from ..protocol import models, status, validation
-from ..protocol.errors import unsupported
+from ..protocol.errors import transient, unsupported
 from ..protocol.lifecycle import Actor, Phase
 from ..scheduling import matching
 from .base import Conflict, NotFound, Outcome, Submission, WorkerState
@@ -32,22 +32,32 @@ class LocalBackend(LocalWorkerSide):
     Everything is one SQLite database; no daemon stands between its users. Instances may be shared by threads.
     """
 
-    def submit(self, job: models.MigrationJob, *, force: bool = False, dry_run: bool = False) -> Submission:
+    def submit(
+        self,
+        job: models.MigrationJob,
+        *,
+        force: bool = False,
+        dry_run: bool = False,
+        patience: float = _CANCEL_PATIENCE_SECONDS,
+    ) -> Submission:
         """See :meth:`Backend.submit`.
 
+        Args:
+            patience: seconds to wait until a running job that is to give way has stopped.
+
         Raises:
-            JobError: as :func:`refuse_namespace`.
+            JobError: as :func:`refuse_namespace`; class ``transient``, the running job has not stopped yet.
         """
         refuse_namespace(job)
-        patience = time.monotonic() + _CANCEL_PATIENCE_SECONDS
+        end = time.monotonic() + patience
         while True:
             with self._change(keep=not dry_run) as change:
                 change.maintain()
                 submission = self._submit(change, job, force, dry_run)
             if submission is not None:
                 return submission
-            if time.monotonic() > patience:
-                raise Conflict(
+            if time.monotonic() > end:
+                raise transient(
                     "JobStillRunning",
                     f"Job {job.metadata.name} was asked to stop, and still runs.",
                     "See whether its worker is alive, and submit again.",

@@ -60,6 +60,8 @@ class JobsFolder:
         self._seen: dict[str, _Stamp] = {}
         self._done: dict[str, _Stamp] = {}
         self._told: dict[str, str] = {}
+        #: Documents that wait until the job of their name has stopped.
+        self._behind: set[str] = set()
         self._next_look = 0.0
         self.settled = False
         """Whether no document is there that has not been looked at."""
@@ -80,13 +82,14 @@ class JobsFolder:
             stamps = dict(self._stamps(root))
             steady = [name for name, stamp in stamps.items() if self._seen.get(name) == stamp]
             self._seen = stamps
+            self._behind.clear()
             for name in sorted(steady):
                 if self._done.get(name) != stamps[name] and self._take(root, name):
                     self._done[name] = stamps[name]
             self._forget()
         finally:
             os.close(root)
-        self.settled = len(steady) == len(stamps)
+        self.settled = len(steady) == len(stamps) and not self._behind
 
     def _stamps(self, root: int) -> c.Iterator[tuple[str, _Stamp]]:
         with contextlib.suppress(OSError):
@@ -105,8 +108,11 @@ class JobsFolder:
             if self._recorded(name) == digest:
                 return True
             job = jobspec1.parse(text)
-            outcome = self._backend.submit(job, force=job.spec.target.force)
+            # The job that is to give way is run by who looks here: to wait for its end would be to wait for oneself.
+            outcome = self._backend.submit(job, force=job.spec.target.force, patience=0.0)
         except JobError as error:
+            if error.reason == "JobStillRunning":
+                self._behind.add(name)
             if error.error_class not in (ErrorClass.INVALID, ErrorClass.UNSUPPORTED):
                 self._tell(name, f"document {name!a}: {error}")
                 return False

@@ -196,7 +196,7 @@ def _partials(workdir: pathlib.Path, output: pathlib.Path) -> list[pathlib.Path]
         state = json.loads((workdir / "state.json").read_text(encoding="utf-8"))
         names = [name for of_disk in state["partials"].values() for name in of_disk]
         paths = [pathlib.Path(name) for name in names]
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return []
     return [path for path in paths if path.suffix == ".partial" and path.parent.resolve().is_relative_to(output)]
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import os
 import pathlib
+import random
 import subprocess
 import sys
 import time
@@ -112,6 +113,30 @@ def test_every_source_format(raw: pathlib.Path, tmp_path: pathlib.Path, name: st
     assert target.stat().st_blocks * 512 < 60 * GRAIN < SIZE / 5
     assert seen == sorted(seen) and seen[-1][0] == seen[-1][1] > 0
     assert result.source_digest == defined_digest(raw) == digest(target, target_format) == digest(raw, "raw")
+
+
+@pytest.mark.parametrize("target_format", ["qcow2", "raw"])
+def test_a_file_that_ends_within_a_sector(tmp_path: pathlib.Path, target_format: str) -> None:
+    """A dump may have any length; the disk is as long as its last whole sector, and reads as zeros beyond the file."""
+    source, target = tmp_path / "dump.raw", tmp_path / "copy"
+    source.write_bytes(random.Random(1).randbytes(GRAIN + 4465))
+    image = image_of(source, "raw")
+    assert image.virtual_size % 512 == 0 and image.virtual_size > source.stat().st_size
+    result = copy(image, target, fmt=models.TargetFormat(target_format))
+    assert identical(source, "raw", target, target_format)
+    os.truncate(source, image.virtual_size)
+    assert result.source_digest == digest(target, target_format) == defined_digest(source)
+
+
+@pytest.mark.parametrize("last", [bytes(GRAIN), b"end".ljust(GRAIN, b"\0")], ids=["zeros", "data"])
+def test_a_last_grain_that_the_disk_cuts_short(tmp_path: pathlib.Path, last: bytes) -> None:
+    capacity = 8 * GRAIN + 3 * 512
+    for number, stored in enumerate((last, last[: 3 * 512])):
+        vmdk = StreamVmdk({0: b"\1" * GRAIN, 8: stored}, capacity=capacity).build(tmp_path / f"{number}.vmdk")
+        target = tmp_path / f"{number}.qcow2"
+        result = copy(image_of(vmdk, "vmdk"), target)
+        assert identical(vmdk, "vmdk", target, "qcow2")
+        assert result.source_digest == digest(target, "qcow2")
 
 
 def test_tables_beyond_the_first(tmp_path: pathlib.Path) -> None:

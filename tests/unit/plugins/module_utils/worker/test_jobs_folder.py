@@ -109,6 +109,27 @@ def test_a_changed_document_is_refused_with_the_fields_that_differ(site: Site, j
     wait_for(lambda: "error" not in (record(site, "web.json") or {"error": "not yet"}))
 
 
+@pytest.mark.parametrize("once", [[], ["--once"]], ids=["for ever", "once"])
+def test_a_document_waits_until_the_job_that_gives_way_has_stopped(
+    site: Site, jobs: pathlib.Path, once: list[str]
+) -> None:
+    path = put(jobs, "web", annotations={"seconds": "600"})
+    worker = start(site, jobs, *once)
+    wait_for(lambda: exists(site, "web"))
+    site.running_pid("web")
+    before = site.queue.get("web").metadata.uid
+    document = json.loads(path.read_text())
+    document["metadata"]["annotations"] = {}
+    document["spec"]["target"] |= {"force": True, "path": "elsewhere"}
+    path.write_text(json.dumps(document))
+    wait_for(lambda: site.queue.get("web").metadata.uid != before)
+    assert site.wait_phase("web").status.phase is Phase.COMPLETED
+    wait_for(lambda: (record(site, "web.json") or {}).get("uid") == site.queue.get("web").metadata.uid)
+    assert "refused" not in site.log()
+    if once:
+        assert worker.wait(60) == 0
+
+
 def test_what_is_no_document_is_told_and_stops_nothing(site: Site, jobs: pathlib.Path) -> None:
     secret = site.root / "secret.json"
     secret.write_text('{"password": "hunter2"}')
