@@ -21,10 +21,10 @@ _MIB = 1024**2
 
 
 def of_a_worker(scratch: pathlib.Path) -> list[Figure]:
-    """The demo guest on its own disk of 8 GiB, and on one that is 64 GiB."""
-    raw = build("debian12", GUESTS) / "disk.raw"
+    """The tiny guest on a disk of 1 GiB, the demo guest on its own of 8 GiB and on one of 64 GiB."""
     figures = []
-    for gib in (8, 64):
+    for guest, gib in (("tiny", 1), ("debian12", 8), ("debian12", 64)):
+        raw = build(guest, GUESTS) / "disk.raw"
         place = scratch / f"{gib}"
         place.mkdir()
         host = ConversionHost(place)
