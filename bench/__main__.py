@@ -14,7 +14,7 @@ import typing as t
 
 from bench import batch, copy, jobs, memory, playbook, queue
 from bench.figures import Figure
-from tests.e2e.migration import GUESTS
+from tests.guests import DEFAULT_CACHE
 
 BENCHES: dict[str, t.Callable[[pathlib.Path], list[Figure]]] = {
     "start": jobs.start,
@@ -35,9 +35,9 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
     parser.add_argument("only", nargs="*", choices=[*BENCHES, []], help="default: all")
     figures: list[Figure] = []
-    GUESTS.mkdir(parents=True, exist_ok=True)
+    DEFAULT_CACHE.mkdir(parents=True, exist_ok=True)
     for name in parser.parse_args().only or BENCHES:
-        with tempfile.TemporaryDirectory(dir=GUESTS) as scratch:
+        with tempfile.TemporaryDirectory(dir=DEFAULT_CACHE) as scratch:
             figures += BENCHES[name](pathlib.Path(scratch))
     width = max(len(figure.what) for figure in figures)
     for figure in figures:

@@ -22,7 +22,7 @@ from ansible_collections.hyper2kvm.core.plugins.module_utils.protocol import mod
 from bench.deleted import guest_with_deleted_files
 from bench.figures import ROUNDS, Figure, convert, disk_of, timed
 from bench.jobs import run, running_worker
-from tests.e2e.migration import GUESTS, ConversionHost
+from tests.e2e.migration import ConversionHost
 from tests.guests import build
 
 MIB = 1024**2
@@ -40,7 +40,7 @@ SOURCES: dict[str, tuple[str, str, list[str]]] = {
 
 def stream_optimized(scratch: pathlib.Path) -> list[Figure]:
     """An OVA's disk, in place, the manifest's and the content digest computed and the target synced."""
-    ova = build("debian12", GUESTS) / "debian12.ova"
+    ova = build("debian12") / "debian12.ova"
     vmdk = disk_of(ova, scratch)
     found = _ratios("streamOptimized", image_of(ova, "ova"), vmdk, "vmdk", scratch)
     return [
@@ -51,7 +51,7 @@ def stream_optimized(scratch: pathlib.Path) -> list[Figure]:
 
 def other_sources(scratch: pathlib.Path) -> list[Figure]:
     """The same disk in other formats. The peer's target is synced as ours is; without that it is done in memory."""
-    raw = build("debian12", GUESTS) / "disk.raw"
+    raw = build("debian12") / "disk.raw"
     figures = []
     for name, (qemu_format, ours, options) in SOURCES.items():
         source = scratch / f"source.{ours}"

@@ -20,7 +20,7 @@ import typing as t
 from ansible_collections.hyper2kvm.core.plugins.module_utils.backends.local import LocalBackend
 
 from bench.figures import ROUNDS, Figure, convert, disk_of, timed
-from tests.e2e.migration import GUESTS, REPOSITORY, ConversionHost, job
+from tests.e2e.migration import REPOSITORY, ConversionHost, job
 from tests.guests import build
 
 
@@ -39,7 +39,7 @@ def start(scratch: pathlib.Path) -> list[Figure]:
 
 def conversion(scratch: pathlib.Path) -> list[Figure]:
     """A job, from handing in to its end, against ``qemu-img convert`` of the same disk with the same options."""
-    ova = build("debian12", GUESTS) / "debian12.ova"
+    ova = build("debian12") / "debian12.ova"
     vmdk = disk_of(ova, scratch)
     peer: list[float] = []
     wall: list[float] = []

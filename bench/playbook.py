@@ -13,7 +13,7 @@ import subprocess
 import sys
 
 from bench.figures import Figure, timed
-from tests.e2e.migration import GUESTS, REPOSITORY, ConversionHost
+from tests.e2e.migration import REPOSITORY, ConversionHost
 from tests.guests import build
 
 VMS = 20
@@ -28,7 +28,7 @@ def overhead(folder: pathlib.Path) -> list[Figure]:
     runs: one that found them done would not wait. That counts Ansible's own start once too often.
     """
     host = ConversionHost(folder)
-    ova = build("tiny", GUESTS) / "tiny.ova"
+    ova = build("tiny") / "tiny.ova"
     hosts = {}
     for number in range(VMS):
         host.add(ova, f"vm{number:02}.ova")

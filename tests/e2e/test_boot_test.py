@@ -6,7 +6,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import pathlib
 import signal
@@ -30,6 +29,7 @@ from ansible_collections.hyper2kvm.core.plugins.module_utils.protocol.errors imp
 from tests import guests
 from tests.e2e import tiny_guests
 from tests.e2e.edited_guests import edited
+from tests.tools.machine import alive, children, descendants, sha256, wait_for
 
 pytestmark = pytest.mark.usefixtures("own_mounts")
 
@@ -95,26 +95,10 @@ class Bench:
 @pytest.fixture
 def bench(tmp_path: pathlib.Path) -> t.Iterator[Bench]:
     found = Bench(tmp_path)
-    before = _children(os.getpid())
+    before = children(os.getpid())
     yield found
     assert list(found.workdir.iterdir()) == []
-    assert _children(os.getpid()) == before
-
-
-def _children(pid: int) -> set[int]:
-    return {
-        int(p) for task in pathlib.Path(f"/proc/{pid}/task").iterdir() for p in (task / "children").read_text().split()
-    }
-
-
-def _descendants(pid: int) -> set[int]:
-    children = _children(pid)
-    return children.union(*(_descendants(child) for child in children))
-
-
-def _digest(path: pathlib.Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    assert children(os.getpid()) == before
 
 
 def _status(pid: int) -> dict[str, str]:
@@ -170,12 +154,12 @@ def test_failures_end_the_test_at_once(
 ) -> None:
     monkeypatch.setattr(layerserver, "LAYER_LIMIT", 8 * MIB)
     guest = bench.guest(text, then)
-    before = _digest(guest)
+    before = sha256(guest)
     result = bench.boot(guest, timeout_seconds=_LIMIT)
     assert (result.verdict, result.reason) == ("failed", reason)
     assert result.message and result.suggestion
     assert (bench.evidence / "screenshot.png").stat().st_size > 0
-    assert _digest(guest) == before
+    assert sha256(guest) == before
 
 
 def test_a_blank_disk_has_no_boot_loader(bench: Bench) -> None:
@@ -266,7 +250,7 @@ def test_qemu_is_nobody_and_can_do_nothing(bench: Bench) -> None:
     arguments: list[str] = []
 
     def look() -> bool:
-        for pid in _children(os.getpid()):
+        for pid in children(os.getpid()):
             if "qemu-system" in os.readlink(f"/proc/{pid}/exe"):
                 seen.append(_status(pid))
                 arguments.extend(pathlib.Path(f"/proc/{pid}/cmdline").read_text().split("\0"))
@@ -296,14 +280,13 @@ def test_a_killed_boot_test_takes_qemu_along(bench: Bench) -> None:
     try:
         while b"starting" not in child.stdout.readline():
             assert child.poll() is None
-        running = _descendants(child.pid)
+        running = descendants(child.pid)
         assert len(running) >= 2
     finally:
         child.send_signal(signal.SIGKILL)
         child.wait()
         child.stdout.close()
-    while any(_alive(pid) for pid in running):
-        time.sleep(0.05)
+    wait_for(lambda: not any(alive(pid) for pid in running))
     for folder in bench.workdir.iterdir():  # a killed process cannot clear its own folder; a worker's start does
         subprocess.run(["rm", "-r", folder], check=True)
 
@@ -316,13 +299,6 @@ request = BootTestRequest([(pathlib.Path(sys.argv[1]), "raw")], "bios", [], 2**2
                           folder / "evidence", report=False)
 boot_test(request, lambda message: print(message, flush=True), lambda: False)
 """
-
-
-def _alive(pid: int) -> bool:
-    try:
-        return _status(pid)["State"][0] != "Z"
-    except FileNotFoundError:
-        return False
 
 
 def test_kvm_that_fails_under_the_guest_is_left_out(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -352,11 +328,11 @@ def test_a_filesystem_that_is_missing_is_emergency_mode(bench: Bench) -> None:
     overlay = bench.folder / "emergency.qcow2"
     with edited(debian, overlay) as tree:
         tree.append("/etc/fstab", b"/dev/sdz1 /data ext4 x-systemd.device-timeout=5 0 2\n")
-    before = _digest(overlay)
+    before = sha256(overlay)
     result = bench.boot(overlay, bus="pvscsi", memory_bytes=1024 * MIB, report=True)
     assert (result.verdict, result.reason) == ("failed", "EmergencyMode")
     assert result.facts["target"] == "emergency"
     assert "/dev/sdz1" in result.message
     assert (result.facts["hostname"], result.facts["root"]) == ("web01", "/dev/sda1")
-    assert _digest(overlay) == before
+    assert sha256(overlay) == before
     assert (debian.stat().st_mtime_ns, debian.stat().st_size) == (kept.st_mtime_ns, kept.st_size)
