@@ -73,7 +73,12 @@ def test_the_map_shows_every_room() -> None:
     page = (ROOT / "docs/architecture.md").read_text(encoding="utf-8")
     # Below these everything that is no file of git is hidden or made by a command of the Makefile.
     made = {"build", "demo-output", "output", "__pycache__"}
-    top = [f"{path.name}/" for path in ROOT.iterdir() if path.is_dir() and path.name[0] != "." and path.name not in made]
-    tests = [f"tests/{path.name}/" for path in (ROOT / "tests").iterdir() if path.is_dir() and path.name not in made]
-    rooms = [*kinds(), *(path.name for path in (PLUGINS / "module_utils").iterdir() if path.is_dir()), *top, *tests]
-    assert [room for room in rooms if room not in page and room not in made] == []
+
+    def folders(of: pathlib.Path) -> list[str]:
+        names = (path.name for path in of.iterdir() if path.is_dir())
+        return [name for name in names if name[0] != "." and name not in made]
+
+    top = [f"{name}/" for name in folders(ROOT)]
+    tests = [f"tests/{name}/" for name in folders(ROOT / "tests")]
+    rooms = [*kinds(), *folders(PLUGINS / "module_utils"), *top, *tests]
+    assert [room for room in rooms if room not in page] == []
