@@ -177,7 +177,7 @@ def test_what_a_job_leaves_attached_goes_with_it(site: Site) -> None:
 
 
 def test_a_killed_worker_leaves_nothing_and_its_successor_goes_on(site: Site) -> None:
-    worker = site.start()
+    worker = site.start("--lease-seconds", "600")
     site.submit("web", stages="inspect,copy", seconds="0.6", child="yes", leave="yes")
     wait_for(lambda: [one.stage for one in site.trace("web")][-1:] == ["copy"])
     pid = site.running_pid("web")
@@ -185,9 +185,9 @@ def test_a_killed_worker_leaves_nothing_and_its_successor_goes_on(site: Site) ->
     os.kill(worker.pid, signal.SIGKILL)
     wait_for(lambda: not any(alive(one) for one in [pid, *child]))
     assert site.phase("web") in (Phase.RUNNING, Phase.PROGRESSING)
-    site.start()
-    # Long before the lease of 30 s ends: the worker's death is known.
-    ended = site.wait_phase("web", seconds=10).status
+    site.start("--lease-seconds", "600")
+    # Long before the lease of 600 s ends: the worker's death is known.
+    ended = site.wait_phase("web").status
     assert ended.phase is Phase.COMPLETED
     assert [one.error.reason for one in ended.attempts if one.error] == ["WorkerLost"]
     assert [(one.epoch, one.stage) for one in site.trace("web") if one.what == "end"] == [(1, "inspect"), (2, "copy")]
