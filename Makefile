@@ -5,7 +5,8 @@ VENV := .venv
 BIN := $(CURDIR)/$(VENV)/bin
 LINK := .collections/ansible_collections/hyper2kvm/core
 # Outside the checkout: ansible-test sees no files in a folder that an enclosing git repository ignores.
-SANITY_TREE := $(or $(TMPDIR),/tmp)/hyper2kvm-sanity/ansible_collections/hyper2kvm/core
+SANITY_ROOT := $(or $(TMPDIR),/tmp)/hyper2kvm-sanity
+SANITY_TREE := $(SANITY_ROOT)/ansible_collections/hyper2kvm/core
 OLDEST := .venv-oldest
 GUEST_CACHE := $(CURDIR)/.cache/guests
 export PATH := $(BIN):$(PATH)
@@ -105,7 +106,8 @@ bench: setup ## Print the ratios against qemu-img
 build: setup ## Build the collection's tarball
 	ansible-galaxy collection build --force --output-path build
 
-clean: ## Remove what was built; the guests' cache stays
-	rm -rf build $(VENV) $(OLDEST) .collections .mypy_cache .pytest_cache .ruff_cache .hypothesis
+clean: ## Remove what was built and what the demo made; the guests' cache stays
+	rm -rf build demo-output .cache/demo $(SANITY_ROOT) $(VENV) $(OLDEST)
+	rm -rf .collections .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache tests/output
 
 FORCE:

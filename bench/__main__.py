@@ -12,11 +12,12 @@ import sys
 import tempfile
 import typing as t
 
-from bench import batch, copy, jobs, memory, playbook
+from bench import batch, copy, jobs, memory, playbook, queue
 from bench.figures import Figure
-from tests.e2e.migration import GUESTS
+from tests.guests import DEFAULT_CACHE
 
 BENCHES: dict[str, t.Callable[[pathlib.Path], list[Figure]]] = {
+    "start": jobs.start,
     "conversion": jobs.conversion,
     "copy": copy.stream_optimized,
     "sources": copy.other_sources,
@@ -24,6 +25,7 @@ BENCHES: dict[str, t.Callable[[pathlib.Path], list[Figure]]] = {
     "bandwidth": copy.bandwidth,
     "memory": memory.of_a_worker,
     "batch": batch.of_eight,
+    "queue": queue.that_cannot_run,
     "playbook": playbook.overhead,
 }
 
@@ -33,8 +35,9 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
     parser.add_argument("only", nargs="*", choices=[*BENCHES, []], help="default: all")
     figures: list[Figure] = []
+    DEFAULT_CACHE.mkdir(parents=True, exist_ok=True)
     for name in parser.parse_args().only or BENCHES:
-        with tempfile.TemporaryDirectory(dir=GUESTS) as scratch:
+        with tempfile.TemporaryDirectory(dir=DEFAULT_CACHE) as scratch:
             figures += BENCHES[name](pathlib.Path(scratch))
     width = max(len(figure.what) for figure in figures)
     for figure in figures:

@@ -13,7 +13,7 @@ import time
 
 from bench.figures import Figure
 from bench.jobs import running_worker
-from tests.e2e.migration import GUESTS, ConversionHost, job
+from tests.e2e.migration import ConversionHost, job
 from tests.guests import build
 
 VMS = 8
@@ -21,7 +21,7 @@ VMS = 8
 
 def of_eight(scratch: pathlib.Path) -> list[Figure]:
     """Eight guests on a worker with two slots, against the same eight one after the other."""
-    ova = build("tiny", GUESTS) / "tiny.ova"
+    ova = build("tiny") / "tiny.ova"
     wall = []
     single = 0.0
     for slots in (1, 2):

@@ -17,14 +17,29 @@ import sys
 import time
 import typing as t
 
+from ansible_collections.hyper2kvm.core.plugins.module_utils.backends.local import LocalBackend
+
 from bench.figures import ROUNDS, Figure, convert, disk_of, timed
-from tests.e2e.migration import GUESTS, REPOSITORY, ConversionHost, job
+from tests.e2e.migration import REPOSITORY, ConversionHost, job
 from tests.guests import build
+
+
+def start(scratch: pathlib.Path) -> list[Figure]:
+    """From starting a worker, whose state is new, to the moment when it takes jobs."""
+    seconds = []
+    for number in range(ROUNDS):
+        place = scratch / f"{number}"
+        place.mkdir()
+        began = time.monotonic()
+        with running_worker(ConversionHost(place)):
+            seconds.append(time.monotonic() - began)
+        print(f"  round {number + 1}: {seconds[-1]:.1f} s")
+    return [Figure("start of a worker", statistics.median(seconds), " s")]
 
 
 def conversion(scratch: pathlib.Path) -> list[Figure]:
     """A job, from handing in to its end, against ``qemu-img convert`` of the same disk with the same options."""
-    ova = build("debian12", GUESTS) / "debian12.ova"
+    ova = build("debian12") / "debian12.ova"
     vmdk = disk_of(ova, scratch)
     peer: list[float] = []
     wall: list[float] = []
@@ -54,10 +69,12 @@ def running_worker(host: ConversionHost, *options: str) -> t.Iterator[subprocess
     with (host.output.parent / "worker.log").open("ab") as log:
         process = subprocess.Popen(command, env={**os.environ, **roots}, stderr=log)
     try:
-        while not host.command("workers", "--json"):
+        queue = LocalBackend(host.output / ".hyper2kvm")
+        while not queue.workers():
             if process.poll() is not None:
                 raise RuntimeError(f"the worker ended: {log.name}")
-            time.sleep(0.1)
+            time.sleep(0.01)
+        queue.close()
         yield process
     finally:
         process.terminate()

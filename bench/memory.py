@@ -13,18 +13,19 @@ import time
 
 from bench.figures import Figure
 from bench.jobs import run, running_worker
-from tests.e2e.migration import GUESTS, ConversionHost
+from tests.e2e.migration import ConversionHost
 from tests.guests import build
+from tests.tools.machine import descendants
 
 _GIB = 1024**3
 _MIB = 1024**2
 
 
 def of_a_worker(scratch: pathlib.Path) -> list[Figure]:
-    """The demo guest on its own disk of 8 GiB, and on one that is 64 GiB."""
-    raw = build("debian12", GUESTS) / "disk.raw"
+    """The tiny guest on a disk of 1 GiB, the demo guest on its own of 8 GiB and on one of 64 GiB."""
     figures = []
-    for gib in (8, 64):
+    for guest, gib in (("tiny", 1), ("debian12", 8), ("debian12", 64)):
+        raw = build(guest) / "disk.raw"
         place = scratch / f"{gib}"
         place.mkdir()
         host = ConversionHost(place)
@@ -56,21 +57,8 @@ class _Watch:
 
     def _look(self) -> None:
         while not self._ended.is_set():
-            self._most = max(self._most, sum(_proportional(pid) for pid in _family(self._pid)))
+            self._most = max(self._most, sum(_proportional(pid) for pid in {self._pid, *descendants(self._pid)}))
             time.sleep(0.05)
-
-
-def _family(pid: int) -> set[int]:
-    parents: dict[int, int] = {}
-    for status in pathlib.Path("/proc").glob("[0-9]*/stat"):
-        try:
-            parents[int(status.parent.name)] = int(status.read_text(encoding="utf-8").rpartition(")")[2].split()[1])
-        except OSError:
-            continue
-    family = {pid}
-    while found := {child for child, parent in parents.items() if parent in family} - family:
-        family |= found
-    return family
 
 
 def _proportional(pid: int) -> int:

@@ -1,7 +1,7 @@
 # Copyright: (c) 2026, hyper2kvm contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Write the table of docs/variables.md from the role's argument specs; ``--check``: only compare them."""
+"""Write the tables of docs/variables.md from the roles' argument specs; ``--check``: only compare them."""
 
 from __future__ import annotations
 
@@ -13,14 +13,15 @@ import typing as t
 import yaml
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
-SPECS = ROOT / "roles/migrate/meta/argument_specs.yml"
 PAGE = ROOT / "docs/variables.md"
-BEGIN, END = "<!-- begin: written by scripts/write_variables.py -->", "<!-- end -->"
+ROLES = ("migrate", "conversion_host")
+BEGIN, END = "<!-- begin {role}: written by scripts/write_variables.py -->", "<!-- end -->"
 
 
-def table() -> str:
-    """Return the Markdown table of the role's variables."""
-    options = yaml.safe_load(SPECS.read_text(encoding="utf-8"))["argument_specs"]["main"]["options"]
+def table(role: str) -> str:
+    """Return the Markdown table of a role's variables."""
+    specs = ROOT / "roles" / role / "meta/argument_specs.yml"
+    options = yaml.safe_load(specs.read_text(encoding="utf-8"))["argument_specs"]["main"]["options"]
     rows = [
         f"| `{name}` | {_kind(option)} | {_plain(' '.join(option['description']))} |"
         for name, option in options.items()
@@ -32,7 +33,7 @@ def _kind(option: dict[str, t.Any]) -> str:
     choices = [f"`{choice}`" for choice in option.get("choices", []) if choice]
     if choices:
         return ", ".join(choices)
-    text = " ".join(option["description"])
+    text = " ".join(option["description"]).lower()
     words = (
         ("boolean", "true or false"),
         ("a text", "text or list"),
@@ -49,10 +50,14 @@ def _plain(text: str) -> str:
 
 
 def page() -> str:
-    """Return the page with the table as it should be."""
-    before, dummy, rest = PAGE.read_text(encoding="utf-8").partition(BEGIN)
-    dummy, dummy, after = rest.partition(END)
-    return f"{before}{BEGIN}\n{table()}\n{END}{after}"
+    """Return the page with the tables as they should be."""
+    text = PAGE.read_text(encoding="utf-8")
+    for role in ROLES:
+        begin = BEGIN.format(role=role)
+        before, dummy, rest = text.partition(begin)
+        dummy, dummy, after = rest.partition(END)
+        text = f"{before}{begin}\n{table(role)}\n{END}{after}"
+    return text
 
 
 if __name__ == "__main__":

@@ -217,7 +217,7 @@ def _furnish(root: pathlib.Path) -> None:
 
 def _child(outer: subprocess.Popen[bytes]) -> int:
     """The first process of the namespaces that ``unshare`` made."""
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 120
     while outer.poll() is None:
         children = pathlib.Path(f"/proc/{outer.pid}/task/{outer.pid}/children").read_text(encoding="ascii").split()
         if children:

@@ -16,9 +16,10 @@ import time
 import pytest
 from ansible_collections.hyper2kvm.core.plugins.module_utils.worker.engine import private_mounts
 
-from tests.e2e.migration import GUESTS, PATIENCE_SECONDS, REPOSITORY, ConversionHost, sha256
+from tests.e2e.migration import PATIENCE_SECONDS, REPOSITORY, ConversionHost
 from tests.e2e.playbooks import Played, ansible_playbook, install
 from tests.guests import build
+from tests.tools.machine import sha256
 
 
 @pytest.fixture
@@ -66,7 +67,7 @@ class Demo:
 def demo(tmp_path_factory: pytest.TempPathFactory) -> Demo:
     """The demo's guest, moved as ``make demo`` does it but for roots and patience. Not to be changed."""
     host = ConversionHost(tmp_path_factory.mktemp("demo"))
-    ova = host.add(build("debian12", GUESTS) / "debian12.ova", "web01.ova")
+    ova = host.add(build("debian12") / "debian12.ova", "web01.ova")
     digest = sha256(ova)
     roots = {"hyper2kvm_input_root": str(host.input), "hyper2kvm_output_root": str(host.output)}
     patience = {"hyper2kvm_verify_timeout_seconds": PATIENCE_SECONDS}

@@ -6,7 +6,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import pathlib
@@ -20,7 +19,6 @@ import typing as t
 REPOSITORY = pathlib.Path(__file__).parents[2]
 #: How long a boot test may take. An emulated processor on a machine with other work boots a guest in minutes.
 PATIENCE_SECONDS = 1500
-GUESTS = pathlib.Path(os.environ.get("HYPER2KVM_TEST_GUESTS", REPOSITORY / ".cache/guests"))
 
 
 def link_or_copy(source: pathlib.Path, place: pathlib.Path) -> pathlib.Path:
@@ -131,35 +129,3 @@ def same_content(one: pathlib.Path, fmt: str, other: pathlib.Path, other_fmt: st
     command = ["qemu-img", "compare", "-f", fmt, "-F", other_fmt, str(one), str(other)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
-
-
-def sha256(path: pathlib.Path) -> str:
-    """Digest of a file's bytes."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def leftovers(folder: pathlib.Path) -> list[str]:
-    """What a worker that worked below ``folder`` left on the host: mounts, loop devices, processes."""
-    where = str(folder)
-    found = [
-        f"mount: {line}"
-        for line in pathlib.Path("/proc/self/mountinfo").read_text(encoding="utf-8").splitlines()
-        if where in line
-    ]
-    for entry in pathlib.Path("/sys/block").glob("loop*/loop/backing_file"):
-        try:
-            file = entry.read_text(encoding="utf-8").strip()
-        except OSError:
-            continue
-        if where in file:
-            found.append(f"loop device: {file}")
-    for process in pathlib.Path("/proc").glob("[0-9]*"):
-        try:
-            # Its environment names the roots, however its command line looks.
-            told = (process / "cmdline").read_bytes() + (process / "environ").read_bytes()
-        except OSError:
-            continue
-        if where.encode() in told:
-            found.append(f"process: {told[:200]!r}")
-    return found

@@ -15,9 +15,10 @@ import typing as t
 
 import pytest
 
-from tests.e2e.migration import GUESTS, ConversionHost, leftovers, sha256
+from tests.e2e.migration import ConversionHost
 from tests.e2e.playbooks import BOOTED, Inventory
 from tests.guests import build
+from tests.tools.machine import leftovers, sha256
 
 MIGRATE = "hyper2kvm.core.migrate"
 GOOD = [f"vm{number}" for number in range(8)]
@@ -25,7 +26,7 @@ BAD = ["blank", "nokernel"]
 
 
 def ova(name: str) -> pathlib.Path:
-    return build(name, GUESTS) / f"{name}.ova"
+    return build(name) / f"{name}.ova"
 
 
 @pytest.fixture

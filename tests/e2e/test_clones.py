@@ -10,8 +10,9 @@ import typing as t
 
 import pytest
 
-from tests.e2e.migration import GUESTS, ConversionHost, completed, job, leftovers
+from tests.e2e.migration import ConversionHost, completed, job
 from tests.guests import build
+from tests.tools.machine import leftovers
 
 CARD = "00:50:56:ab:99:01"
 
@@ -20,7 +21,7 @@ CARD = "00:50:56:ab:99:01"
 def test_clones_of_one_template_are_moved_side_by_side(host: ConversionHost, template: str) -> None:
     clones = ("clone-a", "clone-b")
     for name in clones:
-        host.add(build(template, GUESTS) / f"{template}.ova", f"{name}.ova")
+        host.add(build(template) / f"{template}.ova", f"{name}.ova")
     # Each gets a name of its own, so that a change which went into the other's disk is seen.
     wanted: list[dict[str, t.Any]] = [
         job(name, f"{name}.ova", guest={"hostname": name, "network": {"macs": [CARD]}}, verify={"boot": False})

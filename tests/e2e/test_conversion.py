@@ -13,9 +13,10 @@ import subprocess
 import pytest
 
 from tests.e2e.conftest import Demo
-from tests.e2e.migration import GUESTS, ConversionHost, completed, failed, job, leftovers, same_content, sha256
+from tests.e2e.migration import ConversionHost, completed, failed, job, same_content
 from tests.e2e.playbooks import BOOTED
 from tests.guests import build
+from tests.tools.machine import leftovers, sha256
 
 STAGES = ["inspect", "plan", "fix", "rehearse", "copy", "commit", "verify", "publish"]
 
@@ -67,7 +68,7 @@ def test_what_was_converted_needs_nothing_more(demo: Demo, host: ConversionHost)
 
 
 def test_without_fixes_it_fails_with_the_reason_and_leaves_no_target(host: ConversionHost) -> None:
-    host.add(build("debian12", GUESTS) / "debian12.ova", "web01.ova")
+    host.add(build("debian12") / "debian12.ova", "web01.ova")
 
     (done,) = host.run(job("web01", "web01.ova", guest={"enabled": False}))
 
@@ -79,7 +80,7 @@ def test_without_fixes_it_fails_with_the_reason_and_leaves_no_target(host: Conve
 
 
 def test_a_rehearsal_copies_nothing_and_spares_the_conversion_its_own(host: ConversionHost) -> None:
-    host.add(build("debian12-uefi", GUESTS) / "debian12-uefi.ova", "db01.ova")
+    host.add(build("debian12-uefi") / "debian12-uefi.ova", "db01.ova")
 
     (rehearsed,) = host.run(job("db01-rehearse", "db01.ova", "rehearse", target={"path": "db01"}))
     completed(rehearsed)
@@ -103,7 +104,7 @@ def test_a_rehearsal_copies_nothing_and_spares_the_conversion_its_own(host: Conv
 
 @pytest.mark.parametrize("fmt", ["qcow2", "raw"])
 def test_without_fixes_the_target_is_the_source(host: ConversionHost, fmt: str) -> None:
-    folder = build("debian12-btrfs", GUESTS)
+    folder = build("debian12-btrfs")
     host.add(folder / "debian12-btrfs.ova", "app01.ova")
 
     (done,) = host.run(
@@ -122,7 +123,7 @@ def test_without_fixes_the_target_is_the_source(host: ConversionHost, fmt: str) 
 
 
 def test_a_btrfs_guest_boots_after_the_move_though_its_export_names_no_mac(host: ConversionHost) -> None:
-    host.add(build("debian12-btrfs", GUESTS) / "debian12-btrfs.ova", "app01.ova")
+    host.add(build("debian12-btrfs") / "debian12-btrfs.ova", "app01.ova")
     (done,) = host.run(job("app01", "app01.ova", target={"compression": "zstd"}))
     completed(done)
     result = host.result("app01/result.json")
@@ -133,7 +134,7 @@ def test_a_btrfs_guest_boots_after_the_move_though_its_export_names_no_mac(host:
 
 
 def test_an_existing_target_is_never_overwritten(host: ConversionHost) -> None:
-    host.add(build("tiny", GUESTS) / "tiny.ova", "tiny.ova")
+    host.add(build("tiny") / "tiny.ova", "tiny.ova")
     target = host.output / "tiny/tiny.qcow2"
     target.parent.mkdir()
     target.write_bytes(b"precious")
@@ -146,14 +147,14 @@ def test_an_existing_target_is_never_overwritten(host: ConversionHost) -> None:
 
 def test_a_source_that_is_being_written_is_refused(host: ConversionHost) -> None:
     source = host.input / "tiny.qcow2"
-    subprocess.run(["qemu-img", "convert", "-O", "qcow2", build("tiny", GUESTS) / "disk.raw", source], check=True)
+    subprocess.run(["qemu-img", "convert", "-O", "qcow2", build("tiny") / "disk.raw", source], check=True)
     with source.open("r+b"):
         (done,) = host.run(job("tiny", "tiny.qcow2", verify={"boot": False}))
     assert failed(done)["reason"] == "SourceInUse"
 
 
 def test_preview_alters_nothing(host: ConversionHost, tmp_path: pathlib.Path) -> None:
-    host.add(build("tiny", GUESTS) / "tiny.ova", "tiny.ova")
+    host.add(build("tiny") / "tiny.ova", "tiny.ova")
     (done,) = host.run(job("tiny", "tiny.ova", "plan"))
     completed(done)
     changes = {change["path"]: change for change in host.result("tiny/plan.json")["changes"]}

@@ -13,7 +13,6 @@ import os
 import pathlib
 import subprocess
 import sys
-import time
 import typing as t
 
 import pytest
@@ -22,6 +21,7 @@ from tests.e2e import bare_machine
 from tests.e2e.bare_machine import BareMachine
 from tests.e2e.playbooks import CORE, Played, environment, install
 from tests.guests import build
+from tests.tools.machine import wait_for
 
 ROLE = "hyper2kvm.core.conversion_host"
 MIGRATE = "hyper2kvm.core.migrate"
@@ -145,9 +145,9 @@ def test_a_restart_of_the_service_checkpoints_a_job_and_goes_on_with_it(site: Si
     slow = {"hyper2kvm_name": "slow", "hyper2kvm_limits_bandwidth_bytes_per_second": 1 << 20}
     submitted = site.play(MIGRATE, "--tags", "submit", **slow)
     assert submitted.status == 0, submitted.output
-    _wait(lambda: site.job("slow-convert")["status"].get("stage") == "copy")
+    wait_for(lambda: site.job("slow-convert")["status"].get("stage") == "copy", 300)
     assert site.machine.inside("systemctl", "restart", "hyper2kvm-worker").returncode == 0
-    _wait(lambda: site.job("slow-convert")["status"]["phase"] == "COMPLETED")
+    wait_for(lambda: site.job("slow-convert")["status"]["phase"] == "COMPLETED", 300)
     status = site.job("slow-convert")["status"]
     # It counted as no failure, and what had been done was not done again.
     assert status["epoch"] == 2
@@ -178,6 +178,28 @@ def test_a_newer_collection_takes_the_place_of_the_older_one(site: Site) -> None
     assert again.recap("conv1")["changed"] == 0, again.output
 
 
+def test_a_restart_that_a_failed_run_owes_is_made_by_the_next(site: Site) -> None:
+    def pid() -> str:
+        return site.machine.inside("systemctl", "show", "--value", "--property=MainPID", "hyper2kvm-worker").stdout
+
+    agent = site.collections / CORE / "plugins/module_utils/worker/agent.py"
+    agent.write_text(agent.read_text(encoding="utf-8") + "\n# Another change.\n", encoding="utf-8")
+    before = pid()
+    # After the collection comes the command, which cannot be replaced now.
+    command = "/usr/local/bin/hyper2kvm-worker"
+    assert site.machine.inside("mount", "--bind", command, command).returncode == 0
+    failed = site.play(ROLE, hyper2kvm_input_root="/var/lib/hyper2kvm/elsewhere")
+    assert site.machine.inside("umount", command).returncode == 0
+    assert failed.status == 2 and "Install the command" in failed.output
+    assert pid() == before
+    assert site.play(ROLE).status == 0
+    assert pid() != before
+    after = pid()
+    again = site.play(ROLE)
+    assert again.recap("conv1")["changed"] == 0, again.output
+    assert pid() == after
+
+
 def test_who_is_not_root_is_told_so(site: Site) -> None:
     (site.machine.root / "home/admin/.ssh").mkdir(parents=True)
     site.machine.inside("useradd", "admin")
@@ -198,10 +220,3 @@ def _left(site: Site) -> c.Iterator[str]:
     for entry in pathlib.Path("/sys/block").glob("loop*/loop/backing_file"):
         if where in entry.read_bytes() or b"/var/lib/hyper2kvm" in entry.read_bytes():
             yield str(entry)
-
-
-def _wait(condition: t.Callable[[], object], seconds: float = 180) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "it did not happen in time"
-        time.sleep(0.2)

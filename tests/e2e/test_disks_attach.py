@@ -30,6 +30,7 @@ from ansible_collections.hyper2kvm.core.plugins.module_utils.protocol import mod
 from ansible_collections.hyper2kvm.core.plugins.module_utils.protocol.errors import JobError
 
 from tests.e2e.migration import REPOSITORY
+from tests.tools.machine import text, wait_for
 
 pytestmark = pytest.mark.usefixtures("own_mounts")
 
@@ -86,19 +87,12 @@ def ours(folder: pathlib.Path) -> list[str]:
     found = [
         f"{backing.parents[1].name}: {path}"
         for backing in pathlib.Path("/sys/block").glob("loop*/loop/backing_file")
-        if str(folder) in (path := _text(backing))
+        if str(folder) in (path := text(backing))
     ]
     for process in pathlib.Path("/proc").glob("[0-9]*"):
-        if str(folder) in _text(process / "mountinfo"):
-            found.append(f"process {process.name} has mounts: {_text(process / 'comm').strip()}")
+        if str(folder) in text(process / "mountinfo"):
+            found.append(f"process {process.name} has mounts: {text(process / 'comm').strip()}")
     return found
-
-
-def _text(path: pathlib.Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        return ""
 
 
 @contextlib.contextmanager
@@ -299,21 +293,18 @@ with attach({{"disk0": folder / "overlay.qcow2"}}, writable=True, workdir=folder
     )
     assert child.stdout is not None
     device = pathlib.Path("/sys/block") / child.stdout.readline().strip()
-    use = _text(device / "diskseq")
+    use = text(device / "diskseq")
     assert any("loop" in line for line in ours(tmp_path)) and any("qemu" in line for line in ours(tmp_path))
     (os.killpg if killed == "group" else os.kill)(child.pid, signal.SIGKILL)
     child.wait()
     child.stdout.close()
-    deadline = time.monotonic() + 20
 
     def left() -> list[str]:
         # Once its server is gone, the device does not tell its file's name any more.
-        same = (device / "loop").exists() and _text(device / "diskseq") == use
+        same = (device / "loop").exists() and text(device / "diskseq") == use
         return [*ours(tmp_path), *([device.name] if same else [])]
 
-    while left() and time.monotonic() < deadline:
-        time.sleep(0.05)
-    assert left() == []
+    wait_for(lambda: not left())
     for folder in tmp_path.glob("hyper2kvm-*"):
         for file in folder.iterdir():
             file.unlink()
@@ -329,7 +320,7 @@ def test_flat_export_has_the_image_s_holes(image: DiskImage, raw: pathlib.Path, 
 def _server_of(folder: pathlib.Path) -> int:
     """The storage daemon that serves an image below ``folder``: the process that has it open."""
     for process in pathlib.Path("/proc").glob("[0-9]*"):
-        if _text(process / "comm").strip().startswith("qemu-storage"):
+        if text(process / "comm").strip().startswith("qemu-storage"):
             for descriptor in (process / "fd").iterdir():
                 with contextlib.suppress(OSError):
                     if str(folder) in os.readlink(descriptor):

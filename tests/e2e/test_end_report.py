@@ -14,7 +14,7 @@ import typing as t
 
 from ansible_collections.hyper2kvm.core.plugins.plugin_utils.report import outcome, report
 
-from tests.e2e.migration import GUESTS, ConversionHost, job
+from tests.e2e.migration import ConversionHost, job
 from tests.guests import build
 
 _BOOT_SECONDS = 600
@@ -28,7 +28,7 @@ def told(document: dict[str, t.Any]) -> list[str]:
 
 
 def test_an_inspection_tells_the_hardware(host: ConversionHost) -> None:
-    host.add(build("tiny", GUESTS) / "tiny.ova", "vm.ova")
+    host.add(build("tiny") / "tiny.ova", "vm.ova")
     host.run(job("vm-inspect", "vm.ova", "inspect"))
     done = host.job("vm-inspect")
     assert done["status"]["phase"] == "COMPLETED", done["status"].get("lastError")
@@ -39,7 +39,7 @@ def test_an_inspection_tells_the_hardware(host: ConversionHost) -> None:
 
 
 def test_the_command_that_is_told_starts_the_vm(host: ConversionHost) -> None:
-    host.add(build("tiny", GUESTS) / "tiny.ova", "vm.ova")
+    host.add(build("tiny") / "tiny.ova", "vm.ova")
     host.run(job("vm", "vm.ova", verify={"boot": False}))
     done = host.job("vm")
     assert done["status"]["phase"] == "COMPLETED", done["status"].get("lastError")

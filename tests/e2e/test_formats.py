@@ -17,8 +17,9 @@ from ansible_collections.hyper2kvm.core.plugins.module_utils.disks.copy import c
 from ansible_collections.hyper2kvm.core.plugins.module_utils.disks.source import open_source
 from ansible_collections.hyper2kvm.core.plugins.module_utils.protocol import models
 
-from tests.e2e.migration import GUESTS, ConversionHost, job, leftovers
+from tests.e2e.migration import ConversionHost, job
 from tests.guests import build
+from tests.tools.machine import leftovers
 
 VMX = """config.version = "8"
 displayName = "tiny"
@@ -63,7 +64,7 @@ def a_compressed_ova(disk: pathlib.Path, root: pathlib.Path) -> str:
 
 @pytest.mark.parametrize("make", [a_vhdx, a_dynamic_vhd, a_vmx_with_a_snapshot, a_compressed_ova])
 def test_a_guest_in_another_format(host: ConversionHost, make: c.Callable[[pathlib.Path, pathlib.Path], str]) -> None:
-    disk = build("tiny", GUESTS) / "disk.raw"
+    disk = build("tiny") / "disk.raw"
     source = make(disk, host.input)
     host.add(disk, "expected.raw")
 

@@ -292,7 +292,7 @@ def test_clones_of_a_btrfs_take_turns_where_the_kernel_knows_them_by_uuid_alone(
     with concurrent.futures.ThreadPoolExecutor() as pool:
         with open_guest(twins[0]) as guest:
             other = pool.submit(second)
-            assert waiting.wait(30)
+            assert waiting.wait(120)
             log.append(guest.tree.read_text("/etc/name"))
         other.result()
     assert log == ["a", "b"]

@@ -24,7 +24,7 @@ from ansible_collections.hyper2kvm.core.plugins.module_utils.guests.boottest imp
 from ansible_collections.hyper2kvm.core.plugins.module_utils.guests.boottest.run import BootTestRequest, boot_test
 
 from tests.e2e.edited_guests import edited
-from tests.e2e.migration import GUESTS, PATIENCE_SECONDS
+from tests.e2e.migration import PATIENCE_SECONDS
 from tests.guests import build
 from tests.guests.specs import SPECS
 
@@ -86,7 +86,7 @@ def listener() -> c.Iterator[Listener]:
 def _attempts(folder: pathlib.Path, port: int, wait: int) -> tuple[dict[str, str], str]:
     """Boot the guest that tries, each time ``wait`` seconds; what it could do, by name, and the hour that it saw."""
     overlay = folder / "curious.qcow2"
-    with edited(build("tiny", GUESTS) / "disk.raw", overlay) as tree:
+    with edited(build("tiny") / "disk.raw", overlay) as tree:
         tree.append("/etc/init.d/rcS", _ATTEMPTS.replace("PORT", str(port)).replace("WAIT", str(wait)).encode())
     result = boot_test(
         BootTestRequest(

@@ -12,15 +12,16 @@ import pathlib
 import subprocess
 import sys
 
-from tests.e2e.migration import GUESTS, ConversionHost, sha256
+from tests.e2e.migration import ConversionHost
 from tests.e2e.playbooks import environment
 from tests.guests import build
+from tests.tools.machine import leftovers, sha256
 
 
 def test_every_module_does_what_it_says_and_leaves_nothing(
     host: ConversionHost, installed: pathlib.Path, tmp_path: pathlib.Path
 ) -> None:
-    ova = host.add(build("tiny", GUESTS) / "tiny.ova", "vm.ova")
+    ova = host.add(build("tiny") / "tiny.ova", "vm.ova")
     before = sha256(ova)
     roots = {"input_root": str(host.input), "output_root": str(host.output)}
     done = subprocess.run(
@@ -39,20 +40,3 @@ def test_every_module_does_what_it_says_and_leaves_nothing(
     assert sha256(ova) == before
     assert leftovers(tmp_path) == []
     assert os.listdir(host.output / ".hyper2kvm/attachments") == []
-
-
-def leftovers(folder: pathlib.Path) -> list[str]:
-    """Mounts, loop devices and processes that have to do with files below ``folder``."""
-    told = [
-        *pathlib.Path("/proc/self/mountinfo").read_text(encoding="utf-8").splitlines(),
-        *(_read(path) for path in pathlib.Path("/sys/block").glob("loop*/loop/backing_file")),
-        *(_read(path) for path in pathlib.Path("/proc").glob("[0-9]*/cmdline")),
-    ]
-    return [line for line in told if f"{folder}/" in line]
-
-
-def _read(path: pathlib.Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        return ""

@@ -14,9 +14,10 @@ import subprocess
 import pytest
 
 from tests.e2e.edited_guests import edited
-from tests.e2e.migration import GUESTS, ConversionHost, completed, failed, job, leftovers, same_content, sha256
+from tests.e2e.migration import ConversionHost, completed, failed, job, same_content
 from tests.guests import build
 from tests.guests.specs import SPECS
+from tests.tools.machine import leftovers, sha256
 
 pytestmark = pytest.mark.usefixtures("own_mounts")
 
@@ -25,7 +26,7 @@ MIB = 1024**2
 
 @pytest.fixture(scope="module")
 def tiny() -> pathlib.Path:
-    return build("tiny", GUESTS)
+    return build("tiny")
 
 
 def converted(source: pathlib.Path, target: pathlib.Path, fmt: str, source_fmt: str = "raw", *options: str) -> None:

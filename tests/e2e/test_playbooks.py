@@ -17,7 +17,6 @@ import typing as t
 
 import pytest
 
-from tests.e2e.migration import GUESTS
 from tests.e2e.playbooks import Inventory, pretend
 from tests.guests import build
 
@@ -244,7 +243,7 @@ def test_check_and_diff_show_each_file_of_a_real_guest_and_alter_nothing(invento
     inventory.add("web01", hyper2kvm_source_type="ova")
     source = inventory.folder / "input/web01.raw"
     source.unlink()
-    os.link(build("debian12", GUESTS) / "debian12.ova", source)
+    os.link(build("debian12") / "debian12.ova", source)
     before = snapshot(inventory.folder)
 
     played = inventory.play(MIGRATE, "--check", "--diff")

@@ -25,7 +25,8 @@ from ansible_collections.hyper2kvm.core.plugins.module_utils.worker.pipeline imp
 from ansible_collections.hyper2kvm.core.plugins.module_utils.worker.stages import boot
 
 from tests.e2e import tiny_guests
-from tests.e2e.migration import ConversionHost, job, sha256
+from tests.e2e.migration import ConversionHost, job
+from tests.tools.machine import sha256
 
 MIB = 1024**2
 LOGIN = "Something 1.0\n\nvm login: "

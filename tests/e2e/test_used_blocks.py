@@ -21,7 +21,7 @@ from ansible_collections.hyper2kvm.core.plugins.module_utils.disks.source import
 from ansible_collections.hyper2kvm.core.plugins.module_utils.disks.used_blocks import used_ranges
 from ansible_collections.hyper2kvm.core.plugins.module_utils.protocol import models
 
-from tests.e2e.migration import sha256
+from tests.tools.machine import sha256
 
 pytestmark = pytest.mark.usefixtures("own_mounts")
 

@@ -13,25 +13,16 @@ import pathlib
 import signal
 import subprocess
 import sys
-import time
 import typing as t
 
-from tests.e2e.migration import GUESTS, REPOSITORY, ConversionHost, leftovers, sha256
+from tests.e2e.migration import REPOSITORY, ConversionHost
 from tests.guests import build
+from tests.tools.machine import leftovers, sha256, text, wait_for
 
 STAGES = ("inspect", "plan", "fix", "rehearse", "copy", "commit", "verify", "publish")
 HALTING_WORKER = "tests.faults.halting_worker"
 #: How often each test that strikes at random does so: a few in `make test`, many in `make test-faults`.
 ROUNDS = int(os.environ.get("HYPER2KVM_FAULT_ROUNDS", "1"))
-
-
-def wait_for(condition: t.Callable[[], t.Any], seconds: float = 120.0) -> t.Any:
-    """Wait until ``condition()`` is true, and return what it returned."""
-    deadline = time.monotonic() + seconds
-    while not (found := condition()):
-        assert time.monotonic() < deadline, "it did not happen in time"
-        time.sleep(0.005)
-    return found
 
 
 class FaultyHost(ConversionHost):
@@ -50,7 +41,7 @@ class FaultyHost(ConversionHost):
     def add_guest(self, name: str, file: str = "") -> pathlib.Path:
         """Put a guest's OVA (or another of its files) into the input root, and remember its digest."""
         file = file or f"{name}.ova"
-        place = self.add(build(name, GUESTS) / file, file)
+        place = self.add(build(name) / file, file)
         self.sources[place] = sha256(place)
         return place
 
@@ -107,7 +98,7 @@ class FaultyHost(ConversionHost):
         """SIGKILL the worker alone, and wait until all that it had started is gone as well."""
         worker.kill()
         worker.wait()
-        wait_for(lambda: not [one for one in leftovers(self.folder) if one.startswith("process")], 10)
+        wait_for(lambda: not [one for one in leftovers(self.folder) if one.startswith("process")])
         self.halted.unlink(missing_ok=True)
 
     def processes(self) -> set[int]:
@@ -122,10 +113,10 @@ class FaultyHost(ConversionHost):
     def events(self, name: str) -> list[dict[str, t.Any]]:
         """The job's events as the file has them; a line that is being written does not count."""
         try:
-            text = (self.state / "events" / f"{name}.jsonl").read_text(encoding="utf-8")
+            lines = (self.state / "events" / f"{name}.jsonl").read_text(encoding="utf-8")
         except FileNotFoundError:
             return []
-        return [json.loads(line) for line in text.splitlines(keepends=True) if line.endswith("\n")]
+        return [json.loads(line) for line in lines.splitlines(keepends=True) if line.endswith("\n")]
 
     def started(self, name: str) -> list[str]:
         """The stages that were begun, in order, over all attempts of the job's present uid."""
@@ -195,19 +186,12 @@ def left_on_host(folder: pathlib.Path) -> list[str]:
     loops = {
         entry.parents[1].name
         for entry in pathlib.Path("/sys/block").glob("loop*/loop/backing_file")
-        if str(folder) in _text(entry)
+        if str(folder) in text(entry)
     }
     for entry in pathlib.Path("/sys/block").glob("dm-*"):
         if loops & {slave.name for slave in (entry / "slaves").iterdir()}:
             found.append(f"device-mapper node: {entry.name}")
     for entry in pathlib.Path("/sys/block").glob("nbd*/pid"):
-        if str(folder) in _text(pathlib.Path("/proc") / _text(entry).strip() / "cmdline"):
+        if str(folder) in text(pathlib.Path("/proc") / text(entry).strip() / "cmdline"):
             found.append(f"NBD device: {entry.parent.name}")
     return found
-
-
-def _text(path: pathlib.Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        return ""

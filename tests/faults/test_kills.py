@@ -12,10 +12,11 @@ import typing as t
 
 import pytest
 
-from tests.e2e.migration import GUESTS, job
+from tests.e2e.migration import job
 from tests.faults.content import compare, files_of, map_of
-from tests.faults.faulty_host import ROUNDS, STAGES, FaultyHost, wait_for
+from tests.faults.faulty_host import ROUNDS, STAGES, FaultyHost
 from tests.guests import build
+from tests.tools.machine import wait_for
 
 RAW: dict[str, t.Any] = {"target": {"format": "raw"}, "verify": {"boot": False}}
 
@@ -90,7 +91,7 @@ def test_kills_at_random_moments_change_nothing_in_the_result(
         host.finish()
         host.completed(name)
         target = host.output / name / f"{name}.qcow2"
-        compare(target, build("tiny", GUESTS) / "disk.raw", by=None if contents == "all" else map_of(target))
+        compare(target, build("tiny") / "disk.raw", by=None if contents == "all" else map_of(target))
         host.check_nothing_left()
 
 
@@ -109,7 +110,7 @@ def test_a_copy_goes_on_where_it_was(host: FaultyHost, chance: random.Random, nu
     # What the second attempt read, for the first one could not tell.
     (disk,) = host.result("web01/result.json")["disks"]
     assert disk["bytesRead"] < 0.75 * ova.stat().st_size
-    compare(host.output / "web01/web01.qcow2", build("debian12", GUESTS) / "disk.raw")
+    compare(host.output / "web01/web01.qcow2", build("debian12") / "disk.raw")
     host.check_nothing_left()
 
 

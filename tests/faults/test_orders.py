@@ -12,10 +12,11 @@ import time
 
 import pytest
 
-from tests.e2e.migration import GUESTS, job
+from tests.e2e.migration import job
 from tests.faults.content import compare
-from tests.faults.faulty_host import ROUNDS, STAGES, FaultyHost, wait_for
+from tests.faults.faulty_host import ROUNDS, STAGES, FaultyHost
 from tests.guests import build
+from tests.tools.machine import wait_for
 
 
 def test_a_cancel_at_any_moment_stops_all_within_5_seconds(host: FaultyHost, chance: random.Random) -> None:
@@ -28,7 +29,7 @@ def test_a_cancel_at_any_moment_stops_all_within_5_seconds(host: FaultyHost, cha
         time.sleep(chance.uniform(0.0, 0.2))
         host.command("cancel", name, "--state-dir", host.state)
         wait_for(lambda worker=worker: host.processes() <= {worker.pid}, 5)
-        worker.wait(20)
+        worker.wait(120)
         if host.job(name)["status"]["phase"] == "COMPLETED":
             # It was faster than the command.
             subprocess.run(["rm", "-r", host.output / "tiny"], check=True)
@@ -49,7 +50,7 @@ def test_a_suspended_job_goes_on_where_it_was(host: FaultyHost, stage: str, time
     host.command("suspend", name, "--state-dir", host.state)
     wait_for(lambda: "job tiny: suspend" in host.log())
     host.go_on()
-    assert worker.wait(30) == 0
+    assert worker.wait(120) == 0
     status = host.job(name)["status"]
     assert status["phase"] == "QUEUED"
     assert "lastError" not in status
@@ -58,7 +59,7 @@ def test_a_suspended_job_goes_on_where_it_was(host: FaultyHost, stage: str, time
     host.completed(name)
     begun = host.started(name)
     assert [begun.count(one) for one in STAGES] == [times if one == stage else 1 for one in STAGES]
-    compare(host.output / "tiny/tiny.qcow2", build("tiny", GUESTS) / "disk.raw")
+    compare(host.output / "tiny/tiny.qcow2", build("tiny") / "disk.raw")
     host.check_nothing_left()
 
 
@@ -66,7 +67,7 @@ def test_a_deadline_ends_a_job_in_the_middle_of_its_work(host: FaultyHost) -> No
     host.add_guest("tiny")
     name = host.submit(job("tiny", "tiny.ova", verify={"boot": False}, activeDeadlineSeconds=10))
     worker = host.halt("copy:begin")
-    assert worker.wait(60) == 1
+    assert worker.wait(120) == 1
     host.halted.unlink()
     assert host.failed(name)["reason"] == "DeadlineExceeded"
     # Submitted with more time it is another job, and what was done for this one goes.
@@ -82,7 +83,7 @@ def test_a_worker_that_is_told_to_leave_hands_its_job_over(host: FaultyHost) -> 
     worker = host.halt("copy:begin")
     worker.terminate()
     host.go_on()
-    assert worker.wait(20) == 0
+    assert worker.wait(120) == 0
     status = host.job(name)["status"]
     assert status["phase"] == "QUEUED"
     host.finish()

@@ -22,7 +22,8 @@ from ansible_collections.hyper2kvm.core.plugins.module_utils.backends.local impo
 from ansible_collections.hyper2kvm.core.plugins.module_utils.protocol.lifecycle import TRANSITIONS, Phase
 
 from tests.e2e.migration import REPOSITORY
-from tests.faults.faulty_host import ROUNDS, left_on_host, wait_for
+from tests.faults.faulty_host import ROUNDS, left_on_host
+from tests.tools.machine import children, wait_for
 from tests.unit.plugins.module_utils.backends.samples import job
 
 WORKERS = 8
@@ -61,10 +62,10 @@ class Crowd:
     def kill(self, chance: random.Random) -> None:
         """Kill a worker, or a process of one of its jobs alone."""
         victim = chance.choice(self.workers)
-        children = _children(victim.pid)
-        if children and chance.random() < 0.5:
+        jobs = sorted(children(victim.pid))
+        if jobs and chance.random() < 0.5:
             with contextlib.suppress(ProcessLookupError):
-                os.kill(chance.choice(children), signal.SIGKILL)
+                os.kill(chance.choice(jobs), signal.SIGKILL)
             return
         self.workers.remove(victim)
         victim.kill()
@@ -74,7 +75,7 @@ class Crowd:
     def stop(self, chance: random.Random) -> None:
         """Stop a worker for longer than its lease, with its jobs' processes or without."""
         victim = chance.choice(self.workers)
-        pids = [victim.pid, *(_children(victim.pid) if chance.random() < 0.5 else [])]
+        pids = [victim.pid, *(children(victim.pid) if chance.random() < 0.5 else [])]
         for pid in pids:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGSTOP)
@@ -93,7 +94,7 @@ class Crowd:
             worker.terminate()
         for worker in self.workers:
             try:
-                worker.wait(30)
+                worker.wait(120)
             except subprocess.TimeoutExpired:
                 worker.kill()
                 worker.wait()
@@ -154,10 +155,3 @@ def _check(crowd: Crowd, name: str) -> None:
     assert all((step["from"], step["to"]) in LEGAL for step in steps if "from" in step)
     assert [step["to"] for step in steps].count("COMPLETED") == 1
     assert [step["to"] for step in steps].count("ASSIGNED") == attempts
-
-
-def _children(pid: int) -> list[int]:
-    try:
-        return [int(one) for one in pathlib.Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
-    except OSError:
-        return []

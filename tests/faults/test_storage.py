@@ -13,10 +13,11 @@ import subprocess
 import tarfile
 import typing as t
 
-from tests.e2e.migration import GUESTS, job, sha256
+from tests.e2e.migration import job
 from tests.faults.content import compare
-from tests.faults.faulty_host import STAGES, FaultyHost, wait_for
+from tests.faults.faulty_host import STAGES, FaultyHost
 from tests.guests import build
+from tests.tools.machine import sha256, wait_for
 
 TINY: dict[str, t.Any] = {"verify": {"boot": False}, "backoffLimit": 0}
 MIB = 1024**2
@@ -73,7 +74,7 @@ def test_a_full_scratch_is_told(host: FaultyHost) -> None:
         worker = host.halt("inspect:begin", "--scratch", str(scratch))
         ballast = fill(scratch)
         host.go_on()
-        assert worker.wait(60) == 1, host.log()
+        assert worker.wait(120) == 1, host.log()
         error = host.failed(name)
         assert (error["class"], error["reason"], error["stage"]) == ("environment", "NoSpace", "inspect")
         assert {path.name for path in scratch.iterdir()} == {"ballast", "lost+found"}
@@ -142,7 +143,7 @@ def test_an_output_that_may_not_be_written_is_told(host: FaultyHost) -> None:
 def test_a_source_that_cannot_be_read_is_told_and_taken_up_when_it_can(host: FaultyHost) -> None:
     """A btrfs whose block does not fit its checksum answers a read with EIO, as a bad disk does."""
     place = host.input / "store"
-    disk = build("tiny", GUESTS) / "disk.raw"
+    disk = build("tiny") / "disk.raw"
     block = _middle_block(disk)
     with _btrfs(place, 400 * MIB) as image:
         subprocess.run(["cp", "--sparse=always", disk, place / "tiny.raw"], check=True)
@@ -168,7 +169,7 @@ def test_a_source_that_cannot_be_read_is_told_and_taken_up_when_it_can(host: Fau
 
 def test_a_source_that_changes_under_the_copy_is_noticed(host: FaultyHost) -> None:
     source = host.input / "tiny.raw"
-    subprocess.run(["cp", "--sparse=always", build("tiny", GUESTS) / "disk.raw", source], check=True)
+    subprocess.run(["cp", "--sparse=always", build("tiny") / "disk.raw", source], check=True)
     name = host.submit(job("tiny", "tiny.raw", **TINY))
     worker = host.halt("copy:30")
     with source.open("r+b") as file:
@@ -184,7 +185,7 @@ def test_a_source_that_changes_under_the_copy_is_noticed(host: FaultyHost) -> No
 
 def test_a_source_that_changes_between_two_attempts_is_noticed(host: FaultyHost) -> None:
     source = host.input / "tiny.raw"
-    subprocess.run(["cp", "--sparse=always", build("tiny", GUESTS) / "disk.raw", source], check=True)
+    subprocess.run(["cp", "--sparse=always", build("tiny") / "disk.raw", source], check=True)
     name = host.submit(job("tiny", "tiny.raw", **TINY))
     host.kill(host.halt("copy:30"))
     os.utime(source)
@@ -210,13 +211,13 @@ def test_a_copy_that_the_storage_changed_is_made_anew(host: FaultyHost) -> None:
     assert host.started(name).count("copy") == 2
     assert host.started(name).count("inspect") == 1
     [target] = host.output.rglob("*.qcow2")
-    compare(target, build("tiny", GUESTS) / "disk.raw")
+    compare(target, build("tiny") / "disk.raw")
     host.check_unharmed()
     host.check_nothing_left()
 
 
 def test_a_truncated_vmdk_is_told(host: FaultyHost) -> None:
-    with tarfile.open(build("tiny", GUESTS) / "tiny.ova") as archive:
+    with tarfile.open(build("tiny") / "tiny.ova") as archive:
         archive.extract("tiny-disk1.vmdk", host.input, filter="data")
     vmdk = host.input / "tiny-disk1.vmdk"
     os.truncate(vmdk, vmdk.stat().st_size // 2)

@@ -14,9 +14,10 @@ import sys
 
 import pytest
 
-from tests.e2e.migration import REPOSITORY, ConversionHost, job, leftovers
+from tests.e2e.migration import REPOSITORY, ConversionHost, job
 from tests.hostile.canary import Canary
 from tests.hostile.test_guests import TRAPS, filesystem, texts
+from tests.tools.machine import leftovers
 from tests.unit.plugins.module_utils.guests.phony import debian
 
 

@@ -97,3 +97,11 @@ def test_the_page_of_variables_is_up_to_date() -> None:
         [sys.executable, ROOT / "scripts/write_variables.py", "--check"], capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr
+
+
+def test_the_page_of_variables_tells_lists_from_numbers() -> None:
+    lines = (ROOT / "docs/variables.md").read_text(encoding="utf-8").splitlines()
+    told = {cells[1].strip(" `"): cells[2].strip() for line in lines if len(cells := line.split("|")) > 3}
+    assert told["hyper2kvm_guest_network_map"] == told["hyper2kvm_source_disks"] == "list"
+    assert told["hyper2kvm_scratch_free_gib"] == told["hyper2kvm_priority"] == "number"
+    assert told["hyper2kvm_worker_labels"] == "dictionary"

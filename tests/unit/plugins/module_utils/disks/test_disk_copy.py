@@ -24,6 +24,8 @@ from ansible_collections.hyper2kvm.core.plugins.module_utils.protocol import mod
 from ansible_collections.hyper2kvm.core.plugins.module_utils.protocol.errors import JobError
 from disk_files import GRAIN, StreamVmdk, identical, make_raw, qemu_img
 
+from tests.tools.machine import forget_peak, peak_kib
+
 SIZE = 22 * 1024**2 + 512
 REPOSITORY = pathlib.Path(__file__).parents[5]
 
@@ -328,14 +330,9 @@ def test_memory_does_not_grow_with_the_disk(tmp_path: pathlib.Path) -> None:
         check=True,
         stdout=subprocess.DEVNULL,
     )
-    pathlib.Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
-    before = _peak_kib()
+    forget_peak()
+    before = peak_kib()
     copy(image_of(source, "qcow2"), tmp_path / "copy.qcow2")
-    assert _peak_kib() - before < 60 * 1024
+    assert peak_kib() - before < 60 * 1024
     assert "No errors" in qemu_img("check", "-f", "qcow2", tmp_path / "copy.qcow2")
     assert identical(source, "qcow2", tmp_path / "copy.qcow2", "qcow2")
-
-
-def _peak_kib() -> int:
-    (line,) = [line for line in pathlib.Path("/proc/self/status").read_text("ascii").splitlines() if "VmHWM" in line]
-    return int(line.split()[1])

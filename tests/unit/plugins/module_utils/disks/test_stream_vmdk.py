@@ -22,6 +22,8 @@ from disk_files import GRAIN, SECTOR, StreamVmdk, identical, qemu_img, readable
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.tools.machine import forget_peak, peak_kib
+
 CHANCE = random.Random(7)
 GRAINS = {
     0: b"boot sector ".ljust(GRAIN, b"b"),
@@ -154,16 +156,10 @@ def test_a_bomb_takes_no_memory(tmp_path: pathlib.Path) -> None:
     assert len(bomb) < 2 * GRAIN
     vmdk = StreamVmdk(GRAINS, packed={0: bomb, 63: bomb, 600: bomb}).build(tmp_path / "disk.vmdk")
     del bomb
-    # Makes the peak start at what is in use now (proc(5), clear_refs).
-    pathlib.Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
+    forget_peak()
     before = peak_kib()
     refused(vmdk, "inflate")
     assert peak_kib() - before < 20 * 1024
-
-
-def peak_kib() -> int:
-    (line,) = [line for line in pathlib.Path("/proc/self/status").read_text("ascii").splitlines() if "VmHWM" in line]
-    return int(line.split()[1])
 
 
 @settings(max_examples=60, deadline=None)

@@ -13,7 +13,6 @@ import pathlib
 import signal
 import subprocess
 import sys
-import time
 import typing as t
 
 import pytest
@@ -21,26 +20,10 @@ from ansible_collections.hyper2kvm.core.plugins.module_utils.backends.local impo
 from ansible_collections.hyper2kvm.core.plugins.module_utils.protocol import models
 from ansible_collections.hyper2kvm.core.plugins.module_utils.protocol.lifecycle import TERMINAL, Phase
 
+from tests.tools.machine import wait_for
 from tests.unit.plugins.module_utils.backends.samples import job
 
 FAKE_WORKER = pathlib.Path(__file__).with_name("fake_worker.py")
-
-
-def wait_for(condition: t.Callable[[], t.Any], seconds: float = 120.0) -> t.Any:
-    """Wait until ``condition()`` is true, and return what it returned. The limit is for hangs, on a busy machine."""
-    deadline = time.monotonic() + seconds
-    while not (found := condition()):
-        assert time.monotonic() < deadline, "it did not happen in time"
-        time.sleep(0.01)
-    return found
-
-
-def alive(pid: int) -> bool:
-    """Whether a process runs (a zombie does not)."""
-    try:
-        return pathlib.Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
-    except (FileNotFoundError, ProcessLookupError):
-        return False
 
 
 @dataclasses.dataclass(frozen=True)

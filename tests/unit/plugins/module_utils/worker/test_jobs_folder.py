@@ -15,8 +15,9 @@ import pytest
 from ansible_collections.hyper2kvm.core.plugins.module_utils.protocol.lifecycle import Phase
 from ansible_collections.hyper2kvm.core.plugins.module_utils.worker import jobs_folder
 
+from tests.tools.machine import wait_for
 from tests.unit.plugins.module_utils.backends.samples import job
-from tests.unit.plugins.module_utils.worker.conftest import Site, wait_for
+from tests.unit.plugins.module_utils.worker.conftest import Site
 
 
 @pytest.fixture

@@ -22,8 +22,9 @@ from ansible_collections.hyper2kvm.core.plugins.module_utils.protocol.errors imp
 from ansible_collections.hyper2kvm.core.plugins.module_utils.protocol.lifecycle import Phase
 from ansible_collections.hyper2kvm.core.plugins.module_utils.worker import cli, config, installation, local
 
+from tests.tools.machine import wait_for
 from tests.unit.plugins.module_utils.backends.samples import job
-from tests.unit.plugins.module_utils.worker.conftest import FAKE_WORKER, Site, wait_for
+from tests.unit.plugins.module_utils.worker.conftest import FAKE_WORKER, Site
 
 ROOT = pathlib.Path(__file__).parents[5]
 DOCUMENT = """\

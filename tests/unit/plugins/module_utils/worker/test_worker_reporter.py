@@ -19,8 +19,8 @@ from ansible_collections.hyper2kvm.core.plugins.module_utils.worker.context impo
 from ansible_collections.hyper2kvm.core.plugins.module_utils.worker.reporter import Meter, QueueReporter
 from ansible_collections.hyper2kvm.core.plugins.module_utils.worker.stages.boot import boot_progress
 
+from tests.tools.machine import wait_for
 from tests.unit.plugins.module_utils.backends.samples import job, stage, worker
-from tests.unit.plugins.module_utils.worker.conftest import wait_for
 
 
 class Clock:
