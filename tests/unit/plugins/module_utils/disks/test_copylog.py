@@ -17,7 +17,7 @@ from ansible_collections.hyper2kvm.core.plugins.module_utils.disks import target
 from ansible_collections.hyper2kvm.core.plugins.module_utils.disks.commit import commit_overlay
 from ansible_collections.hyper2kvm.core.plugins.module_utils.disks.copy import CopyResult, copy_disk
 from ansible_collections.hyper2kvm.core.plugins.module_utils.disks.copylog import CopyLog, RegionRecord
-from ansible_collections.hyper2kvm.core.plugins.module_utils.disks.digest import image_of
+from ansible_collections.hyper2kvm.core.plugins.module_utils.disks.digest import image_of as finished_image
 from ansible_collections.hyper2kvm.core.plugins.module_utils.disks.overlay import create_overlay
 from ansible_collections.hyper2kvm.core.plugins.module_utils.disks.proof import (
     Proof,
@@ -172,9 +172,9 @@ def copied(source: pathlib.Path, tmp_path: pathlib.Path) -> t.Iterator[tuple[pat
 def prove(target: pathlib.Path, overlay: pathlib.Path, log: CopyLog) -> Proof:
     changed = changed_regions(overlay)
     assert changed == [9 // 4, 41 // 4]
-    prove_changed_regions(image_of(target, "qcow2"), log, changed, workdir=target.parent, **WATCH)
+    prove_changed_regions(finished_image(target, "qcow2"), log, changed, workdir=target.parent, **WATCH)
     commit_overlay(overlay, target, "qcow2")
-    return prove_target(image_of(target, "qcow2"), log, changed, workdir=target.parent, **WATCH)
+    return prove_target(finished_image(target, "qcow2"), log, changed, workdir=target.parent, **WATCH)
 
 
 def test_the_proof_gives_both_digests(
