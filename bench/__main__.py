@@ -19,6 +19,7 @@ from tests.e2e.migration import GUESTS
 BENCHES: dict[str, t.Callable[[pathlib.Path], list[Figure]]] = {
     "conversion": jobs.conversion,
     "copy": copy.stream_optimized,
+    "disks": copy.side_by_side,
     "sources": copy.other_sources,
     "deleted": copy.deleted_files,
     "bandwidth": copy.bandwidth,

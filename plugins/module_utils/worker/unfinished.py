@@ -27,11 +27,11 @@ def remove_unfinished(state_file: pathlib.Path, output: pathlib.Path) -> None:
     """
     try:
         state = json.loads(state_file.read_text(encoding="utf-8"))
-        partials = [pathlib.Path(name) for of_disk in state["partials"].values() for name in of_disk]
-        placed = {pathlib.Path(name): inode for name, inode in state["placed"].items()}
-        texts = [pathlib.Path(name) for name in state["texts"]]
-        devices: dict[str, str] = dict(state["devices"])
-        whole = is_result_of(pathlib.Path(state["published"]), state["result"]["uid"])
+        partials = [pathlib.Path(name) for of_disk in state.get("partials", {}).values() for name in of_disk]
+        placed = {pathlib.Path(name): inode for name, inode in state.get("placed", {}).items()}
+        texts = [pathlib.Path(name) for name in state.get("texts", [])]
+        devices: dict[str, str] = dict(state.get("devices", {}))
+        whole = "published" in state and is_result_of(pathlib.Path(state["published"]), state["result"]["uid"])
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return
     if whole:
