@@ -20,6 +20,7 @@ BENCHES: dict[str, t.Callable[[pathlib.Path], list[Figure]]] = {
     "start": jobs.start,
     "conversion": jobs.conversion,
     "copy": copy.stream_optimized,
+    "disks": copy.side_by_side,
     "sources": copy.other_sources,
     "deleted": copy.deleted_files,
     "bandwidth": copy.bandwidth,

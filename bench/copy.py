@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import concurrent.futures
 import dataclasses
 import os
 import pathlib
@@ -82,6 +83,33 @@ def bandwidth(scratch: pathlib.Path) -> list[Figure]:
     raw.write_bytes(os.urandom(MIB) * 320)
     seconds = timed(lambda: copy(image_of(raw, "raw"), scratch / "copy.qcow2", bandwidth=limit))
     return [Figure("rate of a limited copy ÷ its limit", 320 * MIB / seconds / limit, limit=1.05)]
+
+
+def side_by_side(scratch: pathlib.Path) -> list[Figure]:
+    """The disks of one VM, two at once, against one after the other, each synced as it is in a job."""
+    cache = build("debian12", GUESTS)
+    images = {"streamOptimized": image_of(cache / "debian12.ova", "ova"), "raw": image_of(cache / "disk.raw", "raw")}
+    return [
+        Figure(f"{disks} disks ({name}), two at once ÷ one by one", _gain(name, image, disks, scratch))
+        for name, image in images.items()
+        for disks in (2, 4)
+    ]
+
+
+def _gain(name: str, image: DiskImage, disks: int, scratch: pathlib.Path) -> float:
+    ratios = []
+    for _round in range(ROUNDS):
+        alone, together = (_measured(lambda n=n: _copy_all(image, scratch, disks, n)) for n in (1, 2))  # type: ignore[misc]
+        told = ", ".join(f"{wall:.2f} s ({processor:.2f})" for wall, processor in (alone, together))
+        print(f"  {disks} disks, {name}: wall (processor) one by one, two at once {told}")
+        ratios.append(together[0] / alone[0])
+    return statistics.median(ratios)
+
+
+def _copy_all(image: DiskImage, scratch: pathlib.Path, disks: int, at_once: int) -> None:
+    targets = [scratch / f"target{number}.qcow2" for number in range(disks)]
+    with concurrent.futures.ThreadPoolExecutor(at_once) as pool:
+        list(pool.map(lambda target: copy(image, target), targets))
 
 
 def image_of(path: pathlib.Path, kind: str) -> DiskImage:

@@ -145,6 +145,19 @@ class TestReadingJobs:
             (job(target={"format": "vhd"}), "spec.target.format", "must be 'qcow2' or 'raw', not 'vhd'"),
             (job(target={"path": "a/../../etc"}), "spec.target", "'..'"),
             (job(target={"format": "raw", "compression": "zstd"}), "spec.target", "compression needs format qcow2"),
+            (job(target={"devices": ["/dev/a"]}), "spec.target", "devices need format raw"),
+            (
+                job(target={"format": "raw", "devices": ["/dev/a"], "allocation": "preallocated"}),
+                "spec.target",
+                "devices and allocation preallocated exclude each other",
+            ),
+            (
+                job(target={"format": "raw", "devices": ["/dev/a", "/dev/a"]}),
+                "spec.target",
+                "named twice in devices: /dev/a",
+            ),
+            (job(target={"format": "raw", "devices": ["/dev/vg/../sda"]}), "spec.target", "'..'"),
+            (job(target={"format": "raw", "devices": ["vg0/a"]}), "spec.target.devices[0]", "absolute path"),
             (
                 job(verify={"timeoutSeconds": "soon"}),
                 "spec.verify.timeoutSeconds",

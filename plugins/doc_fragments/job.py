@@ -118,8 +118,18 @@ options:
         elements: str
         choices: [libvirt, kubevirt]
         default: [libvirt, kubevirt]
+      devices:
+        description:
+          - Block devices that the disks are written onto, one for each disk in the source's order.
+          - Only devices that the worker was started to allow (C(--target-device)), with O(target.format=raw).
+          - "Default: the disks are files in O(target.path)."
+        type: list
+        elements: str
+        default: []
       force:
-        description: Replace an existing target. Without it an existing target is never overwritten or removed.
+        description:
+          - Replace an existing target, or what a device of O(target.devices) holds.
+          - Without it neither is ever overwritten or removed.
         type: bool
         default: false
   guest:

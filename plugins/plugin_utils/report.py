@@ -157,8 +157,10 @@ def _details(outcome: Outcome) -> list[str]:
     lines += _warnings(outcome.host, done)
     artifacts = [a["path"] for a in done.get("artifacts") or [] if a["kind"] in ("disk", "libvirt", "kubevirt")]
     if artifacts and outcome.error is None:
-        folder = artifacts[0].rpartition("/")[0]
-        lines.append(f"{outcome.host}: artifacts {', '.join(artifacts)}, {folder}/result.json")
+        # A disk on a block device has its absolute path, and lies not where the others do.
+        folders = [path.rpartition("/")[0] for path in artifacts if not path.startswith("/")]
+        results = [f"{folder}/result.json" for folder in folders[:1]]
+        lines.append(f"{outcome.host}: artifacts {', '.join([*artifacts, *results])}")
     commands = (("libvirtCommand", "start it with libvirt and KVM"), ("startCommand", "start it with QEMU alone"))
     if outcome.error is None:
         lines += [f"{outcome.host}: {what}: {done[field]}" for field, what in commands if done.get(field)]

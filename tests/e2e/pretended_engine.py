@@ -23,7 +23,7 @@ from ansible_collections.hyper2kvm.core.plugins.module_utils.protocol import mod
 from ansible_collections.hyper2kvm.core.plugins.module_utils.protocol.errors import unsupported
 from ansible_collections.hyper2kvm.core.plugins.module_utils.worker import agent, cli
 from ansible_collections.hyper2kvm.core.plugins.module_utils.worker.context import Reporter, Roots, Stopped
-from ansible_collections.hyper2kvm.core.plugins.module_utils.worker.layout import WRITES_TARGET, layout_of
+from ansible_collections.hyper2kvm.core.plugins.module_utils.worker.layout import layout_of
 
 STAGES = ("inspect", "rehearse", "publish")
 NOW = "2026-01-01T00:00:00Z"
@@ -86,7 +86,7 @@ class _Attempt:
         layout = layout_of(self.job, self.roots.output)
         layout.folder.mkdir(parents=True, exist_ok=True)
         booted = models.BootTestResult(verdict="booted", seconds=14.0)
-        if self.job.spec.operation in WRITES_TARGET:
+        if self.job.spec.operation in models.WRITES_TARGET:
             definition = layout.libvirt
             definition.write_bytes(b"<domain/>")
             path = str(definition.relative_to(self.roots.output))

@@ -6,7 +6,8 @@
 
 The environment variable ``HALT_AT`` names the point: ``[<job>/]<stage>:<where>``. ``<where>`` is ``begin``; a
 percentage (the first progress at or above it); ``done`` (what the stage did is durable, and nobody was told); or
-``recorded`` (the queue knows). ``end:begin`` comes after the last stage, before the job is told to be complete.
+``recorded`` (the queue knows). ``publish:placed`` comes when all artifacts but the result document are there,
+``end:begin`` after the last stage, before the job is told to be complete.
 
 At the point the file ``HALT_FILE`` is made. The job goes on when that is removed.
 """
@@ -22,6 +23,7 @@ from ansible_collections.hyper2kvm.core.plugins.module_utils.protocol import mod
 from ansible_collections.hyper2kvm.core.plugins.module_utils.worker import cli
 from ansible_collections.hyper2kvm.core.plugins.module_utils.worker.context import Reporter, Roots
 from ansible_collections.hyper2kvm.core.plugins.module_utils.worker.pipeline import run_job
+from ansible_collections.hyper2kvm.core.plugins.module_utils.worker.stages import publish
 
 _JOB, _POINT = os.environ["HALT_AT"].rpartition("/")[::2]
 _STAGE, _WHERE = _POINT.split(":")
@@ -33,6 +35,14 @@ def _halt(stage: str, where: str) -> None:
         _FILE.touch()
         while _FILE.exists():
             time.sleep(0.01)
+
+
+def _sync_folder(folder: pathlib.Path) -> None:
+    _really_sync_folder(folder)
+    _halt("publish", "placed")
+
+
+_really_sync_folder, publish.sync_folder = publish.sync_folder, _sync_folder
 
 
 class _HaltingReporter(Reporter):

@@ -40,6 +40,40 @@ def test_a_cancel_at_any_moment_stops_all_within_5_seconds(host: FaultyHost, cha
         host.check_nothing_left()
 
 
+@pytest.mark.parametrize("when", ["at once", "later"])
+def test_what_a_cancel_meets_half_published_goes(host: FaultyHost, when: str) -> None:
+    host.add_guest("tiny")
+    name = host.submit(job("tiny", "tiny.ova", guest={"enabled": False}, verify={"boot": False}))
+    worker = host.halt("publish:placed")
+    assert host.files() >= {"tiny/tiny.qcow2", "tiny/tiny.libvirt.xml"}
+    if when == "later":
+        host.kill(worker)
+    host.command("cancel", name, "--state-dir", host.state)
+    if when == "later":
+        host.finish()
+    else:
+        assert worker.wait(60) == 0, host.log()
+    assert host.job(name)["status"]["phase"] == "CANCELLED"
+    assert host.files() == set()
+    host.check_nothing_left()
+
+
+def test_an_older_target_is_not_taken_for_one_that_was_half_published(host: FaultyHost) -> None:
+    """The new disk is at its place, and goes; what else is in the folder stays."""
+    host.add_guest("tiny")
+    target = {"path": "tiny", "force": True}
+    name = host.submit(job("old", "tiny.ova", target=target, guest={"enabled": False}, verify={"boot": False}))
+    host.finish()
+    host.completed(name)
+    name = host.submit(job("new", "tiny.ova", target=target, guest={"enabled": False}, verify={"boot": False}))
+    worker = host.halt("verify:begin")
+    before = host.files()
+    host.command("cancel", name, "--state-dir", host.state)
+    assert worker.wait(60) == 0, host.log()
+    assert host.files() == {file for file in before if not file.endswith(".partial")} >= {"tiny/result.json"}
+    host.check_nothing_left()
+
+
 @pytest.mark.parametrize(("stage", "times"), [("fix", 1), ("copy", 2)])
 def test_a_suspended_job_goes_on_where_it_was(host: FaultyHost, stage: str, times: int) -> None:
     """A stage of some milliseconds is brought to its end; a long one stops in its middle."""

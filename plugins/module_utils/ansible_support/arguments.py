@@ -52,6 +52,7 @@ _TARGET: dict[str, t.Any] = {
         "choices": ["libvirt", "kubevirt"],
         "default": ["libvirt", "kubevirt"],
     },
+    "devices": _STRINGS,
     "force": {"type": "bool", "default": False},
 }
 

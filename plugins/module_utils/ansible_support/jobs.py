@@ -90,6 +90,7 @@ class JobModule:
             if job is not None and backend is not None and not self._check:
                 self._stop(backend, job)
             # The target first: where it may not be removed, the record stays to tell of it.
+            devices = [] if target is None else target.devices()
             removed = [] if target is None else target.remove(dry_run=self._check)
             if job is not None and backend is not None and not self._check:
                 backend.delete(name)
@@ -102,6 +103,9 @@ class JobModule:
         if target is not None:
             result["removed"] = removed
             result["diff"] += [{"prepared": f"remove {path}\n"} for path in removed]
+        if devices:
+            told = f"Left as they are: {', '.join(devices)}. Wipe them (wipefs --all, blkdiscard) to use them again."
+            result["warnings"] = [told]
         return result
 
     def suspended(self) -> Result:

@@ -14,7 +14,7 @@ from ..protocol import models, validation
 from ..protocol.errors import JobError, invalid
 from ..protocol.lifecycle import TERMINAL, Phase
 from ..worker.context import Roots
-from ..worker.layout import WRITES_TARGET, layout_of
+from ..worker.layout import layout_of
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,7 +50,7 @@ def ensure_present(backend: Backend | None, job: models.MigrationJob, roots: Roo
         if published is not None:
             if _same_work(published, job, roots):
                 return Presence(_done(job, published, existing), False, existing)
-            if not force and job.spec.operation in WRITES_TARGET:
+            if not force and job.spec.operation in models.WRITES_TARGET:
                 raise _other_work(job, published, existing)
             force = force or not _differing(job, existing)
         elif existing is not None and existing.status.phase is Phase.COMPLETED:

@@ -30,10 +30,15 @@ class PublishedTarget:
         self._root = output_root.resolve()
         self._folder = folder_below(output_root, folder)
 
-    def remove(self, *, dry_run: bool) -> list[str]:
-        """Remove the target and return its files, relative to the output root; [] where there is none.
+    def devices(self) -> list[str]:
+        """The block devices that hold disks of the target; they are nobody's to take back but their owner's."""
+        result = self._result()
+        return [] if result is None else [a.path for a in result.artifacts if _is_device(a)]
 
-        Files that the job did not publish stay.
+    def remove(self, *, dry_run: bool) -> list[str]:
+        """Remove the target's files and return them, relative to the output root; [] where there is none.
+
+        Files that the job did not publish stay, and so does what is on block devices.
 
         Raises:
             JobError: class ``invalid``, a file is in use or was changed since it was published. Nothing was removed.
@@ -41,7 +46,8 @@ class PublishedTarget:
         result = self._result()
         if result is None:
             return []
-        present = [artifact for artifact in result.artifacts if (self._root / artifact.path).exists()]
+        files = (artifact for artifact in result.artifacts if not _is_device(artifact))
+        present = [artifact for artifact in files if (self._root / artifact.path).exists()]
         for artifact in present:
             self._refuse_changed(artifact)
         # The result document goes last: a removal that was cut short is finished by the next one.
@@ -90,6 +96,10 @@ class PublishedTarget:
                 f"{path} was changed since it was published.",
                 "Keep what was changed, or remove the file by hand; it is not removed for you.",
             )
+
+
+def _is_device(artifact: models.Artifact) -> bool:
+    return artifact.kind == "disk" and artifact.path.startswith("/")
 
 
 def _file_digest(path: pathlib.Path) -> str:

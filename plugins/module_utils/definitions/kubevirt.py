@@ -18,8 +18,9 @@ _MIB = 1024**2
 def virtual_machine(machine: Machine) -> str:
     """Return the manifest as YAML, with comments that say how its disks get filled and how it is started.
 
-    The machine is halted, so that nothing boots before its disks are there. Where the job does not say where the cards
-    are plugged in, the first is on the pod's network, of which a pod has one, and the others name
+    The machine is halted, so that nothing boots before its disks are there. Of a disk that is a block device there is a
+    claim for a volume of mode Block, which whoever runs the cluster makes of that device. Where the job does not say
+    where the cards are plugged in, the first is on the pod's network, of which a pod has one, and the others name
     NetworkAttachmentDefinitions. The comments list these.
     """
     import yaml
@@ -27,10 +28,7 @@ def virtual_machine(machine: Machine) -> str:
     spec: dict[str, t.Any] = {
         "domain": _domain(machine),
         "networks": [_network(machine, index) for index in range(len(machine.nics))],
-        "volumes": [
-            {"name": f"disk{index}", "dataVolume": {"name": _volume(machine, index)}}
-            for index in range(len(machine.disks))
-        ],
+        "volumes": [{"name": f"disk{index}", **_volume_source(machine, index)} for index in range(len(machine.disks))],
     }
     document = {
         "apiVersion": "kubevirt.io/v1",
@@ -41,20 +39,13 @@ def virtual_machine(machine: Machine) -> str:
             "template": {"metadata": {"labels": {"kubevirt.io/domain": machine.name}}, "spec": spec},
         },
     }
-    text: str = yaml.safe_dump(document, sort_keys=False, default_flow_style=False)
+    claims = [_claim(machine, index) for index, disk in enumerate(machine.disks) if disk.is_device]
+    text = "---\n".join(yaml.safe_dump(one, sort_keys=False, default_flow_style=False) for one in [*claims, document])
     return "".join(f"# {line}".rstrip() + "\n" for line in _how_to(machine)) + text
 
 
 def _how_to(machine: Machine) -> list[str]:
-    lines = [
-        "The disks are DataVolumes of the Containerized Data Importer. Fill them once, in the machine's namespace and",
-        "from the folder of this file:",
-        "",
-    ]
-    for index, disk in enumerate(machine.disks):
-        upload = ["virtctl", "image-upload", "dv", _volume(machine, index)]
-        upload += [f"--size={_size(disk)}", f"--image-path={disk.path.name}"]
-        lines.append(f"  {shlex.join(upload)}")
+    lines = _filling(machine)
     lines += ["", "Then apply this file and start the machine:", "", f"  virtctl start {machine.name}"]
     for index in range(len(machine.nics)):
         if attachment(machine, index) is None:
@@ -68,6 +59,27 @@ def _how_to(machine: Machine) -> list[str]:
     attachments = list(dict.fromkeys(name for name in named if name is not None))
     if attachments:
         lines += ["", "NetworkAttachmentDefinitions that must exist in that namespace: " + ", ".join(attachments) + "."]
+    return lines
+
+
+def _filling(machine: Machine) -> list[str]:
+    if any(disk.is_device for disk in machine.disks):
+        return [
+            "The disks lie on block devices of the host that converted them, and need not be copied. Make of each a",
+            "PersistentVolume of volumeMode Block (a local volume of that host, or its LUN) with the claim",
+            "named here as its claimRef:",
+            "",
+            *(f"  {_volume(machine, index)}: {disk.path}" for index, disk in enumerate(machine.disks)),
+        ]
+    lines = [
+        "The disks are DataVolumes of the Containerized Data Importer. Fill them once, in the machine's namespace and",
+        "from the folder of this file:",
+        "",
+    ]
+    for index, disk in enumerate(machine.disks):
+        upload = ["virtctl", "image-upload", "dv", _volume(machine, index)]
+        upload += [f"--size={_size(disk)}", f"--image-path={disk.path.name}"]
+        lines.append(f"  {shlex.join(upload)}")
     return lines
 
 
@@ -130,6 +142,28 @@ def attachment(machine: Machine, index: int) -> str | None:
 
 def _volume(machine: Machine, index: int) -> str:
     return f"{machine.name}-disk{index}"
+
+
+def _volume_source(machine: Machine, index: int) -> dict[str, t.Any]:
+    name = _volume(machine, index)
+    if machine.disks[index].is_device:
+        return {"persistentVolumeClaim": {"claimName": name}}
+    return {"dataVolume": {"name": name}}
+
+
+def _claim(machine: Machine, index: int) -> dict[str, t.Any]:
+    """The claim for a device. Its class is empty: it gets the volume that somebody makes for it, not a new one."""
+    return {
+        "apiVersion": "v1",
+        "kind": "PersistentVolumeClaim",
+        "metadata": {"name": _volume(machine, index)},
+        "spec": {
+            "accessModes": ["ReadWriteOnce"],
+            "volumeMode": "Block",
+            "storageClassName": "",
+            "resources": {"requests": {"storage": _size(machine.disks[index])}},
+        },
+    }
 
 
 def _size(disk: MachineDisk) -> str:

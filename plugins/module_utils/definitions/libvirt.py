@@ -61,9 +61,10 @@ def _add_os(domain: ET.Element, machine: Machine) -> None:
 def _add_devices(domain: ET.Element, machine: Machine) -> None:
     devices = ET.SubElement(domain, "devices")
     for index, disk in enumerate(machine.disks):
-        element = ET.SubElement(devices, "disk", type="file", device="disk")
+        kind, attribute = ("block", "dev") if disk.is_device else ("file", "file")
+        element = ET.SubElement(devices, "disk", type=kind, device="disk")
         ET.SubElement(element, "driver", name="qemu", type=disk.format, discard="unmap")
-        ET.SubElement(element, "source", file=str(disk.path))
+        ET.SubElement(element, "source", {attribute: str(disk.path)})
         ET.SubElement(element, "target", dev=f"vd{_letters(index)}", bus="virtio")
         if disk.logical_block_size != 512:
             size = str(disk.logical_block_size)

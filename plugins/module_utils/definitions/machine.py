@@ -33,6 +33,8 @@ class MachineDisk:
     """Bytes."""
     logical_block_size: int = 512
     """Bytes; 4096 for disks with 4 KiB sectors."""
+    is_device: bool = False
+    """Whether ``path`` is a block device; all disks of a machine are, or none."""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -17,16 +17,17 @@ import typing as t
 
 from ..protocol.models import Allocation, Compression, TargetFormat
 from .attach import export_flat
+from .block_device import BlockDevice
 from .blockmap import BlockMap, RawMap, RestrictedMap, native_map
 from .command import never, unseen
-from .copylog import CopyLog, RegionRecord
+from .copylog import CopyLog, RegionRecord, file_identity
 from .file_range import FileRange, sync_file
 from .manifest import check_range
 from .model import DiskImage
 from .qcow2 import read_header
 from .qemu import blockdev, json_name, run_img
 from .scan import ScanResult, Sink, ignore, scan
-from .target import Qcow2Target, RawTarget
+from .target import DeviceTarget, Qcow2Target, RawTarget
 
 #: A night and more, for qemu-img; it is cancelled by its caller, not by a clock. Seconds.
 _TIMEOUT = 14 * 24 * 3600.0
@@ -100,18 +101,43 @@ def copy_disk(
         if log is None:
             folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="hyper2kvm-copy-", dir=workdir))
             log = stack.enter_context(CopyLog(pathlib.Path(folder, "log"), {}))
-        if log.inode is not None and not log.resumable:
+        if log.target is not None and not log.resumable:
             target.unlink(missing_ok=True)
             log.forget()
         read = _Reading(image, bandwidth, progress, cancelled, workdir)
         if compression is not Compression.NONE or (fmt is TargetFormat.QCOW2 and allocation is Allocation.PREALLOCATED):
             return _by_qemu(read, target, allocation, compression, log)
-        if log.inode is None and allocation is Allocation.SPARSE and _share_blocks(image, target, fmt, log):
+        if log.target is None and allocation is Allocation.SPARSE and _share_blocks(image, target, fmt, log):
             return _shared(read, log)
         with _target(target, image.virtual_size, fmt, allocation, log) as sink:
             result = read.scan(sink=sink, ranges=ranges, recorded=log.records())
             sink.finish()
         return CopyResult(result.bytes_read, result.bytes_written, result.digest, image.virtual_size, ranges)
+
+
+def copy_to_device(
+    image: DiskImage,
+    device: BlockDevice,
+    *,
+    workdir: pathlib.Path,
+    log: CopyLog,
+    bandwidth: int | None,
+    progress: t.Callable[[int, int], None],
+    zeroing: t.Callable[[int, int], None],
+    cancelled: t.Callable[[], bool],
+    ranges: Ranges | None,
+) -> CopyResult:
+    """Copy a source's disk onto a block device that has room for it; everything else there reads as zeros after it.
+
+    Arguments and errors are those of :func:`copy_disk`, and ``zeroing`` gets, after the copy, the place on the device
+    up to which what was not written is zeroed, and the device's size.
+    """
+    read = _Reading(image, bandwidth, progress, cancelled, workdir)
+    with DeviceTarget(device, log) as sink:
+        result = read.scan(sink=sink, ranges=ranges, recorded=log.records())
+        sink.finish()
+    device.zero_gaps(log.records(), image.virtual_size, progress=zeroing, cancelled=cancelled)
+    return CopyResult(result.bytes_read, result.bytes_written, result.digest, image.virtual_size, ranges)
 
 
 def scan_image(
@@ -213,7 +239,7 @@ def _share_blocks(image: DiskImage, target: pathlib.Path, fmt: TargetFormat, log
                 # QEMU takes whole sectors.
                 os.ftruncate(descriptor, image.virtual_size)
             os.fsync(descriptor)
-            log.begin(os.fstat(descriptor).st_ino, resumable=False)
+            log.begin(file_identity(os.fstat(descriptor)), resumable=False)
         except OSError as error:
             target.unlink()
             if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EIO):
@@ -235,7 +261,7 @@ def _by_qemu(
 ) -> CopyResult:
     """First the read that hashes and checks, then qemu-img's own; progress shows each as one half."""
     os.close(os.open(target, os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600))
-    log.begin(target.stat().st_ino, resumable=False)
+    log.begin(file_identity(target.stat()), resumable=False)
     total, progress = 0, read.progress
 
     def first_half(done: int, of: int) -> None:

@@ -4,8 +4,8 @@
 
 """What a copy has durably done, region by region: where it goes on after a crash, and what the proof compares with.
 
-The log is an append-only file beside the job's overlays. Its first line is JSON: which copy of what, and the inode of
-the target's file. Records of 60 bytes follow, in the disk's order. A record is written after the region's data were
+The log is an append-only file beside the job's overlays. Its first line is JSON: which copy of what, and which file or
+device it was made to. Records of 60 bytes follow, in the disk's order. A record is written after the region's data were
 synced, so whatever is in the log is in the target; a torn record ends the log.
 """
 
@@ -65,8 +65,8 @@ class CopyLog:
         """
         self._key = dict(key)
         self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
-        self.inode: int | None = None
-        """Of the target's file that the records speak of; None: nothing was begun."""
+        self.target: str | None = None
+        """Identity of the file or device that the records speak of; None: nothing was begun."""
         self.resumable = False
         """Whether a copy can go on behind the last record; else the records only tell what was read."""
         self.last = -1
@@ -79,20 +79,21 @@ class CopyLog:
             self.close()
             raise
 
-    def begin(self, inode: int, *, resumable: bool) -> None:
-        """Begin anew, for the target's file ``inode``, which was just made."""
-        header = json.dumps({"key": self._key, "inode": inode, "resumable": resumable}, sort_keys=True).encode() + b"\n"
+    def begin(self, target: str, *, resumable: bool) -> None:
+        """Begin anew, for a file that was just made, or a device: its identity (see :func:`file_identity`)."""
+        told = {"key": self._key, "target": target, "resumable": resumable}
+        header = json.dumps(told, sort_keys=True).encode() + b"\n"
         os.ftruncate(self._descriptor, 0)
         os.pwrite(self._descriptor, header, 0)
         os.fsync(self._descriptor)
-        self.inode, self.resumable, self.last = inode, resumable, -1
+        self.target, self.resumable, self.last = target, resumable, -1
         self._begin = self._end = len(header)
 
     def forget(self) -> None:
         """Forget everything: the copy has to be made again."""
         os.ftruncate(self._descriptor, 0)
         os.fsync(self._descriptor)
-        self.inode, self.resumable, self.last = None, False, -1
+        self.target, self.resumable, self.last = None, False, -1
         self._begin = self._end = 0
 
     def append(self, records: t.Sequence[RegionRecord]) -> None:
@@ -146,7 +147,7 @@ class CopyLog:
         if not newline or not isinstance(told, dict) or told.get("key") != self._key:
             self.forget()
             return
-        self.inode, self.resumable = int(told["inode"]), bool(told["resumable"])
+        self.target, self.resumable = str(told["target"]), bool(told["resumable"])
         self._begin = self._end = len(header) + 1
         size = os.fstat(self._descriptor).st_size
         while self._end + _SIZE <= size:
@@ -159,6 +160,11 @@ class CopyLog:
             if good < count:
                 break
         os.ftruncate(self._descriptor, self._end)
+
+
+def file_identity(status: os.stat_result) -> str:
+    """Return what tells a target's file from every other one, whatever its name is."""
+    return f"inode {status.st_ino}"
 
 
 def _good_records(data: bytes, last: int) -> int:

@@ -40,7 +40,7 @@ def digest_disk(
 
 
 def image_of(path: pathlib.Path, fmt: str) -> DiskImage:
-    """Describe a ``qcow2`` or ``raw`` file of our own, which needs no other file.
+    """Describe a ``qcow2`` or ``raw`` image of our own, which needs no other file.
 
     Raises:
         JobError: class ``invalid``, it is damaged.

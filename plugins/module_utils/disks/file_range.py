@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import os
 import pathlib
+import stat
 import types
 
 from ..protocol.errors import JobError, invalid, transient
@@ -78,6 +79,9 @@ class FileRange:
             # No data up to the end of the file. A filesystem without holes has none of these calls fail.
             if error.errno == errno.ENXIO:
                 return None
+            # A block device has no holes that it could tell of.
+            if error.errno == errno.EINVAL and stat.S_ISBLK(os.fstat(self.descriptor).st_mode):
+                return offset, self.length
             raise self._failed(error) from error
         return (begin, min(end, self.length)) if begin < self.length else None
 

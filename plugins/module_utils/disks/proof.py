@@ -19,7 +19,7 @@ from ..protocol.errors import JobError, transient
 from .blockmap import REGION
 from .copy import Ranges, scan_image
 from .copylog import CopyLog, RegionRecord
-from .digest import image_of
+from .model import DiskImage
 from .qemu import json_name, run_img
 from .scan import ContentDigest
 
@@ -51,8 +51,7 @@ def changed_regions(overlay: pathlib.Path) -> list[int]:
 
 
 def prove_changed_regions(
-    copy: pathlib.Path,
-    fmt: str,
+    copy: DiskImage,
     log: CopyLog,
     changed: t.Sequence[int],
     *,
@@ -63,8 +62,7 @@ def prove_changed_regions(
     """Compare what will be changed with what was read; before the commit.
 
     Args:
-        copy: the copy, ``qcow2`` or ``raw`` as ``fmt`` says.
-        fmt: of the copy.
+        copy: the copy, a ``qcow2`` or ``raw`` image of our own.
         log: of the copy.
         changed: as :func:`changed_regions` returns them.
         progress: gets bytes done and in all.
@@ -75,10 +73,10 @@ def prove_changed_regions(
         JobError: class ``transient``, the copy differs (reason ``CopyDiffers``) or cannot be read, or cancelled.
     """
     wanted = set(changed)
-    comparison = _Comparison(copy, (r for r in log.records() if r.number in wanted))
+    comparison = _Comparison(copy.path, (r for r in log.records() if r.number in wanted))
     ranges: Ranges = [(number * REGION, (number + 1) * REGION) for number in changed]
     scan_image(
-        image_of(copy, fmt),
+        copy,
         progress=progress,
         cancelled=cancelled,
         workdir=workdir,
@@ -89,8 +87,7 @@ def prove_changed_regions(
 
 
 def prove_target(
-    target: pathlib.Path,
-    fmt: str,
+    target: DiskImage,
     log: CopyLog,
     changed: t.Sequence[int],
     *,
@@ -102,11 +99,10 @@ def prove_target(
 
     Arguments and errors are those of :func:`prove_changed_regions`, which must have come before.
     """
-    image = image_of(target, fmt)
-    comparison = _Comparison(target, log.records(), frozenset(changed))
-    copied = ContentDigest(image.virtual_size)
+    comparison = _Comparison(target.path, log.records(), frozenset(changed))
+    copied = ContentDigest(target.virtual_size)
     result = scan_image(
-        image,
+        target,
         progress=progress,
         cancelled=cancelled,
         workdir=workdir,

@@ -49,8 +49,9 @@ def driver(fmt: str) -> str:
 
 
 def file_blockdev(path: pathlib.Path, fmt: str) -> dict[str, t.Any]:
-    """Return QEMU's blockdev options of a file of our own, of format ``fmt``, with QEMU's usual locks."""
-    return {"driver": fmt, "file": {"driver": "file", "filename": str(path)}}
+    """Return QEMU's blockdev options of a file or device of our own, of format ``fmt``, with QEMU's usual locks."""
+    protocol = "host_device" if path.is_block_device() else "file"
+    return {"driver": fmt, "file": {"driver": protocol, "filename": str(path)}}
 
 
 def json_name(options: t.Mapping[str, t.Any]) -> str:

@@ -2,7 +2,7 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""Target files of a copy: sparse raw, and qcow2 written straight through.
+"""Targets of a copy: sparse raw files, block devices, and qcow2 files written straight through.
 
 The qcow2 file (facts from QEMU's docs/interop/qcow2.txt) is of version 3 with clusters of 64 KiB. Clusters are handed
 out one after the other and each is used once, so all reference counts are 1. Data come first; L2 tables, made from the
@@ -23,8 +23,9 @@ import threading
 import types
 import typing as t
 
+from .block_device import BlockDevice
 from .blockmap import BLOCK, BLOCKS_PER_REGION
-from .copylog import CopyLog, RegionRecord
+from .copylog import CopyLog, RegionRecord, file_identity
 from .file_range import sync_file
 from .qcow2 import FLAG_COPIED, MAGIC
 
@@ -41,26 +42,20 @@ _HEADER = struct.Struct(">4sIQIIQIIQQIIQQQQII8x")
 
 
 class _File:
-    """The target's file. A thread syncs it while it grows, and then writes down in the log what is safe."""
+    """The target's file or device. A thread syncs it while it is written, and then logs what is safe."""
 
     #: How much may be written before a sync begins. Bytes.
     _SYNC_EACH = 128 * 1024**2
 
-    def __init__(self, path: pathlib.Path, log: CopyLog) -> None:
-        """Create the file, or open the one that ``log`` speaks of."""
-        flags = os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW
-        if log.inode is None:
-            flags |= os.O_CREAT | os.O_EXCL
-        self._descriptor = os.open(path, flags, 0o600)
-        self._folder = path.parent
+    def __init__(self, descriptor: int, log: CopyLog) -> None:
+        """Take over an open file or device, of which ``log`` speaks."""
+        self._descriptor = descriptor
         self._log = log
         self._changed = threading.Condition()
         self._records: list[RegionRecord] = []
         self._unsynced = 0
         self._ending = False
         self._sync_error: BaseException | None = None
-        if log.inode is None:
-            log.begin(os.fstat(self._descriptor).st_ino, resumable=True)
         self._syncer = threading.Thread(target=self._sync_along, name="sync", daemon=True)
         self._syncer.start()
 
@@ -103,9 +98,8 @@ class _File:
         return self._log.records()
 
     def sync(self) -> None:
-        """Return when everything is on the disk, the file's name included."""
+        """Return when everything is on the disk."""
         os.fsync(self._descriptor)
-        sync_file(self._folder)
 
     def close(self) -> None:
         """Close the file, as far as it is; a copy that was stopped can go on from here."""
@@ -143,11 +137,26 @@ class _File:
         self._log.append(records)
 
 
-class _Target:
-    """What the two formats share: a context manager around the file."""
+def _open(path: pathlib.Path, log: CopyLog) -> _File:
+    """Create the file, its name on the disk, or open the one that ``log`` speaks of."""
+    flags = os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW
+    if log.target is not None:
+        return _File(os.open(path, flags), log)
+    descriptor = os.open(path, flags | os.O_CREAT | os.O_EXCL, 0o600)
+    try:
+        sync_file(path.parent)
+        log.begin(file_identity(os.fstat(descriptor)), resumable=True)
+    except BaseException:
+        os.close(descriptor)
+        raise
+    return _File(descriptor, log)
 
-    def __init__(self, path: pathlib.Path, log: CopyLog) -> None:
-        self._file = _File(path, log)
+
+class _Target:
+    """What all targets share: a context manager around the file or device."""
+
+    def __init__(self, file: _File) -> None:
+        self._file = file
 
     def record(self, record: RegionRecord) -> None:
         """See :class:`.scan.Sink`."""
@@ -168,23 +177,8 @@ class _Target:
 _Self = t.TypeVar("_Self", bound=_Target)
 
 
-class RawTarget(_Target):
-    """A flat file; what is not written is a hole, or (preallocated) reserved and reads as zeros."""
-
-    def __init__(self, path: pathlib.Path, virtual_size: int, log: CopyLog, *, preallocate: bool) -> None:
-        """Create the file, or go on with the one that ``log`` speaks of.
-
-        Raises:
-            OSError: it exists already, or there is no room for it.
-        """
-        super().__init__(path, log)
-        try:
-            self._file.resize(virtual_size)
-            if preallocate:
-                self._file.allocate(virtual_size)
-        except BaseException:
-            self._file.close()
-            raise
+class _FlatTarget(_Target):
+    """The bytes of the disk, each block at its place."""
 
     def write(self, blocks: list[tuple[int, bytes | memoryview]]) -> int:
         """See :class:`.scan.Sink`."""
@@ -196,13 +190,42 @@ class RawTarget(_Target):
         return blocks[0][0] * BLOCK
 
     def finish(self) -> None:
-        """Return when the image is whole and on the disk.
+        """Return when all that was written is on the disk.
 
         Raises:
             OSError: it could not be written.
         """
         self._file.settle()
         self._file.sync()
+
+
+class DeviceTarget(_FlatTarget):
+    """A block device, held by the caller; what is not written stays as it is (:meth:`.BlockDevice.zero_gaps`)."""
+
+    def __init__(self, device: BlockDevice, log: CopyLog) -> None:
+        """Begin, or go on with what ``log`` tells of this very device."""
+        if log.target != device.identity:
+            log.begin(device.identity, resumable=True)
+        super().__init__(_File(os.dup(device.descriptor), log))
+
+
+class RawTarget(_FlatTarget):
+    """A flat file; what is not written is a hole, or (preallocated) reserved and reads as zeros."""
+
+    def __init__(self, path: pathlib.Path, virtual_size: int, log: CopyLog, *, preallocate: bool) -> None:
+        """Create the file, or go on with the one that ``log`` speaks of.
+
+        Raises:
+            OSError: it exists already, or there is no room for it.
+        """
+        super().__init__(_open(path, log))
+        try:
+            self._file.resize(virtual_size)
+            if preallocate:
+                self._file.allocate(virtual_size)
+        except BaseException:
+            self._file.close()
+            raise
 
 
 class Qcow2Target(_Target):
@@ -214,7 +237,7 @@ class Qcow2Target(_Target):
         Raises:
             OSError: it exists already, or cannot be written.
         """
-        super().__init__(path, log)
+        super().__init__(_open(path, log))
         self._virtual_size = virtual_size
         self._l1 = array.array("Q", bytes(8 * -(-virtual_size // (_L2_ENTRIES * _CLUSTER))))
         self._l1_offset = _CLUSTER

@@ -2,7 +2,7 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""Who has a file open for writing."""
+"""Who has a file or block device open for writing."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import fcntl
 import os
 import pathlib
 import signal
+import stat
 import struct
 
 # QEMU's image locks (block/file-posix.c): who may write holds a lock on byte 100 + 1, who may resize on 100 + 3.
@@ -22,8 +23,8 @@ _FLOCK = struct.Struct("@hhqqi")
 def writer_of(path: pathlib.Path) -> str | None:
     """Return who holds the file ``path`` open for writing, in words for a person; None: nobody that can be seen.
 
-    A writer on this host is seen whatever its namespaces are, though its name only within this one's; QEMU's locks are
-    seen wherever the filesystem shares locks.
+    A file's writer on this host is seen whatever its namespaces are, though its name only within this one's; a block
+    device's only within this one's. QEMU's locks are seen wherever the filesystem shares locks.
     """
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
@@ -31,7 +32,7 @@ def writer_of(path: pathlib.Path) -> str | None:
         return None
     try:
         status = os.fstat(descriptor)
-        found = _process_with(path, (status.st_dev, status.st_ino)) or _qemu_lock(path, descriptor)
+        found = _process_with(path, _file_of(status)) or _qemu_lock(path, descriptor)
         if found is None and _is_open_for_writing(descriptor):
             return f"a process has {path.name} open for writing (fuser tells which)"
         return found
@@ -54,7 +55,12 @@ def _is_open_for_writing(descriptor: int) -> bool:
     return False
 
 
-def _process_with(path: pathlib.Path, file: tuple[int, int]) -> str | None:
+def _file_of(status: os.stat_result) -> tuple[int, ...]:
+    """What several names of one file have in common; a block device may have several nodes."""
+    return (status.st_rdev,) if stat.S_ISBLK(status.st_mode) else (status.st_dev, status.st_ino)
+
+
+def _process_with(path: pathlib.Path, file: tuple[int, ...]) -> str | None:
     for process in pathlib.Path("/proc").iterdir():
         if not process.name.isdigit():
             continue
@@ -62,8 +68,7 @@ def _process_with(path: pathlib.Path, file: tuple[int, int]) -> str | None:
         with contextlib.suppress(OSError):
             for descriptor in os.scandir(process / "fd"):
                 with contextlib.suppress(OSError, ValueError):
-                    status = os.stat(descriptor.path)
-                    if (status.st_dev, status.st_ino) == file and _opened_for_writing(process, descriptor.name):
+                    if _file_of(os.stat(descriptor.path)) == file and _opened_for_writing(process, descriptor.name):
                         name = (process / "comm").read_text(encoding="utf-8", errors="replace").strip()
                         return f"process {process.name} ({name}) has {path.name} open for writing"
     return None

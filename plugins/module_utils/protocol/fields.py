@@ -47,6 +47,7 @@ _MAC = _text(
     r"^[0-9a-fA-F][02468aceACE](:[0-9a-fA-F]{2}){5}$",
     "the MAC address of one card: six pairs of hexadecimal digits with colons between them, in quotes",
 )
+_DEVICE = _text("device", r"^/[^\x00-\x1f\x7f]+$", "a device's absolute path without control characters")
 _PATH = _text("path", r"^[^\x00-\x1f\x7f]+$", "a path without control characters")
 _INSTANT_TEXT = (
     r"[0-9]{4}-(0[1-9]|1[0-2])-(0[1-9]|[12][0-9]|3[01])"
@@ -108,6 +109,7 @@ Digest = t.Annotated[str, p.Field(pattern=_DIGEST)]
 # The order matters: the other way round, the pattern would not reach the JSON Schema.
 Mac = t.Annotated[str, p.Field(pattern=_MAC), p.BeforeValidator(_mac)]
 PathText = t.Annotated[str, p.Field(pattern=_PATH, max_length=4096)]
+DevicePath = t.Annotated[str, p.Field(pattern=_DEVICE, max_length=4096)]
 Instant = t.Annotated[str, p.Field(pattern=_INSTANT)]
 InstantOrEmpty = t.Annotated[str, p.Field(pattern=_INSTANT_OR_EMPTY)]
 SourceNetwork = t.Annotated[str, p.Field(pattern=_SOURCE_NETWORK)]

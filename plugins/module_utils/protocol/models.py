@@ -36,6 +36,7 @@ from .result import BootTestResult, Digests, DiskResult, FileChange, JobResult
 from .spec import (
     INTERFACE_NAMES,
     MUTABLE_SPEC_FIELDS,
+    WRITES_TARGET,
     Allocation,
     Compression,
     Contents,
@@ -66,6 +67,7 @@ __all__ = [
     "INTERFACE_NAMES",
     "MUTABLE_SPEC_FIELDS",
     "PROTOCOL_VERSION",
+    "WRITES_TARGET",
     "Acceptance",
     "Allocation",
     "Artifact",

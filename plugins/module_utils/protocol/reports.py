@@ -137,16 +137,16 @@ class WaitReason(Report):
 
 
 class Artifact(Report):
-    """A file that the job published."""
+    """A file that the job published, or a block device that holds a disk."""
 
     path: str
-    """Relative to the worker's output root."""
+    """Relative to the worker's output root; of a device its absolute path."""
     kind: t.Literal["disk", "map", "libvirt", "kubevirt", "result", "console", "screenshot"]
     """What it is: a disk, the map of what was read of it, a definition, the result, or a boot test's evidence."""
     format: str | None = None
     """Of a disk: ``qcow2`` or ``raw``."""
     size_bytes: Count
-    """Size of the file in bytes."""
+    """Size of the file in bytes; on a device, of the disk."""
     digest: Digest | None = None
     """Of a disk the content digest (holes and zeros hash alike), of others the SHA-256 of the file."""
 

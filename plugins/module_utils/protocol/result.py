@@ -52,7 +52,8 @@ class DiskResult(Report):
     source: str
     """The file that holds the source's disk."""
     target: str | None = None
-    """The published disk, relative to the worker's output root; unset: the operation leaves none."""
+    """The published disk, relative to the worker's output root, or the block device's absolute path; unset: the
+    operation leaves none."""
     virtual_size_bytes: Count
     """Size of the disk as the guest sees it, in bytes."""
     sector_bytes: Count = 512

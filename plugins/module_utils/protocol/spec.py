@@ -18,6 +18,7 @@ from .fields import (
     AttachmentName,
     BridgeName,
     CapabilityName,
+    DevicePath,
     Digest,
     Document,
     FixerName,
@@ -51,6 +52,10 @@ class Operation(str, enum.Enum):
     """All stages, for an image that has the target's format already: an offline repair into a copy."""
     BOOT_TEST = "boot-test"
     """Boot the source as it is, on throw-away layers."""
+
+
+#: Operations that leave a target; their result is ``result.json``. The others leave ``<operation>.json``.
+WRITES_TARGET = frozenset({Operation.CONVERT, Operation.FIX})
 
 
 class SourceType(str, enum.Enum):
@@ -214,8 +219,11 @@ class TargetSpec(Document):
     """Compression of a qcow2 target; not together with ``allocation: preallocated``."""
     definitions: list[Definition] = p.Field(default_factory=lambda: [Definition.LIBVIRT, Definition.KUBEVIRT])
     """Virtual machine definitions to write beside the disks; none twice."""
+    devices: list[DevicePath] = p.Field(default_factory=list, max_length=64)
+    """Block devices that the disks are written onto, one for each disk in the source's order; none twice. Only those
+    that the worker was started to allow; format raw, allocation sparse. Empty: the disks are files in ``path``."""
     force: bool = False
-    """Replace an existing target. Without it an existing target is never overwritten."""
+    """Replace an existing target. Without it an existing target, or what a device holds, is never overwritten."""
 
     @p.model_validator(mode="after")
     def _consistent(self) -> TargetSpec:
@@ -223,8 +231,14 @@ class TargetSpec(Document):
             raise ValueError("compression needs format qcow2: raw images have none")
         if self.compression is not Compression.NONE and self.allocation is Allocation.PREALLOCATED:
             raise ValueError("compression and allocation preallocated exclude each other")
+        if self.devices and self.format is not TargetFormat.RAW:
+            raise ValueError("devices need format raw: what a guest reads of a block device are its own bytes")
+        if self.devices and self.allocation is Allocation.PREALLOCATED:
+            raise ValueError("devices and allocation preallocated exclude each other: a device has its room already")
         refuse_duplicates((wanted.value for wanted in self.definitions), "named twice in definitions:")
-        _refuse_upward(self.path or "")
+        refuse_duplicates(self.devices, "named twice in devices:")
+        for path in [self.path or "", *self.devices]:
+            _refuse_upward(path)
         return self
 
 

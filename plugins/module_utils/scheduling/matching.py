@@ -19,12 +19,15 @@ from ..protocol.validation import protocol_version, version_parts
 #: What every operation needs: it reads images and looks into the guest's filesystems.
 _ALWAYS = ("qemu-img", "root", "attach")
 _BOOT_TEST = "boot-test"
+#: What a worker has that may write onto block devices, whichever these are.
+TARGET_DEVICE = "target-device"
 #: What a capability is for, and what to do where it is missing; shown to people.
 _MEANING = {
     "qemu-img": "reads and writes disk images",
     "root": "attaches disks and mounts a guest's filesystems",
     "attach": "makes an image's partitions visible (kernel NBD, or a FUSE export and loop devices)",
     "boot-test": "boots guests to prove them",
+    TARGET_DEVICE: "writes targets onto block devices",
 }
 
 
@@ -49,6 +52,8 @@ class Demand:
         needs = [*_ALWAYS, *spec.requirements.capabilities]
         if _boots(spec):
             needs.insert(len(_ALWAYS), _BOOT_TEST)
+        if spec.target.devices and spec.operation in models.WRITES_TARGET:
+            needs.insert(len(_ALWAYS), TARGET_DEVICE)
         return cls(
             operation=spec.operation.value,
             capabilities=tuple(dict.fromkeys(needs)),

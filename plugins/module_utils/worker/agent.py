@@ -27,6 +27,7 @@ from ..protocol import errors, models
 from ..protocol.errors import JobError
 from ..protocol.fields import timestamp
 from ..protocol.lifecycle import TERMINAL, Phase
+from ..scheduling.matching import TARGET_DEVICE
 from . import job_process, workdirs
 from .capabilities import probe
 from .config import Config, worker_name
@@ -71,6 +72,13 @@ class _Running:
             if pid:
                 self.code = os.waitstatus_to_exitcode(status)
         return self.code is not None
+
+
+def _target_device(allowed: tuple[str, ...]) -> models.Capability:
+    """Whether jobs may write onto block devices: nothing to try, but what whoever started the worker allows."""
+    if allowed:
+        return models.Capability(available=True, detail=f"onto {', '.join(allowed)}")
+    return models.Capability(available=False, detail="it was started without --target-device")
 
 
 class Agent:
@@ -158,7 +166,10 @@ class Agent:
             slots=self._config.slots,
             labels=self._config.labels,
             accepts=self._config.accepts,
-            capabilities=probe(self._config.roots.scratch, self._config.state_dir),
+            capabilities={
+                **probe(self._config.roots.scratch, self._config.state_dir),
+                TARGET_DEVICE: _target_device(self._config.roots.target_devices),
+            },
         )
 
     def _listen(self) -> None:

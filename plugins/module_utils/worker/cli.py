@@ -34,12 +34,14 @@ from .job_process import Pipeline
 OK, JOB_FAILED, BAD_INPUT = 0, 1, 2
 _FOLLOW_SECONDS = 0.3
 _REFRESH_SECONDS = 1.0
+_DEVICES_VARIABLE = "HYPER2KVM_TARGET_DEVICES"
 _CONTAINER_INPUT, _CONTAINER_OUTPUT, _CONTAINER_JOBS = "/data/input", "/data/output", "jobs"
 
 _EPILOG = """\
 Folders are also taken from the environment (HYPER2KVM_INPUT_ROOT, HYPER2KVM_OUTPUT_ROOT, HYPER2KVM_STATE_DIR,
 HYPER2KVM_SCRATCH, HYPER2KVM_SECRETS_ROOT, HYPER2KVM_JOBS_DIR); /data/input and /data/output serve where they exist and
-none is named, and with the former also /data/input/jobs.
+none is named, and with the former also /data/input/jobs. HYPER2KVM_TARGET_DEVICES holds patterns of devices with colons
+between them.
 Exit status: 0 well, 1 a job failed, 2 wrong input or nothing could be done.
 """
 
@@ -98,6 +100,12 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("--scratch", metavar="DIR", help="for overlays (default: STATE_DIR/scratch)")
     run.add_argument("--secrets-root", metavar="DIR", help="where secrets are: DIR/NAME/KEY")
     run.add_argument("--jobs-dir", metavar="DIR", help="hand in the job documents that lie or will lie there")
+    run.add_argument(
+        "--target-device",
+        action="append",
+        metavar="GLOB",
+        help="block devices that jobs may write their targets onto, as /dev/vg0/* (may be given again; default: none)",
+    )
     run.add_argument("--slots", type=_positive, default=2, metavar="N", help="jobs side by side (default: 2)")
     run.add_argument("--label", action="append", default=[], metavar="KEY=VALUE", help="what jobs may require")
     run.add_argument(
@@ -198,6 +206,7 @@ def _run(options: argparse.Namespace, pipeline: Pipeline | None) -> int:
         state_dir=state_dir,
         scratch=_folder(options, "scratch"),
         secrets=_folder(options, "secrets_root"),
+        target_devices=options.target_device or filter(None, os.environ.get(_DEVICES_VARIABLE, "").split(":")),
     )
     jobs_dir = _folder(options, "jobs_dir")
     if jobs_dir is None and input_root == pathlib.Path(_CONTAINER_INPUT):

@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import collections.abc as c
 import dataclasses
 import json
 import os
@@ -37,9 +38,9 @@ class Config:
 
     @property
     def roots_text(self) -> str:
-        """The roots in a form that can be compared with another worker's."""
-        texts = {field.name: str(getattr(self.roots, field.name) or "") for field in dataclasses.fields(self.roots)}
-        return json.dumps(texts, sort_keys=True)
+        """The folders in a form that can be compared with another worker's."""
+        folders = ("input", "output", "scratch", "secrets")
+        return json.dumps({name: str(getattr(self.roots, name) or "") for name in folders}, sort_keys=True)
 
 
 def default_state_dir(output: pathlib.Path) -> pathlib.Path:
@@ -54,17 +55,25 @@ def make_roots(
     state_dir: pathlib.Path,
     scratch: pathlib.Path | None = None,
     secrets: pathlib.Path | None = None,
+    target_devices: c.Iterable[str] = (),
 ) -> Roots:
     """Return the roots as resolved folders, making those that are ours to make (output and scratch).
 
     Raises:
-        JobError: (environment) a folder is missing or cannot be made.
+        JobError: (environment) a folder is missing or cannot be made; (invalid) a pattern of devices is not absolute.
     """
+    patterns = tuple(target_devices)
+    for pattern in patterns:
+        if not pattern.startswith("/"):
+            raise errors.invalid(
+                "InvalidDevicePattern", f"{pattern} is no absolute path.", "Write --target-device as /dev/vg0/*."
+            )
     return Roots(
         input=_existing(input_root, "input root", "--input-root"),
         output=_made(output, "output root", "--output-root"),
         scratch=_made(state_dir / "scratch" if scratch is None else scratch, "scratch folder", "--scratch"),
         secrets=None if secrets is None else _existing(secrets, "secrets root", "--secrets-root"),
+        target_devices=patterns,
     )
 
 

@@ -15,7 +15,7 @@ from ..protocol import models
 
 @dataclasses.dataclass(frozen=True)
 class Roots:
-    """The folders that a worker may touch. All absolute and existing."""
+    """The folders and devices that a worker may touch. The folders are absolute and existing."""
 
     input: pathlib.Path
     """Sources; never written."""
@@ -24,6 +24,8 @@ class Roots:
     scratch: pathlib.Path
     """Overlays and throw-away layers."""
     secrets: pathlib.Path | None = None
+    target_devices: tuple[str, ...] = ()
+    """Patterns of block devices that jobs may name as targets, absolute; see :mod:`..disks.block_device`."""
 
 
 class Stopped(Exception):

@@ -14,7 +14,6 @@ import contextlib
 import dataclasses
 import datetime
 import hashlib
-import itertools
 import json
 import os
 import pathlib
@@ -23,10 +22,12 @@ import typing as t
 
 from ..definitions.machine import Machine, MachineDisk, machine_for
 from ..disks.attach import Attachment, attach
+from ..disks.block_device import BlockDevice
 from ..disks.copylog import CopyLog
+from ..disks.digest import image_of
 from ..disks.filesystems import probe
 from ..disks.journal import needs_replay
-from ..disks.model import Filesystem, Source
+from ..disks.model import DiskImage, Filesystem, Source
 from ..disks.overlay import create_overlay, repoint_overlay
 from ..disks.source import open_source
 from ..disks.unpack import Unpacker
@@ -40,10 +41,11 @@ from ..protocol.errors import JobError, invalid
 from ..protocol.validation import spec_digest
 from .context import Reporter, Roots, Stopped
 from .installation import collection_version
-from .layout import WRITES_TARGET, TargetLayout, layout_of
+from .layout import TargetLayout, layout_of
+from .unfinished import remove_unfinished
 
-#: The stages whose work is in the partial targets.
-_COPYING = ("copy", "commit")
+#: The stages whose work is in the partial targets, or speaks of them.
+_COPYING = ("copy", "commit", "verify")
 
 
 class Skipped(str):
@@ -78,6 +80,15 @@ class JobContext:
         self.completed: list[str] = []
         self.partials: dict[str, list[str]] = {}
         """Of each disk the target's file while it is written; several names while it may have any of them."""
+        self.devices: list[BlockDevice] = []
+        """The block devices that the job writes onto, one for each disk, while they are held; see
+        :mod:`.target_devices`."""
+        self.device_identities: dict[str, str] = {}
+        """By the devices' names: those which this job has begun to write onto."""
+        self.placed: dict[str, int] = {}
+        """The inodes of the disks' files that are being published, by the names that they get."""
+        self.texts: list[str] = []
+        """The files that are published beside them."""
         self.mapped = False
         """Whether it was worked out, and written down, what is to be copied."""
         self.committing: list[str] = []
@@ -146,12 +157,13 @@ class JobContext:
             self._seconds_before = kept.seconds
             self.completed = list(state["completed"])
             self.partials = dict(state["partials"])
+            self.device_identities = dict(state["devices"])
+            self.placed, self.texts = dict(state["placed"]), list(state["texts"])
             self.mapped = bool(state["mapped"])
             self.committing = list(state["committing"])
             self._find_unpacked()
             return
-        for name in itertools.chain.from_iterable(state["partials"].values()):
-            pathlib.Path(name).unlink(missing_ok=True)
+        remove_unfinished(self._state_file, self.roots.output)
 
     def save(self) -> None:
         """Make the state durable: whole and on disk, or as it was before."""
@@ -159,17 +171,37 @@ class JobContext:
         state = {
             "completed": self.completed,
             "partials": self.partials,
+            "devices": self.device_identities,
+            "placed": self.placed,
+            "texts": self.texts,
+            "published": str(self.layout.result),
             "mapped": self.mapped,
             "committing": self.committing,
             "result": self.result.to_document(),
         }
         write_durably(self._state_file, json.dumps(state).encode())
 
+    def forget_unfinished(self) -> None:
+        """Have nothing of the target be taken away any more: its result document is there."""
+        self.partials, self.device_identities, self.placed, self.texts = {}, {}, {}, []
+
     # -- the copies ----------------------------------------------------------------------------------------------------
 
     def partial(self, index: int) -> pathlib.Path:
-        """The target of disk ``index`` while it is written, once its copy began."""
+        """The target of disk ``index`` while it is written, once its copy began: a file, or the device."""
+        if self.devices:
+            return self.devices[index].path
         return pathlib.Path(self.partials[self.source.images[index].name][-1])
+
+    def copied_image(self, index: int) -> DiskImage:
+        """The same as an image: of a device the part that is the disk.
+
+        Raises:
+            JobError: class ``invalid``, it is damaged.
+        """
+        image = image_of(self.partial(index), self.layout.format.value)
+        size = self.source.images[index].virtual_size
+        return dataclasses.replace(image, virtual_size=size, length=size) if self.devices else image
 
     def copy_log(self, index: int) -> CopyLog:
         """Open the log of disk ``index``'s copy; what it holds of a copy of other things is forgotten."""
@@ -328,6 +360,7 @@ class JobContext:
                     self.layout.format.value,
                     image.virtual_size,
                     self.result.disks[i].sector_bytes,
+                    is_device=bool(self.layout.devices),
                 )
                 for i, image in enumerate(self.source.images)
             ],
@@ -367,7 +400,7 @@ class JobContext:
 
     def publishes_target(self) -> bool:
         """Whether this operation leaves a target."""
-        return self.spec.operation in WRITES_TARGET
+        return self.spec.operation in models.WRITES_TARGET
 
 
 def now() -> str:

@@ -13,9 +13,6 @@ from ..disks.model import Source
 from ..protocol import models
 from ..protocol.errors import JobError, invalid
 
-#: Operations that leave a target; their result is ``result.json``. The others leave ``<operation>.json``.
-WRITES_TARGET = frozenset({models.Operation.CONVERT, models.Operation.FIX})
-
 
 @dataclasses.dataclass(frozen=True)
 class TargetLayout:
@@ -29,27 +26,38 @@ class TargetLayout:
     operation: models.Operation
     writer: str
     """The beginning of the job's uid."""
+    devices: tuple[pathlib.Path, ...] = ()
+    """The block devices that are the disks, as the job names them; empty: the disks are files in ``folder``."""
 
     def disk(self, index: int) -> pathlib.Path:
-        """The published disk number ``index`` (0 is the boot disk)."""
+        """The published disk number ``index`` (0 is the boot disk): a file, or the device."""
+        return self.devices[index] if self.devices else self._file(index)
+
+    def _file(self, index: int) -> pathlib.Path:
         suffix = "" if index == 0 else f"-disk{index}"
         extension = "qcow2" if self.format is models.TargetFormat.QCOW2 else "img"
         return self.folder / f"{self.name}{suffix}.{extension}"
 
     def partial(self, index: int, epoch: int) -> pathlib.Path:
         """The disk while it is written by the attempt ``epoch`` at this very job; no other one's has its name."""
-        disk = self.disk(index)
-        return disk.with_name(f"{disk.name}.{self.writer}.{epoch}.partial")
+        file = self._file(index)
+        return file.with_name(f"{file.name}.{self.writer}.{epoch}.partial")
 
     def map(self, index: int) -> pathlib.Path:
         """The map of what was read of disk ``index``, where that was not the whole disk."""
-        disk = self.disk(index)
-        return disk.with_name(f"{disk.name}.map")
+        file = self._file(index)
+        return file.with_name(f"{file.name}.map")
+
+    def shown(self, path: pathlib.Path, output_root: pathlib.Path) -> str:
+        """An artifact as documents name it: relative to the output root; a device by its absolute path."""
+        return str(path if path in self.devices else path.relative_to(output_root))
 
     @property
     def result(self) -> pathlib.Path:
         """The result document; its existence means that the job's work is whole."""
-        return self.folder / ("result.json" if self.operation in WRITES_TARGET else f"{self.operation.value}.json")
+        return self.folder / (
+            "result.json" if self.operation in models.WRITES_TARGET else f"{self.operation.value}.json"
+        )
 
     @property
     def rehearsal(self) -> pathlib.Path:
@@ -89,7 +97,14 @@ def layout_of(job: models.MigrationJob, output_root: pathlib.Path) -> TargetLayo
     target = job.spec.target
     folder = folder_below(output_root, target.path or job.metadata.name)
     writer = (job.metadata.uid or "").partition("-")[0]
-    return TargetLayout(folder, target.name or slug(folder.name), target.format, job.spec.operation, writer)
+    return TargetLayout(
+        folder,
+        target.name or slug(folder.name),
+        target.format,
+        job.spec.operation,
+        writer,
+        tuple(map(pathlib.Path, target.devices)),
+    )
 
 
 def folder_below(root: pathlib.Path, name: str) -> pathlib.Path:

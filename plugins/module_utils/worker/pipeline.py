@@ -15,6 +15,7 @@ import typing as t
 
 from ..protocol import models
 from ..protocol.errors import ErrorClass, JobError, environment, transient, unsupported
+from . import target_devices
 from .context import Reporter, Roots, Stopped
 from .job_context import JobContext, Skipped, now
 from .stages import boot, commit, copy, fix, inspect, plan, publish, rehearse, verify
@@ -83,8 +84,9 @@ def run_stages(
     try:
         with _explained(), contextlib.ExitStack() as stack:
             context = JobContext(job, roots, reporter, workdir)
-            if PUBLISH in stages and context.publishes_target():
+            if PUBLISH in stages and PUBLISH.name not in context.completed and context.publishes_target():
                 stack.enter_context(reserved(context.layout.folder))
+                stack.enter_context(target_devices.held(context))
             for step in stages:
                 stage = step.name
                 if stage in context.completed:

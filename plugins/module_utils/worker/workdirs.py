@@ -17,7 +17,6 @@ import collections.abc as c
 import contextlib
 import dataclasses
 import errno
-import json
 import logging
 import os
 import pathlib
@@ -29,7 +28,7 @@ from ..backends.host import lock_file
 from ..protocol import errors
 from . import kernel
 from .context import Roots
-from .target_folder import remove_if_empty
+from .unfinished import remove_unfinished
 
 log = logging.getLogger(__name__)
 
@@ -173,7 +172,7 @@ def forget(name: str, roots: Roots, state_dir: pathlib.Path) -> None:
 def clear(workdir: pathlib.Path, roots: Roots, state_dir: pathlib.Path, *, remove: bool) -> None:
     """Detach what a dead job left attached below its folder; nothing happens if the folder is in use.
 
-    ``remove`` has the folder go, and with it the partial targets that its job has recorded in it.
+    ``remove`` has the folder go, and with it what its job has written of a target that did not get whole.
     """
     with _unused(workdir) as owner:
         if owner is not None and owner.state_dir == state_dir.resolve():
@@ -183,22 +182,8 @@ def clear(workdir: pathlib.Path, roots: Roots, state_dir: pathlib.Path, *, remov
 
 
 def _discard(workdir: pathlib.Path, output: pathlib.Path) -> None:
-    for partial in _partials(workdir, output):
-        if partial.parent.is_dir():
-            partial.unlink(missing_ok=True)
-            remove_if_empty(partial.parent)
+    remove_unfinished(workdir / "state.json", output)
     _remove(workdir)
-
-
-def _partials(workdir: pathlib.Path, output: pathlib.Path) -> list[pathlib.Path]:
-    """Return the partial targets that the job's durable state names, as far as they lie below the output root."""
-    try:
-        state = json.loads((workdir / "state.json").read_text(encoding="utf-8"))
-        names = [name for of_disk in state["partials"].values() for name in of_disk]
-        paths = [pathlib.Path(name) for name in names]
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        return []
-    return [path for path in paths if path.suffix == ".partial" and path.parent.resolve().is_relative_to(output)]
 
 
 def _remove(workdir: pathlib.Path) -> None:

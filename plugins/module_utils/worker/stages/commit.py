@@ -15,16 +15,13 @@ from .verify import copies_anew
 def run(context: JobContext) -> str:
     """Prove of what will be changed that it is what was read, then move the fixes onto the copies. May be repeated."""
     written = 0
-    fmt = context.layout.format.value
     for index, overlay in enumerate(context.overlays):
-        partial = context.partial(index)
         disk = context.result.disks[index]
         # Once a commit may have begun, the copy is no more what was read.
         if disk.name not in context.committing:
             with copies_anew(context), context.copy_log(index) as log:
                 prove_changed_regions(
-                    partial,
-                    fmt,
+                    context.copied_image(index),
                     log,
                     changed_regions(overlay),
                     progress=lambda done, total: context.report("commit", done, total),
@@ -34,5 +31,5 @@ def run(context: JobContext) -> str:
             context.committing.append(disk.name)
             context.save()
         written += overlay.stat().st_blocks * 512
-        commit_overlay(overlay, partial, fmt)
+        commit_overlay(overlay, context.partial(index), context.layout.format.value)
     return f"{written / 1024**2:.1f} MiB of changes"

@@ -11,10 +11,11 @@ far it came. That what is taken up is good is proven later, when the whole copy 
 from __future__ import annotations
 
 import pathlib
+import typing as t
 
 from ...disks.attach import attach
-from ...disks.copy import Ranges, copy_disk
-from ...disks.copylog import CopyLog
+from ...disks.copy import CopyResult, Ranges, copy_disk, copy_to_device
+from ...disks.copylog import CopyLog, file_identity
 from ...disks.filesystems import probe
 from ...disks.source import check_container, has_writer, identity_of
 from ...disks.used_blocks import ddrescue_map, read_map, used_ranges
@@ -27,12 +28,11 @@ def run(context: JobContext) -> str:
     """Copy every disk; fill in the bytes, the digests of what was read and its map of the result's disks."""
     context.layout.folder.mkdir(parents=True, exist_ok=True)
     _refuse_changing_source(context)
-    bandwidth = context.spec.limits.bandwidth_bytes_per_second
     check_container(
         context.source,
         lambda done, size: context.report("copy", done, size, "digest"),
         context.reporter.cancelled,
-        bandwidth,
+        context.spec.limits.bandwidth_bytes_per_second,
     )
     _map(context)
     moved = 0
@@ -48,20 +48,8 @@ def run(context: JobContext) -> str:
             context.report("copy", moved + done, moved + data + later)
 
         with context.copy_log(index) as log:
-            _adopt(context, index, log)
-            copied = copy_disk(
-                image,
-                context.partial(index),
-                fmt=context.spec.target.format,
-                allocation=context.spec.target.allocation,
-                compression=context.spec.target.compression,
-                bandwidth=bandwidth,
-                progress=progress,
-                cancelled=context.reporter.cancelled,
-                workdir=context.workdir,
-                ranges=None if list(ranges) == [(0, image.virtual_size)] else ranges,
-                log=log,
-            )
+            whole = list(ranges) == [(0, image.virtual_size)]
+            copied = _copy(context, index, None if whole else ranges, log, progress)
         disk = context.result.disks[index]
         disk.bytes_read, disk.bytes_written = copied.bytes_read, copied.bytes_written
         disk.digests.source = copied.source_digest
@@ -71,6 +59,43 @@ def run(context: JobContext) -> str:
     _refuse_changing_source(context)
     read = sum(disk.bytes_read for disk in context.result.disks)
     return f"{read / 1024**2:.0f} MiB read"
+
+
+def _copy(
+    context: JobContext, index: int, ranges: Ranges | None, log: CopyLog, progress: t.Callable[[int, int], None]
+) -> CopyResult:
+    image, spec = context.source.images[index], context.spec
+    bandwidth, cancelled = spec.limits.bandwidth_bytes_per_second, context.reporter.cancelled
+    if context.devices:
+        device = context.devices[index]
+        # On record before the first byte: whoever ends the job for good wipes it.
+        context.device_identities[str(device.name)] = device.identity
+        context.save()
+        return copy_to_device(
+            image,
+            device,
+            workdir=context.workdir,
+            log=log,
+            bandwidth=bandwidth,
+            progress=progress,
+            zeroing=lambda done, size: context.report("copy", done, size, f"zeroing the rest of {device.name}"),
+            cancelled=cancelled,
+            ranges=ranges,
+        )
+    _adopt(context, index, log)
+    return copy_disk(
+        image,
+        context.partial(index),
+        fmt=spec.target.format,
+        workdir=context.workdir,
+        allocation=spec.target.allocation,
+        compression=spec.target.compression,
+        bandwidth=bandwidth,
+        progress=progress,
+        cancelled=cancelled,
+        ranges=ranges,
+        log=log,
+    )
 
 
 def _map(context: JobContext) -> None:
@@ -108,7 +133,7 @@ def _adopt(context: JobContext, index: int, log: CopyLog) -> None:
     # Both names are on record while the file may have either.
     context.partials[disk] = [str(path) for path in dict.fromkeys([*recorded, partial])]
     context.save()
-    found = next((path for path in recorded if _inode(path) == log.inode), None) if log.inode is not None else None
+    found = next((path for path in recorded if log.target is not None and _identity(path) == log.target), None)
     if found is None:
         log.forget()
         for path in recorded:
@@ -119,9 +144,9 @@ def _adopt(context: JobContext, index: int, log: CopyLog) -> None:
     context.save()
 
 
-def _inode(path: pathlib.Path) -> int | None:
+def _identity(path: pathlib.Path) -> str | None:
     try:
-        return path.stat(follow_symlinks=False).st_ino
+        return file_identity(path.stat(follow_symlinks=False))
     except FileNotFoundError:
         return None
 

@@ -65,7 +65,9 @@ def _refuse_existing_target(context: JobContext) -> None:
     if context.spec.target.force:
         return
     layout = context.layout
-    for path in [layout.result, *(layout.disk(i) for i in range(len(context.source.images)))]:
+    # What is on a device was looked at when it was opened.
+    files = [] if layout.devices else [layout.disk(i) for i in range(len(context.source.images))]
+    for path in [layout.result, *files]:
         if path.exists():
             raise target_exists(path)
 

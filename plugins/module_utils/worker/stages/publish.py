@@ -20,6 +20,7 @@ from ...protocol import models
 from ...protocol.errors import JobError
 from ..job_context import JobContext, now, sync_folder, write_durably
 from ..layout import target_exists
+from ..unfinished import is_result_of
 
 
 def run(context: JobContext) -> str:
@@ -31,6 +32,7 @@ def run(context: JobContext) -> str:
     layout.folder.mkdir(parents=True, exist_ok=True)
     layout.result.unlink(missing_ok=True)
     if context.publishes_target():
+        _announce(context)
         for index in range(len(context.source.images)):
             _publish_disk(context, index)
         _write_definitions(context)
@@ -41,38 +43,45 @@ def run(context: JobContext) -> str:
     context.save()
     write_durably(layout.result, json.dumps(result.to_document(), indent=2).encode() + b"\n")
     _add_artifact(context, layout.result, "result")
+    context.forget_unfinished()
     return str(layout.folder.relative_to(context.roots.output))
 
 
 def _refuse_foreign_target(context: JobContext) -> None:
     """Look again before anything is replaced: hours may have passed since ``inspect``, and an attempt or two."""
     layout = context.layout
-    targets = [layout.disk(i) for i in range(len(context.source.images)) if context.partial(i).exists()]
-    if layout.result.exists() and not _is_ours(layout.result, context.result.uid):
+    files = [] if layout.devices else range(len(context.source.images))
+    targets = [layout.disk(i) for i in files if context.partial(i).exists()]
+    # A predecessor of this attempt may have written it, and died before it could say so.
+    if layout.result.exists() and not is_result_of(layout.result, context.result.uid):
         targets.append(layout.result)
     for path in targets:
         if path.exists():
             raise target_exists(path)
 
 
-def _is_ours(result: pathlib.Path, uid: str) -> bool:
-    """Whether a predecessor of this attempt wrote ``result``, and died before it could say so."""
-    try:
-        return bool(json.loads(result.read_text(encoding="utf-8"))["uid"] == uid)
-    except (ValueError, KeyError, TypeError):
-        return False
+def _announce(context: JobContext) -> None:
+    """Write down what is about to be put in place: without its result document, whoever ends the job takes it away."""
+    layout, disks = context.layout, range(len(context.source.images))
+    for index in disks:
+        partial = context.partial(index)
+        if not layout.devices and partial.exists():
+            context.placed[str(layout.disk(index))] = partial.stat().st_ino
+    context.texts = [str(path) for path in (layout.libvirt, layout.kubevirt, *map(layout.map, disks))]
+    context.save()
 
 
 def _publish_disk(context: JobContext, index: int) -> None:
     partial, target = context.partial(index), context.layout.disk(index)
     # A predecessor that died between this rename and the result document left the target in place already.
-    if partial.exists():
+    if not context.devices and partial.exists():
         partial.replace(target)
-    context.result.disks[index].target = str(target.relative_to(context.roots.output))
+    context.result.disks[index].target = context.layout.shown(target, context.roots.output)
     _add_artifact(
         context,
         target,
         "disk",
+        size=context.source.images[index].virtual_size if context.devices else None,
         format=context.layout.format.value,
         digest=context.result.disks[index].digests.target,
     )
@@ -113,16 +122,17 @@ def _add_artifact(
     path: pathlib.Path,
     kind: t.Literal["disk", "map", "libvirt", "kubevirt", "result"],
     *,
+    size: int | None = None,
     format: str | None = None,
     digest: str | None = None,
 ) -> None:
     if digest is None and kind != "result":
         digest = "sha256:" + hashlib.sha256(path.read_bytes()).hexdigest()
     artifact = models.Artifact(
-        path=str(path.relative_to(context.roots.output)),
+        path=context.layout.shown(path, context.roots.output),
         kind=kind,
         format=format,
-        size_bytes=path.stat().st_size,
+        size_bytes=path.stat().st_size if size is None else size,
         digest=digest,
     )
     context.result.artifacts = [a for a in context.result.artifacts if a.path != artifact.path] + [artifact]

@@ -23,8 +23,7 @@ def run(context: JobContext) -> str:
         digests = context.result.disks[index].digests
         with copies_anew(context), context.copy_log(index) as log:
             proof = prove_target(
-                partial,
-                fmt,
+                context.copied_image(index),
                 log,
                 changed_regions(context.overlay(index)),
                 progress=lambda done, total: context.report("verify", done, total),

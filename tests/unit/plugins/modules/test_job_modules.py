@@ -263,6 +263,20 @@ def test_rollback_removes_what_was_published_and_nothing_else(run: Run, host: Ho
     assert not run(migration_job, **host, name="web01", state="absent", remove_target=True)["changed"]
 
 
+def test_rollback_leaves_devices_and_says_so(run: Run, host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    warnings: list[str] = []
+    monkeypatch.setattr("ansible.module_utils.basic.AnsibleModule.warn", lambda _module, text: warnings.append(text))
+    result = publish(host, run(job_validate, name="web01", source={"path": "web01.raw"})["job"])
+    document = json.loads(result.read_text(encoding="utf-8"))
+    document["artifacts"] = [{"path": "/dev/null", "kind": "disk", "format": "raw", "sizeBytes": 4096}]
+    result.write_text(json.dumps(document), encoding="utf-8")
+    gone = run(migration_job, **host, name="web01", state="absent", remove_target=True)
+    assert gone["removed"] == ["web01/result.json"] and not result.exists()
+    assert pathlib.Path("/dev/null").exists()
+    (warning,) = warnings
+    assert "/dev/null" in warning and "wipefs" in warning, warning
+
+
 @pytest.mark.parametrize("what", ["changed", "in use"])
 def test_rollback_refuses_what_somebody_touched(run: Run, host: Host, what: str) -> None:
     result = publish(host, run(job_validate, name="web01", source={"path": "web01.raw"})["job"])

@@ -60,6 +60,12 @@ def text(*outcomes: Outcome | None) -> str:
     return "\n".join(report([one for one in outcomes if one is not None]))
 
 
+def test_a_disk_on_a_device_is_told_by_its_own_path() -> None:
+    artifacts = [{"path": "/dev/vg0/web01", "kind": "disk"}, {"path": "web01/web01.libvirt.xml", "kind": "libvirt"}]
+    shown = text(outcome("web01", [{"changed": True, "job": job(artifacts=artifacts)}], check=False))
+    assert "web01: artifacts /dev/vg0/web01, web01/web01.libvirt.xml, web01/result.json" in shown
+
+
 def test_a_conversion_tells_everything() -> None:
     shown = text(outcome("web01", [{"changed": True, "job": job()}], check=False))
     row = next(line for line in shown.splitlines() if line.startswith("web01 "))

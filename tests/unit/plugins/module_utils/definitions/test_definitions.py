@@ -47,6 +47,7 @@ def _machine(
     nics: t.Sequence[Nic] = (),
     disks: int = 1,
     block_size: int = 512,
+    devices: bool = False,
     network: models.NetworkSpec | None = None,
 ) -> Machine:
     hardware = Hardware(cpus=2, memory_bytes=2 * GIB, firmware=firmware, secure_boot=secure_boot, nics=tuple(nics))
@@ -55,7 +56,14 @@ def _machine(
         name="web01",
         firmware=firmware,
         network=network or models.NetworkSpec(),
-        disks=[MachineDisk(pathlib.Path(f"/out/web01-{i}.qcow2"), "qcow2", 8 * GIB, block_size) for i in range(disks)],
+        disks=[
+            (
+                MachineDisk(pathlib.Path(f"/dev/vg0/web01-{i}"), "raw", 8 * GIB, block_size, is_device=True)
+                if devices
+                else MachineDisk(pathlib.Path(f"/out/web01-{i}.qcow2"), "qcow2", 8 * GIB, block_size)
+            )
+            for i in range(disks)
+        ],
     )
 
 
@@ -64,6 +72,7 @@ VARIANTS = {
     "uefi": _machine("uefi", nics=[Nic(network="VM Network"), Nic(network="VM Network")], disks=2),
     "secure-boot": _machine("uefi", secure_boot=True, block_size=4096),
     "many-disks": _machine(disks=28),
+    "devices": _machine(devices=True, disks=2),
     "mapped": _machine(
         nics=[Nic(network="VM Network"), Nic(network="Storage"), Nic(network="DMZ 7"), Nic(network="Lab")],
         network=models.NetworkSpec.model_validate({"map": MAP}),
@@ -81,8 +90,8 @@ def _domain(machine: Machine) -> ET.Element:
 
 
 def _manifest(machine: Machine) -> dict[str, t.Any]:
-    document: dict[str, t.Any] = yaml.safe_load(kubevirt.virtual_machine(machine))
-    return document
+    *_claims, document = yaml.safe_load_all(kubevirt.virtual_machine(machine))
+    return t.cast("dict[str, t.Any]", document)
 
 
 # -- libvirt -----------------------------------------------------------------------------------------------------------
@@ -103,6 +112,21 @@ def test_domain_keeps_hardware_and_disk_order() -> None:
     assert [d.find("source").get("file") for d in disks] == ["/out/web01-0.qcow2", "/out/web01-1.qcow2"]  # type: ignore[union-attr]
     assert [d.find("boot").get("order") for d in disks] == ["1", "2"]  # type: ignore[union-attr]
     assert [d.find("target").get("dev") for d in disks] == ["vda", "vdb"]  # type: ignore[union-attr]
+
+
+def test_disks_on_devices_are_block_disks_and_claims_for_block_volumes() -> None:
+    machine = VARIANTS["devices"]
+    disks = _domain(machine).findall("devices/disk")
+    assert [d.get("type") for d in disks] == ["block", "block"]
+    assert [d.find("source").attrib for d in disks] == [{"dev": "/dev/vg0/web01-0"}, {"dev": "/dev/vg0/web01-1"}]  # type: ignore[union-attr]
+    text = kubevirt.virtual_machine(machine)
+    *claims, document = yaml.safe_load_all(text)
+    assert [claim["spec"]["volumeMode"] for claim in claims] == ["Block", "Block"]
+    assert {claim["spec"]["resources"]["requests"]["storage"] for claim in claims} == {"8192Mi"}
+    volumes = document["spec"]["template"]["spec"]["volumes"]
+    assert [v["persistentVolumeClaim"]["claimName"] for v in volumes] == [c["metadata"]["name"] for c in claims]
+    comments = text.split("apiVersion")[0]
+    assert "web01-disk1: /dev/vg0/web01-1" in comments and "image-upload" not in comments
 
 
 def test_disks_beyond_z_get_two_letters() -> None:
@@ -240,7 +264,12 @@ KUBEVIRT_SCHEMA = _closed(
                                 "volumes": {
                                     "type": "array",
                                     "items": _closed(
-                                        {"name": _NAME, "dataVolume": _closed({"name": _STRING}, "name")}, "name"
+                                        {
+                                            "name": _NAME,
+                                            "dataVolume": _closed({"name": _STRING}, "name"),
+                                            "persistentVolumeClaim": _closed({"claimName": _STRING}, "claimName"),
+                                        },
+                                        "name",
                                     ),
                                 },
                             },

@@ -17,6 +17,7 @@ from ansible_collections.hyper2kvm.core.plugins.module_utils.disks import target
 from ansible_collections.hyper2kvm.core.plugins.module_utils.disks.commit import commit_overlay
 from ansible_collections.hyper2kvm.core.plugins.module_utils.disks.copy import CopyResult, copy_disk
 from ansible_collections.hyper2kvm.core.plugins.module_utils.disks.copylog import CopyLog, RegionRecord
+from ansible_collections.hyper2kvm.core.plugins.module_utils.disks.digest import image_of as finished_image
 from ansible_collections.hyper2kvm.core.plugins.module_utils.disks.overlay import create_overlay
 from ansible_collections.hyper2kvm.core.plugins.module_utils.disks.proof import (
     Proof,
@@ -127,12 +128,12 @@ def test_what_cannot_go_on_begins_anew(source: pathlib.Path, tmp_path: pathlib.P
 def test_a_log_of_another_copy_is_forgotten(tmp_path: pathlib.Path) -> None:
     records = [RegionRecord(n, bytes([n]) * 32, n * MIB, 3) for n in range(5)]
     with CopyLog(tmp_path / "log", KEY) as log:
-        log.begin(77, resumable=True)
+        log.begin("inode 77", resumable=True)
         log.append(records)
     with CopyLog(tmp_path / "log", KEY) as log:
-        assert (log.inode, log.last, list(log.records())) == (77, 4, records)
+        assert (log.target, log.last, list(log.records())) == ("inode 77", 4, records)
     with CopyLog(tmp_path / "log", {"source": "sha256:2"}) as log:
-        assert (log.inode, log.last, list(log.records())) == (None, -1, [])
+        assert (log.target, log.last, list(log.records())) == (None, -1, [])
 
 
 @given(st.integers(0, 300), st.binary(max_size=200))
@@ -141,7 +142,7 @@ def test_a_torn_log_ends_at_its_last_whole_record(cut: int, junk: bytes) -> None
     with tempfile.TemporaryDirectory() as folder:
         path = pathlib.Path(folder, "log")
         with CopyLog(path, KEY) as log:
-            log.begin(77, resumable=True)
+            log.begin("inode 77", resumable=True)
             log.append(records)
         data = path.read_bytes()
         begin = len(data) - 5 * 60
@@ -171,9 +172,9 @@ def copied(source: pathlib.Path, tmp_path: pathlib.Path) -> t.Iterator[tuple[pat
 def prove(target: pathlib.Path, overlay: pathlib.Path, log: CopyLog) -> Proof:
     changed = changed_regions(overlay)
     assert changed == [9 // 4, 41 // 4]
-    prove_changed_regions(target, "qcow2", log, changed, workdir=target.parent, **WATCH)
+    prove_changed_regions(finished_image(target, "qcow2"), log, changed, workdir=target.parent, **WATCH)
     commit_overlay(overlay, target, "qcow2")
-    return prove_target(target, "qcow2", log, changed, workdir=target.parent, **WATCH)
+    return prove_target(finished_image(target, "qcow2"), log, changed, workdir=target.parent, **WATCH)
 
 
 def test_the_proof_gives_both_digests(

@@ -79,6 +79,21 @@ def test_match_says_no_exactly_where_something_is_unmet(of: models.MigrationJob,
     assert (first_unmet(Demand.of(of), offer) is None) == _fits(of, offer)
 
 
+@pytest.mark.parametrize("operation", models.Operation)
+def test_a_target_on_a_device_takes_a_worker_that_may_write_some(operation: models.Operation) -> None:
+    target = models.TargetSpec(format=models.TargetFormat.RAW, devices=["/dev/vg0/web01"])
+    demand = Demand.of(job(operation=operation, target=target))
+    writes = operation in (models.Operation.CONVERT, models.Operation.FIX)
+    unmet = first_unmet(demand, Offer(worker(), 0))
+    assert (unmet is None) != writes
+    assert unmet is None or (unmet.reason, "target-device (writes targets onto" in unmet.message) == (
+        "CapabilityMissing",
+        True,
+    )
+    may = worker(capabilities=[*worker().capabilities, "target-device"])
+    assert first_unmet(demand, Offer(may, 0)) is None
+
+
 @given(JOBS, OFFERS)
 def test_a_slot_is_asked_for_last(of: models.MigrationJob, offer: Offer) -> None:
     busy = dataclasses.replace(offer, running=offer.worker.slots)

@@ -256,6 +256,49 @@ def test_the_installation_is_found_from_a_module_bundle(
     assert installation.find_installation(str(core)) == core
 
 
+@pytest.mark.parametrize(
+    ("arguments", "variable", "allowed"),
+    [
+        ([], None, ()),
+        ([], "", ()),
+        ([], "/dev/vg0/*:/dev/sd[b-d]", ("/dev/vg0/*", "/dev/sd[b-d]")),
+        (["--target-device", "/dev/a", "--target-device=/dev/b"], "/dev/vg0/*", ("/dev/a", "/dev/b")),
+    ],
+)
+def test_devices_are_allowed_by_options_or_the_environment(
+    site: Site,
+    run: Run,
+    monkeypatch: pytest.MonkeyPatch,
+    arguments: list[str],
+    variable: str | None,
+    allowed: tuple[str, ...],
+) -> None:
+    if variable is not None:
+        monkeypatch.setenv("HYPER2KVM_TARGET_DEVICES", variable)
+    seen = []
+
+    class Idle:
+        failed_jobs = 0
+
+        def __init__(self, settings: config.Config, pipeline: object) -> None:
+            seen.append(settings)
+
+        def run(self) -> None:
+            """Do nothing."""
+
+    monkeypatch.setattr("ansible_collections.hyper2kvm.core.plugins.module_utils.worker.agent.Agent", Idle)
+    code, dummy, err = run("run", "--input-root", str(site.root), *arguments)
+    assert code == 0, err
+    assert seen[0].roots.target_devices == allowed
+    # Which devices a worker may write says nothing of the folders that it serves.
+    assert "/dev/" not in seen[0].roots_text
+
+
+def test_a_pattern_of_devices_is_absolute(site: Site, run: Run) -> None:
+    code, dummy, err = run("run", "--input-root", str(site.root), "--target-device", "sd*")
+    assert code == 2 and "sd* is no absolute path" in err
+
+
 def test_capabilities_are_shown(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     from ansible_collections.hyper2kvm.core.plugins.module_utils.worker import capabilities
 
