@@ -2,7 +2,9 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""The queue of one host: the people's side. See :mod:`.local_worker` for the workers'."""
+"""The queue of one host: the people's side. See :mod:`.local_worker` for the workers', :mod:`.local_grants` for a
+cluster's.
+"""
 
 from __future__ import annotations
 
@@ -16,6 +18,7 @@ from ..protocol.lifecycle import Actor, Phase
 from ..scheduling import matching
 from .base import Conflict, NotFound, Outcome, Submission, WorkerState
 from .host import now
+from .local_grants import LocalGrantSide
 from .local_worker import LocalWorkerSide
 from .records import Record
 from .store import Change
@@ -26,7 +29,7 @@ _CANCEL_PATIENCE_SECONDS = 20.0
 _MAX_WAIT_REASONS = 10
 
 
-class LocalBackend(LocalWorkerSide):
+class LocalBackend(LocalWorkerSide, LocalGrantSide):
     """A queue in a folder on a local disk, for any number of processes of one host.
 
     Everything is one SQLite database; no daemon stands between its users. Instances may be shared by threads.
@@ -284,6 +287,8 @@ class _Queue:
     def explain(self, record: Record) -> builtins.list[models.WaitReason]:
         if record.phase is not Phase.QUEUED:
             return []
+        if record.spent:
+            return [models.WaitReason(reason="HandedBack", message="the cluster decides who goes on with it", count=0)]
         if record.suspend:
             return [models.WaitReason(reason="Suspended", message="it is suspended; resume it", count=0)]
         if record.not_before is not None and not record.not_before.passed():

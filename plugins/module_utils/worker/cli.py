@@ -278,7 +278,7 @@ def _watch(backend: LocalBackend, names: c.Collection[str], as_json: bool) -> in
     failed = False
     said: dict[str, str] = {}
     for job in backend.watch(names):
-        name, phase = job.metadata.name, job.status.phase
+        name, phase = job.metadata.key, job.status.phase
         failed = failed or phase in (Phase.FAILED, Phase.CANCELLED)
         if as_json:
             _print_json(job.to_document())
@@ -293,7 +293,7 @@ def _watch(backend: LocalBackend, names: c.Collection[str], as_json: bool) -> in
 
 def _status(backend: LocalBackend, options: argparse.Namespace) -> int:
     if options.watch and options.json:
-        names = [options.job] if options.job else [job.metadata.name for job in backend.list()]
+        names = [options.job] if options.job else [job.metadata.key for job in backend.list()]
         return _watch(backend, names, True)
     while True:
         jobs = [backend.get(options.job)] if options.job else backend.list()
@@ -341,9 +341,9 @@ def _tell(job: models.MigrationJob, options: argparse.Namespace, what: str) -> i
     if options.json:
         _print_json(job.to_document())
     elif job.status.phase in TERMINAL:
-        print(f"{job.metadata.name} is {job.status.phase.value}")
+        print(f"{job.metadata.key} is {job.status.phase.value}")
     else:
-        print(f"{job.metadata.name} {what}")
+        print(f"{job.metadata.key} {what}")
     return OK
 
 
@@ -357,7 +357,7 @@ def _delete(backend: LocalBackend, options: argparse.Namespace) -> int:
 def _events(backend: LocalBackend, options: argparse.Namespace) -> int:
     seen: dict[str, tuple[str, int]] = {}
     while True:
-        names = [options.job] if options.job else [job.metadata.name for job in backend.list()]
+        names = [options.job] if options.job else [job.metadata.key for job in backend.list()]
         news = []
         for name in names:
             uid, since = seen.get(name, ("", options.since))
