@@ -12,6 +12,8 @@ from __future__ import annotations
 
 import collections.abc as c
 import dataclasses
+import json
+import typing as t
 
 from ..protocol import errors, models, status, validation
 from ..protocol.lifecycle import Actor
@@ -25,7 +27,7 @@ class Given:
     """A job that a cluster gave to this queue, as it is here."""
 
     job: models.MigrationJob
-    """With the status of this queue: earlier attempts, the one that was given, and its result."""
+    """With the status of this queue: earlier attempts, and the one that was given. Without its result."""
     epoch: int
     """Of the attempt that was given."""
     spent: bool
@@ -69,12 +71,17 @@ class LocalGrantSide(Store):
                 "SELECT uid, version FROM jobs WHERE granted IS NOT NULL ORDER BY number"
             ).fetchall()
             changed = [_record(change, row["uid"]) for row in rows if known.get(row["uid"]) != row["version"]]
-        found = [
-            Given(record.job(), record.grant.epoch, record.spent, record.version)
-            for record in changed
-            if record is not None and record.grant is not None
-        ]
-        return found, {row["uid"] for row in rows}
+        return [_given(record) for record in changed if record is not None], {row["uid"] for row in rows}
+
+    def result(self, uid: str) -> dict[str, t.Any] | None:
+        """Return the result document of a given job, as far as it got."""
+        with self._view() as change:
+            record = _record(change, uid)
+            return (
+                None
+                if record is None or record.result is None
+                else t.cast("dict[str, t.Any]", json.loads(record.result))
+            )
 
     def revoke(self, uid: str, why: str) -> None:
         """Take the given attempt away: its process is fenced and killed. What was done stays for a later attempt."""
@@ -112,6 +119,13 @@ class LocalGrantSide(Store):
                 record.fail(error, Actor.CONTROL)
                 change.save(record)
             change.tx.execute("DELETE FROM workers")
+
+
+def _given(record: Record) -> Given:
+    if record.grant is None:
+        raise AssertionError("record.grant is not None")
+    # Results may be long, and are asked for once.
+    return Given(dataclasses.replace(record, result=None).job(), record.grant.epoch, record.spent, record.version)
 
 
 def _record(change: Change, uid: str) -> Record | None:

@@ -17,7 +17,7 @@ from ..protocol import models
 from ..protocol.validation import protocol_version, version_parts
 
 #: What every operation needs: it reads images and looks into the guest's filesystems.
-_ALWAYS = ("qemu-img", "root", "attach")
+ALWAYS_NEEDED = ("qemu-img", "root", "attach")
 _BOOT_TEST = "boot-test"
 #: What a capability is for, and what to do where it is missing; shown to people.
 _MEANING = {
@@ -46,9 +46,9 @@ class Demand:
     def of(cls, job: models.MigrationJob) -> Demand:
         """Return what ``job`` demands of a worker."""
         spec = job.spec
-        needs = [*_ALWAYS, *spec.requirements.capabilities]
+        needs = [*ALWAYS_NEEDED, *spec.requirements.capabilities]
         if _boots(spec):
-            needs.insert(len(_ALWAYS), _BOOT_TEST)
+            needs.insert(len(ALWAYS_NEEDED), _BOOT_TEST)
         return cls(
             operation=spec.operation.value,
             capabilities=tuple(dict.fromkeys(needs)),

@@ -16,6 +16,8 @@ from ..protocol import errors, models
 from .context import Roots
 
 LEASE_SECONDS = 30.0
+#: Of a worker that serves a cluster.
+NODE_LEASE_SECONDS = 60.0
 _STATE = ".hyper2kvm"
 
 
