@@ -15,6 +15,7 @@ import pathlib
 import signal
 import subprocess
 import sys
+import threading
 import typing as t
 
 from ansible_collections.hyper2kvm.core.plugins.module_utils.backends.host import now
@@ -30,6 +31,7 @@ from ansible_collections.hyper2kvm.core.plugins.module_utils.backends.kube.resou
     worker_lease,
 )
 from ansible_collections.hyper2kvm.core.plugins.module_utils.protocol import models, status
+from ansible_collections.hyper2kvm.core.plugins.module_utils.protocol.errors import JobError
 from ansible_collections.hyper2kvm.core.plugins.module_utils.protocol.lifecycle import Actor, Phase
 
 from tests.guests.host import REPOSITORY
@@ -38,6 +40,7 @@ from tests.unit.plugins.module_utils.backends.samples import job
 from tests.unit.plugins.module_utils.worker.conftest import FAKE_WORKER, alive, wait_for
 
 T = t.TypeVar("T")
+OPERATOR = REPOSITORY / "scripts" / "hyper2kvm-operator"
 ENGINE = REPOSITORY / "scripts" / "hyper2kvm-worker"
 
 
@@ -102,6 +105,15 @@ class NodeSite:
         self.processes.append(process)
         if ready:
             wait_for(lambda: self._is_new(before))
+        return process
+
+    def start_operator(self) -> subprocess.Popen[bytes]:
+        """Start a control plane, which assigns the jobs of the whole API server."""
+        options = ["--namespace", self.namespace, "--kubeconfig", str(self.server.kubeconfig())]
+        command = [sys.executable, str(OPERATOR), *options, "--host", "127.0.0.1", "--port", "0"]
+        with open(self.root / "operator.log", "ab") as log:
+            process = subprocess.Popen(command, stderr=log, start_new_session=True)
+        self.processes.append(process)
         return process
 
     def _is_new(self, before: models.WorkerStatus | None) -> bool:
@@ -185,6 +197,31 @@ class NodeSite:
     def get(self, name: str = "web01") -> models.MigrationJob:
         """The job as the API has it."""
         return job_of(self.ask(lambda api: api.get(JOBS, name, self.namespace)))
+
+    def version(self, name: str = "web01") -> str:
+        """The job's resource version."""
+        found = self.ask(lambda api: api.get(JOBS, name, self.namespace))
+        return t.cast(str, found["metadata"]["resourceVersion"])
+
+    def watch(self, name: str = "web01") -> c.Callable[[], list[str]]:
+        """Watch a job from now on; the function returned tells the resource versions that were seen."""
+        seen: list[str] = []
+
+        async def follow() -> None:
+            async with Api.connect(self.server.login()) as api:
+                seen.append((await api.get(JOBS, name, self.namespace))["metadata"]["resourceVersion"])
+                async for notice in api.watch(JOBS, seen[0], self.namespace, fields=f"metadata.name={name}"):
+                    if notice.type != "BOOKMARK":
+                        seen.append(notice.object["metadata"]["resourceVersion"])
+
+        def run() -> None:
+            # It goes on until the server ends.
+            with contextlib.suppress(JobError):
+                asyncio.run(follow())
+
+        threading.Thread(target=run, daemon=True).start()
+        wait_for(lambda: seen)
+        return lambda: seen
 
     def assign(self, name: str = "web01", node: str = "") -> int:
         """Give the job to a node, as the operator does; return the attempt's epoch."""

@@ -18,6 +18,7 @@ from ansible_collections.hyper2kvm.core.plugins.module_utils.backends.host impor
 from ansible_collections.hyper2kvm.core.plugins.module_utils.backends.kube.api import Changed
 from ansible_collections.hyper2kvm.core.plugins.module_utils.protocol import models, status
 from ansible_collections.hyper2kvm.core.plugins.module_utils.protocol.lifecycle import HELD, Actor, Phase
+from ansible_collections.hyper2kvm.core.plugins.module_utils.worker.pipeline import STAGES
 
 from tests import guests
 from tests.kube.api_server import ApiServer
@@ -45,22 +46,21 @@ def test_a_guest_is_converted_from_folder_to_folder_of_its_namespace(site: NodeS
             "verify": models.VerifySpec(boot=False, rehearse=models.RehearsePolicy.NEVER),
         }
     )
+    # Another node had it before, and left something in the output that all share.
+    site.assign(node="another-node")
+    site.take_back()
+    writer = (site.get().metadata.uid or "").partition("-")[0]
+    left = site.targets / "web01" / f"web01.qcow2.{writer}.1.partial"
+    left.parent.mkdir(parents=True)
+    left.write_text("x")
     site.assign()
     done = site.wait_phase(Phase.COMPLETED, Phase.FAILED)
+    assert not left.exists()
     assert done.phase is Phase.COMPLETED, done.last_error
     assert done.assigned_node is None
     assert done.claim is None
-    assert [attempt.worker for attempt in done.attempts] == [site.name]
-    assert [stage.name for stage in done.stages] == [
-        "inspect",
-        "plan",
-        "fix",
-        "rehearse",
-        "copy",
-        "commit",
-        "verify",
-        "publish",
-    ]
+    assert [attempt.worker for attempt in done.attempts] == ["another-node", site.name]
+    assert [stage.name for stage in done.stages] == [one.name for one in STAGES[models.Operation.CONVERT]]
     disk = next(one for one in done.artifacts if one.kind == "disk")
     assert (site.targets / disk.path).stat().st_size == disk.size_bytes
     result = models.JobResult.model_validate(done.result)
@@ -104,16 +104,17 @@ def test_what_a_node_lacks_is_told(site: NodeSite) -> None:
 def test_progress_is_told_seldom_and_the_end_at_once(site: NodeSite) -> None:
     site.start()
     site.submit(stages="inspect,copy,verify", seconds="5")
+    versions = site.watch()
     site.assign()
     running = site.wait_phase(Phase.RUNNING, Phase.PROGRESSING)
     assert running.assigned_node == site.name
     assert running.claim is not None
     done = site.wait_phase(Phase.COMPLETED)
+    done_at = site.version()
     assert [stage.name for stage in done.stages] == ["inspect", "copy", "verify"]
     assert done.started_at is not None
-    # Created, assigned, two of progress in 15 s, and the end; the API counts the writes of the spec in the generation.
-    writes = site.server.kubectl("get", "mj", "web01", "-n", site.namespace, "--show-managed-fields", "-o", "json")
-    assert '"subresource": "status"' in writes
+    # Created, assigned, two words of progress in 15 s (four on a busy machine), and the end.
+    assert 5 <= wait_for(lambda: len(versions()) if done_at in versions() else 0) <= 7
 
 
 @pytest.mark.parametrize("error", ["transient", "environment"])
@@ -295,6 +296,33 @@ def test_without_the_api_server_for_too_long_a_job_stops_and_goes_on_later(site:
     assert (back.last_error, back.assigned_node) == (None, None)
     site.assign()
     wait_for(lambda: site.trace("web01")[-1:] == ["2 inspect begin"])
+
+
+def test_with_an_operator_jobs_go_on_by_themselves(site: NodeSite) -> None:
+    site.start_operator()
+    process = site.start("--slots", "2")
+    names = [f"job{number}" for number in range(5)]
+    for name in names:
+        site.submit(name, stages="inspect,copy", seconds="1")
+    wait_for(lambda: any(site.trace(name)[-1:] == ["1 copy begin"] for name in names))
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    site.start("--slots", "2")
+    for name in names:
+        done = site.wait_phase(Phase.COMPLETED, Phase.FAILED, name=name)
+        assert done.phase is Phase.COMPLETED, done.last_error
+        ends = [line.partition(" ")[2] for line in site.trace(name) if line.endswith("end")]
+        # A stage may be done again only where the worker was killed between its end and its record.
+        assert set(ends) == {"inspect end", "copy end"}
+        assert len(ends) <= 1 + len(done.attempts)
+    site.wish(names[0], priority=7)
+    site.delete(names[0])
+    site.submit("late", seconds="600")
+    wait_for(lambda: site.trace("late"))
+    site.wish("late", suspend=True)
+    wait_for(lambda: [one.reason for one in site.get("late").status.waiting] == ["Suspended"])
+    site.wish("late", cancel=True)
+    assert site.wait_phase(Phase.CANCELLED, name="late").assigned_node is None
 
 
 def test_a_node_agent_that_hangs_stops_the_jobs(site: NodeSite) -> None:
