@@ -23,6 +23,7 @@ from ansible_collections.hyper2kvm.core.plugins.module_utils.backends.kube.api i
 from ansible_collections.hyper2kvm.core.plugins.module_utils.backends.kube.resources import (
     JOBS,
     LEASES,
+    NODES,
     WORKERS,
     Object,
     job_of,
@@ -108,7 +109,9 @@ class NodeSite:
         return process
 
     def start_operator(self) -> subprocess.Popen[bytes]:
-        """Start a control plane, which assigns the jobs of the whole API server."""
+        """Start a control plane, which assigns the jobs of the whole API server to nodes that there are."""
+        node = {"apiVersion": NODES.api_version, "kind": NODES.kind, "metadata": {"name": self.name}}
+        self.ask(lambda api: api.create(NODES, node))
         options = ["--namespace", self.namespace, "--kubeconfig", str(self.server.kubeconfig())]
         command = [sys.executable, str(OPERATOR), *options, "--host", "127.0.0.1", "--port", "0"]
         with open(self.root / "operator.log", "ab") as log:

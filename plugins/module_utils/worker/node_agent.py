@@ -75,6 +75,8 @@ _ASK_AT_ONCE = 10
 #: How many jobs that this node had are kept in its queue, with their events.
 _MAX_KEPT = 100
 _NODE_SECONDS = 10.0
+#: Without any news, in case that somebody deleted what was told.
+_NODE_AGAIN_SECONDS = 300.0
 #: Free space is told anew when it has changed by so much, in bytes.
 _SPACE_STEP = 1024**3
 #: A worker whose lease lags so far behind the keeper's word hangs.
@@ -167,6 +169,7 @@ class NodeAgent:
         self._seen_version = -1
         self._stale = True
         self._told_node: models.WorkerStatus | None = None
+        self._tell_node_again = 0.0
         self._said: dict[str, str] = {}
 
     async def run(self, login: Login | None) -> int:
@@ -524,9 +527,11 @@ class NodeAgent:
         )
 
     async def _tell_node(self, told: models.WorkerStatus) -> None:
-        if self._told_node is None or _differs(told, self._told_node):
+        moment = time.monotonic()
+        if self._told_node is None or moment > self._tell_node_again or _differs(told, self._told_node):
             await asyncio.wait_for(_write_worker(self._api, self._node, told), _REQUEST_SECONDS)
             self._told_node = told
+            self._tell_node_again = moment + _NODE_AGAIN_SECONDS
 
     # -- the log -------------------------------------------------------------------------------------------------------
 
