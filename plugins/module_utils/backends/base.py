@@ -161,8 +161,8 @@ class Backend(t.Protocol):
     def heartbeat(self, beat: models.Heartbeat) -> None:
         """Say that the worker lives, and renew the leases of the jobs that it names."""
 
-    def orders(self, worker: str, held: c.Collection[Hold]) -> dict[str, Order]:
-        """Return which of the jobs that the worker runs must be stopped, by uid, and why."""
+    def orders(self, worker: str, held: c.Collection[Hold]) -> dict[Hold, Order]:
+        """Return which of the jobs that the worker runs must be stopped, and why."""
 
     def stage_started(self, hold: Hold, name: str) -> None:
         """Say that a stage begins. Raises: Fenced."""

@@ -17,7 +17,7 @@ import threading
 from ..protocol import errors
 from .host import lock_file, look_at
 
-_VERSION = 1
+_VERSION = 2
 #: Where the write lock is in the shared memory file (sqlite.org/walformat.html, "WAL Locks").
 _WRITE_LOCK_BYTE = 120
 
@@ -45,7 +45,9 @@ CREATE TABLE jobs (
   progressed TEXT,
   announced TEXT,
   sequence INTEGER NOT NULL,     -- of the last event
-  version INTEGER NOT NULL       -- rises with each write
+  version INTEGER NOT NULL,      -- rises with each write
+  node TEXT,                     -- of a cluster, which gave the job to this queue; NULL: it was submitted here
+  granted INTEGER                -- the epoch of the one attempt that was given
 );
 CREATE INDEX jobs_by_phase ON jobs (phase);
 CREATE TABLE events (
@@ -68,6 +70,11 @@ CREATE TABLE workers (
   free_output INTEGER NOT NULL
 );
 """
+
+#: What brings a database of an earlier version to the next one.
+_UPGRADES = {
+    1: ("ALTER TABLE jobs ADD COLUMN node TEXT", "ALTER TABLE jobs ADD COLUMN granted INTEGER"),
+}
 
 
 class Database:
@@ -197,7 +204,7 @@ class Database:
             if not lock_file(lock.fileno(), self._patience):
                 raise sqlite3.OperationalError("database is locked: somebody else creates it")
             found = connection.execute("PRAGMA user_version").fetchone()[0]
-            if found not in (0, _VERSION):
+            if found not in (0, _VERSION, *_UPGRADES):
                 raise errors.environment(
                     "QueueFromAnotherVersion",
                     f"The queue {self._path} was written by another version of this collection (schema {found}).",
@@ -205,8 +212,14 @@ class Database:
                 )
             if found == 0:
                 connection.execute("PRAGMA journal_mode = WAL")
-                connection.execute("BEGIN IMMEDIATE")
-                for statement in _SCHEMA.split(";\n"):
-                    connection.execute(statement)
-                connection.execute(f"PRAGMA user_version = {_VERSION}")
-                connection.commit()
+                _bring_to(connection, _VERSION, _SCHEMA.split(";\n"))
+            for version in range(found, _VERSION) if found else ():
+                _bring_to(connection, version + 1, _UPGRADES[version])
+
+
+def _bring_to(connection: sqlite3.Connection, version: int, statements: c.Iterable[str]) -> None:
+    connection.execute("BEGIN IMMEDIATE")
+    for statement in statements:
+        connection.execute(statement)
+    connection.execute(f"PRAGMA user_version = {version}")
+    connection.commit()

@@ -4,6 +4,8 @@
 
 """A job's events as a file, ``events/<name>.jsonl``: CloudEvents JSON lines, a copy of what the database holds.
 
+The name of a job of a namespace has a slash, and its file a dot in its place, which no name has.
+
 The database is the truth: an event's sequence is given and its line written in the very transaction that it tells of.
 The file is caught up after each commit, and by whoever comes next where a process died in between; it is never ahead.
 """
@@ -25,6 +27,11 @@ _BLOCK = 65536
 _PATIENCE_SECONDS = 2.0
 
 
+def event_file(folder: pathlib.Path, name: str) -> pathlib.Path:
+    """Return where the events of a job are."""
+    return folder / f"{name.replace('/', '.')}.jsonl"
+
+
 def catch_up(database: Database, folder: pathlib.Path, name: str) -> None:
     """Append to the job's event file what it lacks. A torn last line, left by a crash, is cut off first.
 
@@ -33,7 +40,7 @@ def catch_up(database: Database, folder: pathlib.Path, name: str) -> None:
         JobError: the database cannot be read.
     """
     folder.mkdir(mode=0o700, exist_ok=True)
-    with open(folder / f"{name}.jsonl", "a+b") as file:
+    with open(event_file(folder, name), "a+b") as file:
         if not lock_file(file.fileno(), _PATIENCE_SECONDS):
             raise BlockingIOError(errno.EWOULDBLOCK, "somebody else writes to it", file.name)
         last = _whole_tail(file)

@@ -70,9 +70,10 @@ class Instant:
     wall: float
 
     @classmethod
-    def after(cls, seconds: float) -> Instant:
-        """Return the instant ``seconds`` from now."""
-        return cls(boot_id(), boottime() + seconds, time.time() + seconds)
+    def after(cls, seconds: float, since: float | None = None) -> Instant:
+        """Return the instant ``seconds`` after ``since`` (as :func:`boottime` gives it; None: from now)."""
+        left = seconds if since is None else since + seconds - boottime()
+        return cls(boot_id(), boottime() + left, time.time() + left)
 
     def left(self) -> float:
         """Return the seconds until this instant; negative once it has passed."""

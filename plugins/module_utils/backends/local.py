@@ -2,7 +2,9 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""The queue of one host: the people's side. See :mod:`.local_worker` for the workers'."""
+"""The queue of one host: the people's side. See :mod:`.local_worker` for the workers', :mod:`.local_grants` for a
+cluster's.
+"""
 
 from __future__ import annotations
 
@@ -13,9 +15,10 @@ import time
 from ..protocol import models, status, validation
 from ..protocol.errors import transient, unsupported
 from ..protocol.lifecycle import Actor, Phase
-from ..scheduling import matching
+from ..scheduling import matching, waiting
 from .base import Conflict, NotFound, Outcome, Submission, WorkerState
 from .host import now
+from .local_grants import LocalGrantSide
 from .local_worker import LocalWorkerSide
 from .records import Record
 from .store import Change
@@ -26,7 +29,7 @@ _CANCEL_PATIENCE_SECONDS = 20.0
 _MAX_WAIT_REASONS = 10
 
 
-class LocalBackend(LocalWorkerSide):
+class LocalBackend(LocalWorkerSide, LocalGrantSide):
     """A queue in a folder on a local disk, for any number of processes of one host.
 
     Everything is one SQLite database; no daemon stands between its users. Instances may be shared by threads.
@@ -284,14 +287,12 @@ class _Queue:
     def explain(self, record: Record) -> builtins.list[models.WaitReason]:
         if record.phase is not Phase.QUEUED:
             return []
+        if record.spent:
+            return [models.WaitReason(reason="HandedBack", message="the cluster decides who goes on with it", count=0)]
         if record.suspend:
-            return [models.WaitReason(reason="Suspended", message="it is suspended; resume it", count=0)]
+            return [waiting.suspended()]
         if record.not_before is not None and not record.not_before.passed():
-            wait = record.not_before.left()
-            last = record.status.last_error
-            why = f": {last.message}" if last is not None else ""
-            message = f"the next attempt is made in {wait:.0f} s, after the last one failed{why}"
-            return [models.WaitReason(reason="BackingOff", message=message, count=0)]
+            return [waiting.backing_off(record.not_before.left(), record.status.last_error)]
         if self._offers is None:
             self._offers = self._change.offers()
         reasons = matching.explain(record.demand, self._offers)
@@ -301,9 +302,6 @@ class _Queue:
 
     def _ahead(self, record: Record) -> builtins.list[models.WaitReason]:
         if self._order is None:
-            self._order = [waiting.name for waiting in self._change.waiting()]
-        names = self._order[: self._order.index(record.name)]
-        if not names:
-            return []
-        first = ", ".join(names[:3]) + (", …" if len(names) > 3 else "")
-        return [models.WaitReason(reason="JobsAhead", message=f"{len(names)} waiting jobs go first: {first}", count=0)]
+            self._order = [other.name for other in self._change.waiting()]
+        place = self._order.index(record.name)
+        return [waiting.jobs_ahead(place, self._order)] if place else []

@@ -39,11 +39,13 @@ class Lost:
 class LocalWorkerSide(Store):
     """What workers do with the queue."""
 
-    def register(self, registration: models.WorkerRegistration, roots: str, lease_seconds: float) -> None:
+    def register(
+        self, registration: models.WorkerRegistration, roots: str, lease_seconds: float, since: float | None = None
+    ) -> None:
         """Make this process known as a worker.
 
         ``roots`` says which folders it serves, in any form; ``lease_seconds`` is how long it may be silent before
-        others may take over what it runs.
+        others may take over what it runs; ``since`` is as with :meth:`heartbeat`.
         """
         with self._change() as change:
             change.tx.execute(
@@ -56,7 +58,7 @@ class LocalWorkerSide(Store):
                     roots,
                     ProcessId.of(os.getpid()).dump(),
                     lease_seconds,
-                    Instant.after(lease_seconds).dump(),
+                    Instant.after(lease_seconds, since).dump(),
                 ),
             )
 
@@ -96,7 +98,7 @@ class LocalWorkerSide(Store):
                 return None
             record = Record.load(found)
             record.worker = worker
-            record.lease = Instant.after(me.lease_seconds)
+            record.lease = me.lease
             record.not_before = None
             claimed = status.record_attempt(record.status, worker, me.lease_seconds, Actor.WORKER, now())
             record.turn(claimed, f"claimed by {worker}", worker=worker)
@@ -118,10 +120,17 @@ class LocalWorkerSide(Store):
                 matching.first_unmet(load_demand(job.demand), offer) is None for job in change.waiting()
             )
 
-    def heartbeat(self, beat: models.Heartbeat) -> None:
-        """See :meth:`Backend.heartbeat`. Raises: Fenced, if the worker is not registered (any more)."""
+    def heartbeat(self, beat: models.Heartbeat, since: float | None = None) -> None:
+        """See :meth:`Backend.heartbeat`.
+
+        ``since`` (as :func:`host.boottime` gives it; None: now) is when the lease begins: a worker whose jobs come from
+        elsewhere has it only from when that place last heard of it.
+
+        Raises:
+            Fenced: the worker is not registered (any more).
+        """
         with self._change() as change:
-            lease = Instant.after(change.worker(beat.worker).lease_seconds)
+            lease = Instant.after(change.worker(beat.worker).lease_seconds, since)
             change.tx.execute(
                 "UPDATE workers SET lease = ?, free_scratch = ?, free_output = ? WHERE name = ?",
                 (lease.dump(), beat.free_scratch_bytes, beat.free_output_bytes, beat.worker),
@@ -140,9 +149,9 @@ class LocalWorkerSide(Store):
                 else:
                     change.tx.execute("UPDATE jobs SET lease = ? WHERE uid = ?", (lease.dump(), uid))
 
-    def orders(self, worker: str, held: c.Collection[Hold]) -> dict[str, Order]:
+    def orders(self, worker: str, held: c.Collection[Hold]) -> dict[Hold, Order]:
         """See :meth:`Backend.orders`."""
-        orders: dict[str, Order] = {}
+        orders: dict[Hold, Order] = {}
         with self._view() as change:
             for hold in held:
                 row = change.tx.execute(
@@ -151,13 +160,13 @@ class LocalWorkerSide(Store):
                     (hold.uid, hold.epoch, worker),
                 ).fetchone()
                 if row is None:
-                    orders[hold.uid] = Order.FENCED
+                    orders[hold] = Order.FENCED
                 elif row["cancel"]:
-                    orders[hold.uid] = Order.CANCEL
+                    orders[hold] = Order.CANCEL
                 elif row["deadline"] is not None and Instant.load(row["deadline"]).passed():
-                    orders[hold.uid] = Order.DEADLINE
+                    orders[hold] = Order.DEADLINE
                 elif row["suspend"]:
-                    orders[hold.uid] = Order.SUSPEND
+                    orders[hold] = Order.SUSPEND
         return orders
 
     def lease_left(self, hold: Hold) -> float:

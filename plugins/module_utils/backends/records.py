@@ -24,6 +24,16 @@ from .host import Instant, ProcessId, now
 _EVENT_SOURCE = "/hyper2kvm/local"
 
 
+@dataclasses.dataclass(frozen=True)
+class Grant:
+    """A cluster's leave to make one attempt at a job. What comes after that attempt is decided there, and not here."""
+
+    node: str
+    """This node's name in the cluster."""
+    epoch: int
+    """Of the attempt."""
+
+
 @dataclasses.dataclass
 class Record:
     """A job's row. Changing it writes nothing until :meth:`save`."""
@@ -32,6 +42,7 @@ class Record:
     """Of the submission; 0 until it is saved for the first time."""
     uid: str
     name: str
+    """The job's key: its name, or ``namespace/name`` of a job that a cluster gave."""
     document: str
     """``metadata`` and ``spec`` as submitted, less the three mutable fields below."""
     status: models.JobStatus
@@ -51,6 +62,8 @@ class Record:
     """When the attempt's last progress came in; None: there was none yet."""
     announced: Instant | None = None
     """When it was last put into an event."""
+    grant: Grant | None = None
+    """None: the job was submitted to this queue, which decides all that becomes of it."""
     sequence: int = 0
     version: int = 0
     _events: list[str] = dataclasses.field(default_factory=list)
@@ -79,6 +92,46 @@ class Record:
         record.emit("phase", {"to": Phase.CREATED.value})
         return record
 
+    @classmethod
+    def given(
+        cls, job: models.MigrationJob, spec_digest: str, grant: Grant, deadline: Instant | None, before: Record | None
+    ) -> Record:
+        """Return a job that a cluster gives for one attempt, waiting for it.
+
+        ``before`` is the record that has its name so far; of the same uid, its events are gone on with.
+        """
+        uid = job.metadata.uid
+        if uid is None:
+            raise AssertionError("uid is not None")
+        again = before is not None and before.uid == uid
+        waiting = models.JobStatus(
+            epoch=grant.epoch - 1,
+            attempts=[attempt for attempt in job.status.attempts if attempt.epoch < grant.epoch],
+            stages=job.status.stages,
+        )
+        moment = now()
+        for phase in (Phase.VALIDATED, Phase.QUEUED):
+            waiting = status.advance(waiting, phase, Actor.CONTROL, moment)
+        record = cls(
+            number=0,
+            uid=uid,
+            name=job.metadata.key,
+            document=json.dumps({"metadata": job.metadata.to_document(), "spec": job.spec.to_document()}),
+            status=waiting,
+            result=None,
+            spec_digest=spec_digest,
+            demand=Demand.of(job),
+            priority=job.spec.priority,
+            suspend=False,
+            cancel=False,
+            deadline=deadline,
+            grant=grant,
+            sequence=before.sequence if before is not None and again else 0,
+        )
+        came = {"from": before.phase.value} if before is not None and again else {}
+        record.emit("phase", {**came, "to": Phase.QUEUED.value, "why": f"given to the node {grant.node}"})
+        return record
+
     @property
     def phase(self) -> Phase:
         """Where the job is in its life."""
@@ -99,9 +152,17 @@ class Record:
         """How often the job was claimed."""
         return self.status.epoch
 
+    @property
+    def spent(self) -> bool:
+        """Whether the attempt that a cluster gave is over, or will not be made; what comes next is decided there."""
+        return self.grant is not None and (self.over or (not self.held and self.epoch >= self.grant.epoch))
+
     def job(self) -> models.MigrationJob:
         """Return the whole document, except for what it waits for."""
         document = json.loads(self.document)
+        if self.grant is None:
+            # A submitted document may have Kubernetes' word for none.
+            document["metadata"].pop("namespace", None)
         told = self.status.to_document()
         if self.lease is not None and self.status.claim is not None:
             began = self.lease.wall - self.status.claim.lease_seconds
@@ -128,12 +189,13 @@ class Record:
     def emit(self, kind: str, data: dict[str, t.Any]) -> None:
         """Add the event ``io.hyper2kvm.job.<kind>`` to what is saved next."""
         self.sequence += 1
+        namespace, dummy, name = self.name.rpartition("/")
         event = models.Event(
             specversion="1.0",
             id=f"{self.uid}-{self.sequence}",
-            source=_EVENT_SOURCE,
+            source=_EVENT_SOURCE if self.grant is None else f"/hyper2kvm/nodes/{self.grant.node}/{namespace}",
             type=EVENT_TYPE_PREFIX + kind,
-            subject=self.name,
+            subject=name,
             time=timestamp(now()),
             sequence=self.sequence,
             jobuid=self.uid,
@@ -149,7 +211,7 @@ class Record:
             self.emit("phase", {"from": before.value, "to": self.phase.value, "why": why, **data})
         if not self.held:
             self.worker = self.process = self.lease = self.progressed = self.announced = None
-        if self.over and self.remove_after is None:
+        if self.over and self.remove_after is None and self.grant is None:
             keep = json.loads(self.document)["spec"].get("ttlSecondsAfterFinished")
             self.remove_after = None if keep is None else Instant.after(keep)
 
@@ -205,6 +267,8 @@ class Record:
             "worker": self.worker,
             "sequence": self.sequence,
             "version": self.version + 1,
+            "node": None if self.grant is None else self.grant.node,
+            "granted": None if self.grant is None else self.grant.epoch,
         }
         for column in _DUMPED:
             value = getattr(self, column)
@@ -236,6 +300,7 @@ class Record:
             cancel=bool(row["cancel"]),
             status=models.JobStatus.model_validate_json(row["status"]),
             demand=load_demand(row["demand"]),
+            grant=None if row["node"] is None else Grant(row["node"], row["granted"]),
         )
 
 

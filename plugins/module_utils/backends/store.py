@@ -20,7 +20,7 @@ from ..scheduling import order
 from ..scheduling.matching import Offer
 from .base import Fenced, Hold, NotFound
 from .database import Database
-from .event_file import catch_up
+from .event_file import catch_up, event_file
 from .host import Instant, ProcessId, refuse_network_filesystem
 from .records import Record
 
@@ -76,14 +76,17 @@ class Change:
     def waiting(self) -> list[Waiting]:
         """Return the jobs that wait for a worker and are not suspended, the one that goes first in front."""
         columns = "number, uid, name, priority, epoch, demand, not_before"
-        rows = self.tx.execute(f"SELECT {columns} FROM jobs WHERE phase = 'QUEUED' AND suspend = 0")
+        rows = self.tx.execute(
+            f"SELECT {columns} FROM jobs"
+            " WHERE phase = 'QUEUED' AND suspend = 0 AND epoch < coalesce(granted, epoch + 1)"
+        )
         return order.in_order(Waiting(*row) for row in rows)
 
     def due(self) -> list[str]:
         """Return the names of the jobs that :meth:`maintain` has something to do for."""
         rows = self.tx.execute(
             "SELECT name, coalesce(remove_after, deadline) AS due FROM jobs"
-            " WHERE (phase = 'QUEUED' AND deadline IS NOT NULL) OR remove_after IS NOT NULL"
+            " WHERE (phase = 'QUEUED' AND deadline IS NOT NULL AND granted IS NULL) OR remove_after IS NOT NULL"
         )
         return [row["name"] for row in rows if Instant.load(row["due"]).passed()]
 
@@ -210,7 +213,7 @@ class Store:
             yield change
         if keep:
             for name in change.removed:
-                (self._events / f"{name}.jsonl").unlink(missing_ok=True)
+                event_file(self._events, name).unlink(missing_ok=True)
             for name in change.touched:
                 self._export(name)
 
@@ -223,8 +226,9 @@ class Store:
         """Catch up the event files of all jobs, and remove those of jobs that are gone, after somebody died."""
         with self._database.writing() as tx:
             names = {row["name"] for row in tx.execute("SELECT name FROM jobs")}
+            files = {event_file(self._events, name) for name in names}
             for file in self._events.glob("*.jsonl"):
-                if file.stem not in names:
+                if file not in files:
                     file.unlink(missing_ok=True)
         for name in sorted(names):
             self._export(name)

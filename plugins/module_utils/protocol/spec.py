@@ -515,6 +515,11 @@ class Metadata(Document):
     annotations: dict[str, str] = p.Field(default_factory=dict)
     """Anything else that somebody wants to keep with the job; the protocol gives it no meaning."""
 
+    @property
+    def key(self) -> str:
+        """What tells the job from all others: ``namespace/name``, or the name alone where there is no namespace."""
+        return self.name if self.namespace is None else f"{self.namespace}/{self.name}"
+
 
 def changed_fields(model: p.BaseModel) -> set[str]:
     """Return the names of the fields that differ from their defaults, as documents spell them."""

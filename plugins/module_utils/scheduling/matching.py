@@ -17,7 +17,7 @@ from ..protocol import models
 from ..protocol.validation import protocol_version, version_parts
 
 #: What every operation needs: it reads images and looks into the guest's filesystems.
-_ALWAYS = ("qemu-img", "root", "attach")
+ALWAYS_NEEDED = ("qemu-img", "root", "attach")
 _BOOT_TEST = "boot-test"
 #: What a worker has that may write onto block devices, whichever these are.
 TARGET_DEVICE = "target-device"
@@ -49,11 +49,11 @@ class Demand:
     def of(cls, job: models.MigrationJob) -> Demand:
         """Return what ``job`` demands of a worker."""
         spec = job.spec
-        needs = [*_ALWAYS, *spec.requirements.capabilities]
+        needs = [*ALWAYS_NEEDED, *spec.requirements.capabilities]
         if _boots(spec):
-            needs.insert(len(_ALWAYS), _BOOT_TEST)
+            needs.insert(len(ALWAYS_NEEDED), _BOOT_TEST)
         if spec.target.devices and spec.operation in models.WRITES_TARGET:
-            needs.insert(len(_ALWAYS), TARGET_DEVICE)
+            needs.insert(len(ALWAYS_NEEDED), TARGET_DEVICE)
         return cls(
             operation=spec.operation.value,
             capabilities=tuple(dict.fromkeys(needs)),
@@ -78,6 +78,8 @@ class Offer:
     worker: models.WorkerRegistration
     running: int
     """Slots in use."""
+    closed: Unmet | None = None
+    """Why it takes no job at all for the time being; None: it does."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -113,6 +115,8 @@ def first_unmet(demand: Demand, offer: Offer) -> Unmet | None:
         capability = worker.capabilities.get(name)
         if capability is None or not capability.available:
             return Unmet("CapabilityMissing", _missing(name, capability))
+    if offer.closed is not None:
+        return offer.closed
     if offer.running >= worker.slots:
         return Unmet("NoFreeSlot", f"has all {worker.slots} slots in use")
     return None

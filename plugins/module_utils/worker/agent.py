@@ -28,7 +28,7 @@ from ..protocol.errors import JobError
 from ..protocol.fields import timestamp
 from ..protocol.lifecycle import TERMINAL, Phase
 from ..scheduling.matching import TARGET_DEVICE
-from . import job_process, workdirs
+from . import job_process, keeper, workdirs
 from .capabilities import probe
 from .config import Config, worker_name
 from .installation import collection_version
@@ -95,7 +95,7 @@ class Agent:
         self._backend = LocalBackend(config.state_dir, patience=config.lease_seconds / _BEATS)
         self._jobs_folder = config.jobs_dir and JobsFolder(config.jobs_dir, config.state_dir, self._backend)
         self._name = worker_name(os.getpid())
-        self._running: dict[str, _Running] = {}
+        self._running: dict[Hold, _Running] = {}
         self._leaving = False
         self._renewed = boottime()
         self._next_beat = 0.0
@@ -144,7 +144,9 @@ class Agent:
     def _register(self) -> None:
         for attempt in range(_REGISTER_ATTEMPTS):
             try:
-                self._backend.register(self._registration, self._config.roots_text, self._config.lease_seconds)
+                self._backend.register(
+                    self._registration, self._config.roots_text, self._config.lease_seconds, self._in_touch()
+                )
                 return
             except JobError:
                 if attempt == _REGISTER_ATTEMPTS - 1:
@@ -210,10 +212,9 @@ class Agent:
 
     def _look(self) -> None:
         """Obey orders, take over what others lost, keep the queue in order, and claim."""
-        holds = [running.child.hold for running in self._running.values()]
-        for uid, order in self._backend.orders(self._name, holds).items():
-            running = self._running[uid]
-            if order is Order.FENCED and self._is_over(uid):
+        for hold, order in self._backend.orders(self._name, list(self._running)).items():
+            running = self._running[hold]
+            if order is Order.FENCED and self._is_over(hold.uid):
                 # It has written its own end, and is about to leave.
                 running.kill_at = running.kill_at or time.monotonic() + _GRACE_SECONDS
             else:
@@ -225,7 +226,7 @@ class Agent:
             self._backend.reconcile_events()
             workdirs.sweep(self._config.roots, self._config.state_dir, self._backend.has_use_for)
             self._backend.forget_dead_workers()
-        while not self._leaving and len(self._running) < self._config.slots:
+        while not self._leaving and len(self._running) < self._config.slots and not self._must_stop(self._in_touch()):
             job = self._backend.claim(self._name)
             if job is None:
                 break
@@ -233,24 +234,33 @@ class Agent:
 
     # -- the worker's own life -----------------------------------------------------------------------------------------
 
+    def _in_touch(self) -> float:
+        """When this worker was last known to be allowed to work: now, or when its keeper last said so."""
+        return boottime() if self._config.keeper is None else keeper.read(self._config.keeper)
+
+    def _must_stop(self, renewed: float) -> bool:
+        return boottime() - renewed > self._config.lease_seconds * (1 - STOP_AT_LEASE_PART)
+
     def _beat(self) -> None:
-        if boottime() < self._next_beat:
-            return
         began = boottime()
+        since = self._in_touch()
+        news = self._config.keeper is not None and since > self._renewed
+        if began < self._next_beat and not news:
+            return
         beat = models.Heartbeat(
             worker=self._name,
             time=timestamp(now()),
-            running={uid: running.child.hold.epoch for uid, running in self._running.items()},
+            running={hold.uid: hold.epoch for hold in self._running},
             free_scratch_bytes=shutil.disk_usage(self._config.roots.scratch).free,
             free_output_bytes=shutil.disk_usage(self._config.roots.output).free,
         )
-        self._backend.heartbeat(beat)
-        self._renewed = began
+        self._backend.heartbeat(beat, since)
+        self._renewed = since
         self._next_beat = began + self._config.lease_seconds / _BEATS
 
     def _guard_lease(self) -> None:
         """Kill the jobs if the lease could not be renewed in time, before anybody may take them over."""
-        if boottime() - self._renewed > self._config.lease_seconds * (1 - STOP_AT_LEASE_PART) and self._running:
+        if self._running and self._must_stop(self._renewed):
             log.error("the lease could not be renewed; stopping all jobs")
             self._kill_all()
             self._renewed = boottime()
@@ -283,7 +293,7 @@ class Agent:
     # -- jobs ----------------------------------------------------------------------------------------------------------
 
     def _start(self, job: models.MigrationJob) -> None:
-        log.info("job %s: attempt %d", job.metadata.name, job.status.epoch)
+        log.info("job %s: attempt %d", job.metadata.key, job.status.epoch)
         # A connection to SQLite must not cross a fork.
         self._backend.close()
         try:
@@ -293,7 +303,7 @@ class Agent:
             problem = errors.transient("NoProcess", f"No process can be made for the job: {error.strerror}.")
             self._backend.fail(hold, problem)
             return
-        self._running[child.hold.uid] = _Running(child)
+        self._running[child.hold] = _Running(child)
         try:
             self._backend.started(child.hold, child.process)
         except BaseException:
@@ -318,17 +328,17 @@ class Agent:
         deadline = time.monotonic() + _KILL_SECONDS
         while time.monotonic() < deadline and not all(running.ended() for running in self._running.values()):
             time.sleep(0.01)
-        for uid, running in list(self._running.items()):
+        for hold, running in list(self._running.items()):
             if running.ended():
-                del self._running[uid]
+                del self._running[hold]
                 with contextlib.suppress(JobError, Fenced):
-                    self._backend.release(running.child.hold, "the worker could not keep its hold on the job")
+                    self._backend.release(hold, "the worker could not keep its hold on the job")
                 self._clear(running.child)
             else:
                 log.error("job %s: its process %d cannot be killed", running.child.name, running.child.process.pid)
 
     def _settle_ended(self) -> None:
-        for uid, running in list(self._running.items()):
+        for hold, running in list(self._running.items()):
             if not running.ended():
                 continue
             try:
@@ -336,7 +346,7 @@ class Agent:
             except Fenced:
                 log.info("job %s: it is no longer ours", running.child.name)
             # Not before its end is written: a queue out of reach is tried again as long as the lease lasts.
-            del self._running[uid]
+            del self._running[hold]
             self._clear(running.child)
 
     def _settle(self, running: _Running, code: int) -> None:

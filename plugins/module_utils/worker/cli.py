@@ -28,7 +28,7 @@ from ..protocol._pydantic import HAS_PYDANTIC
 from ..protocol.errors import JobError, invalid
 from ..protocol.lifecycle import TERMINAL, Phase
 from . import display
-from .config import LEASE_SECONDS, Config, default_state_dir, make_roots
+from .config import LEASE_SECONDS, NODE_LEASE_SECONDS, Config, default_state_dir, make_roots
 from .job_process import Pipeline
 
 OK, JOB_FAILED, BAD_INPUT = 0, 1, 2
@@ -36,12 +36,13 @@ _FOLLOW_SECONDS = 0.3
 _REFRESH_SECONDS = 1.0
 _DEVICES_VARIABLE = "HYPER2KVM_TARGET_DEVICES"
 _CONTAINER_INPUT, _CONTAINER_OUTPUT, _CONTAINER_JOBS = "/data/input", "/data/output", "jobs"
+_CONTAINER_STATE, _CONTAINER_SCRATCH = "/data/state", "/data/temp"
 
 _EPILOG = """\
 Folders are also taken from the environment (HYPER2KVM_INPUT_ROOT, HYPER2KVM_OUTPUT_ROOT, HYPER2KVM_STATE_DIR,
 HYPER2KVM_SCRATCH, HYPER2KVM_SECRETS_ROOT, HYPER2KVM_JOBS_DIR); /data/input and /data/output serve where they exist and
-none is named, and with the former also /data/input/jobs. HYPER2KVM_TARGET_DEVICES holds patterns of devices with colons
-between them.
+none is named, with the former also /data/input/jobs and /data/temp, with the latter also /data/state.
+HYPER2KVM_TARGET_DEVICES holds patterns of devices with colons between them.
 Exit status: 0 well, 1 a job failed, 2 wrong input or nothing could be done.
 """
 
@@ -120,11 +121,19 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument(
         "--lease-seconds",
         type=float,
-        default=LEASE_SECONDS,
         metavar="S",
-        help=f"how long it may be silent before another worker takes its jobs over (default: {LEASE_SECONDS:.0f})",
+        help="how long it may be silent before another worker takes its jobs over "
+        f"(default: {LEASE_SECONDS:.0f}; with --kubernetes {NODE_LEASE_SECONDS:.0f})",
     )
     run.add_argument("--once", action="store_true", help="end when no job is left that could be run")
+    run.add_argument("--kubernetes", action="store_true", help="work on the jobs that a cluster assigns to this node")
+    run.add_argument("--node-name", metavar="NAME", help="this node's name in the cluster (default: $NODE_NAME)")
+    run.add_argument(
+        "--output-shared",
+        action="store_true",
+        default=os.environ.get("HYPER2KVM_OUTPUT_SHARED", "") == "true",
+        help="tell the cluster that all nodes have the same output root (or HYPER2KVM_OUTPUT_SHARED=true)",
+    )
 
     submit = command(
         "submit",
@@ -151,6 +160,7 @@ def _parser() -> argparse.ArgumentParser:
         "--since", type=int, default=0, metavar="SEQUENCE", help="only events after this one of each job"
     )
     workers = command("workers", _workers, "show the workers that are alive")
+    command("health", _health, "status 0 if a worker of this queue is alive and minds its jobs; for probes")
     capabilities = command("capabilities", None, "try out what a worker can do here")
     for one in (submit, status, explain, cancel, suspend, resume, priority, delete, events, workers, capabilities):
         one.add_argument("--json", action="store_true", help="for programs: JSON, one document a line")
@@ -182,7 +192,10 @@ def _output_root(options: argparse.Namespace) -> pathlib.Path:
 
 
 def _state_dir(options: argparse.Namespace) -> pathlib.Path:
-    return _folder(options, "state_dir") or default_state_dir(_output_root(options))
+    given = _folder(options, "state_dir")
+    if given is None and _folder(options, "output_root") is None and pathlib.Path(_CONTAINER_STATE).is_dir():
+        return pathlib.Path(_CONTAINER_STATE)
+    return given or default_state_dir(_output_root(options))
 
 
 # -- commands ----------------------------------------------------------------------------------------------------------
@@ -195,40 +208,60 @@ def _run(options: argparse.Namespace, pipeline: Pipeline | None) -> int:
         from .pipeline import run_job
 
         pipeline = run_job
+    if options.kubernetes:
+        return _run_on_node(options, pipeline)
+    agent = Agent(_config(options), pipeline)
+    agent.run()
+    return JOB_FAILED if options.once and agent.failed_jobs else OK
 
+
+def _run_on_node(options: argparse.Namespace, pipeline: Pipeline) -> int:
+    from ..backends.kube.api import own_namespace
+    from . import node_agent
+
+    name = options.node_name or os.environ.get("NODE_NAME")
+    if not name:
+        raise invalid("NoNodeName", "This node's name in the cluster is not known.", "Give --node-name or NODE_NAME.")
+    if options.once or options.idle_seconds is not None:
+        raise invalid("InvalidOptions", "The worker of a node ends when it is told to.", "Leave out how it ends.")
+    node = node_agent.Node(name, own_namespace(), options.output_shared)
+    try:
+        return node_agent.run(_config(options), pipeline, node)
+    except JobError as error:
+        node_agent.tell_unfit(node, error)
+        raise
+
+
+def _config(options: argparse.Namespace) -> Config:
     input_root = _folder(options, "input_root", _CONTAINER_INPUT)
     if input_root is None:
         raise invalid("NoInputRoot", "No input root was given.", "Give --input-root.")
+    in_container = input_root == pathlib.Path(_CONTAINER_INPUT)
     state_dir = _state_dir(options)
     roots = make_roots(
         input_root,
         _output_root(options),
         state_dir=state_dir,
-        scratch=_folder(options, "scratch"),
+        scratch=_folder(options, "scratch", _CONTAINER_SCRATCH if in_container else None),
         secrets=_folder(options, "secrets_root"),
         target_devices=options.target_device or filter(None, os.environ.get(_DEVICES_VARIABLE, "").split(":")),
     )
     jobs_dir = _folder(options, "jobs_dir")
-    if jobs_dir is None and input_root == pathlib.Path(_CONTAINER_INPUT):
+    if jobs_dir is None and in_container and not options.kubernetes:
         jobs_dir = input_root / _CONTAINER_JOBS
     accepts = models.Acceptance(labels=_labels(options.accept_label))
     if options.accept_operation:
         accepts.operations = [models.Operation(name) for name in options.accept_operation]
-    agent = Agent(
-        Config(
-            roots=roots,
-            state_dir=state_dir,
-            slots=options.slots,
-            idle_seconds=0.0 if options.once else options.idle_seconds,
-            labels=_labels(options.label),
-            accepts=accepts,
-            lease_seconds=options.lease_seconds,
-            jobs_dir=jobs_dir,
-        ),
-        pipeline,
+    return Config(
+        roots=roots,
+        state_dir=state_dir,
+        slots=options.slots,
+        idle_seconds=0.0 if options.once else options.idle_seconds,
+        labels=_labels(options.label),
+        accepts=accepts,
+        lease_seconds=options.lease_seconds or (NODE_LEASE_SECONDS if options.kubernetes else LEASE_SECONDS),
+        jobs_dir=jobs_dir,
     )
-    agent.run()
-    return JOB_FAILED if options.once and agent.failed_jobs else OK
 
 
 def _labels(pairs: c.Iterable[str]) -> dict[str, str]:
@@ -239,6 +272,16 @@ def _labels(pairs: c.Iterable[str]) -> dict[str, str]:
             raise invalid("InvalidLabel", f"{pair} is no label.", "Write it as KEY=VALUE.")
         labels[key] = value
     return labels
+
+
+def _health(backend: LocalBackend, options: argparse.Namespace) -> int:
+    from . import node_agent
+
+    alive = node_agent.is_alive(_state_dir(options))
+    if alive is None:
+        alive = bool(backend.workers())
+    print("alive" if alive else "no worker of this queue is alive, or it does not mind its jobs")
+    return OK if alive else JOB_FAILED
 
 
 def _capabilities(options: argparse.Namespace) -> int:
@@ -287,7 +330,7 @@ def _watch(backend: LocalBackend, names: c.Collection[str], as_json: bool) -> in
     failed = False
     said: dict[str, str] = {}
     for job in backend.watch(names):
-        name, phase = job.metadata.name, job.status.phase
+        name, phase = job.metadata.key, job.status.phase
         failed = failed or phase in (Phase.FAILED, Phase.CANCELLED)
         if as_json:
             _print_json(job.to_document())
@@ -302,7 +345,7 @@ def _watch(backend: LocalBackend, names: c.Collection[str], as_json: bool) -> in
 
 def _status(backend: LocalBackend, options: argparse.Namespace) -> int:
     if options.watch and options.json:
-        names = [options.job] if options.job else [job.metadata.name for job in backend.list()]
+        names = [options.job] if options.job else [job.metadata.key for job in backend.list()]
         return _watch(backend, names, True)
     while True:
         jobs = [backend.get(options.job)] if options.job else backend.list()
@@ -350,9 +393,9 @@ def _tell(job: models.MigrationJob, options: argparse.Namespace, what: str) -> i
     if options.json:
         _print_json(job.to_document())
     elif job.status.phase in TERMINAL:
-        print(f"{job.metadata.name} is {job.status.phase.value}")
+        print(f"{job.metadata.key} is {job.status.phase.value}")
     else:
-        print(f"{job.metadata.name} {what}")
+        print(f"{job.metadata.key} {what}")
     return OK
 
 
@@ -366,7 +409,7 @@ def _delete(backend: LocalBackend, options: argparse.Namespace) -> int:
 def _events(backend: LocalBackend, options: argparse.Namespace) -> int:
     seen: dict[str, tuple[str, int]] = {}
     while True:
-        names = [options.job] if options.job else [job.metadata.name for job in backend.list()]
+        names = [options.job] if options.job else [job.metadata.key for job in backend.list()]
         news = []
         for name in names:
             uid, since = seen.get(name, ("", options.since))

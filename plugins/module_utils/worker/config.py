@@ -17,6 +17,8 @@ from ..protocol import errors, models
 from .context import Roots
 
 LEASE_SECONDS = 30.0
+#: Of a worker that serves a cluster.
+NODE_LEASE_SECONDS = 60.0
 _STATE = ".hyper2kvm"
 
 
@@ -35,6 +37,8 @@ class Config:
     """How long the worker may be silent before others may take its jobs over."""
     jobs_dir: pathlib.Path | None = None
     """A folder whose job documents the worker hands in by itself; None: there is none."""
+    keeper: pathlib.Path | None = None
+    """Of :mod:`.keeper`: the worker's leases begin when this file says so; None: whenever it renews them."""
 
     @property
     def roots_text(self) -> str:
@@ -75,6 +79,29 @@ def make_roots(
         secrets=None if secrets is None else _existing(secrets, "secrets root", "--secrets-root"),
         target_devices=patterns,
     )
+
+
+def roots_of(roots: Roots, namespace: str | None) -> Roots:
+    """Return the roots as a job of ``namespace`` has them: the folders of that name in them; themselves where None.
+
+    Raises:
+        JobError: (environment) the input root has no such folder, the output root's cannot be made, or one is a link.
+    """
+    if namespace is None:
+        return roots
+    found = dataclasses.replace(
+        roots,
+        input=_existing(roots.input / namespace, f"input root of the namespace {namespace},", "what is mounted there"),
+        output=_made(roots.output / namespace, f"output root of the namespace {namespace},", "what is mounted there"),
+    )
+    for root, inside in ((roots.input, found.input), (roots.output, found.output)):
+        if inside != root / namespace:
+            raise errors.environment(
+                "RootUnusable",
+                f"{root / namespace} is a link to {inside}; a namespace's root must be a folder of its own.",
+                "Put a folder there.",
+            )
+    return found
 
 
 def _existing(path: pathlib.Path, what: str, option: str) -> pathlib.Path:

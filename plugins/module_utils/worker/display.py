@@ -82,7 +82,7 @@ def jobs_table(jobs: c.Sequence[models.MigrationJob]) -> str:
         worker = status.claim.worker if status.claim is not None else ""
         rows.append(
             (
-                job.metadata.name,
+                job.metadata.key,
                 job.spec.operation.value,
                 status.phase.value,
                 status.stage or "",
@@ -96,7 +96,7 @@ def jobs_table(jobs: c.Sequence[models.MigrationJob]) -> str:
 def job_details(job: models.MigrationJob) -> str:
     """Return everything about one job that a person may want to know at a glance."""
     status = job.status
-    lines = [f"{job.metadata.name} ({job.spec.operation.value}): {status.phase.value}"]
+    lines = [f"{job.metadata.key} ({job.spec.operation.value}): {status.phase.value}"]
     if status.claim is not None:
         lines.append(f"  worker: {status.claim.worker}, attempt {status.epoch}")
     if status.stage is not None:
@@ -120,7 +120,7 @@ def job_details(job: models.MigrationJob) -> str:
 
 def explanation(job: models.MigrationJob, reasons: c.Sequence[models.WaitReason]) -> str:
     """Return why a job is not running."""
-    name = job.metadata.name
+    name = job.metadata.key
     if job.status.phase is not Phase.QUEUED:
         return f"{name} does not wait: it is {job.status.phase.value}"
     if not reasons:

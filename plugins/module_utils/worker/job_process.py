@@ -25,7 +25,7 @@ from ..backends.local import LocalBackend
 from ..protocol import models, validation
 from ..protocol.errors import ErrorClass, JobError
 from . import kernel, workdirs
-from .config import Config
+from .config import Config, roots_of
 from .context import Reporter, Roots, Stopped
 from .reporter import EXIT_STOPPED, EXIT_UNREPORTED, QueueReporter
 
@@ -70,7 +70,7 @@ def start(job: models.MigrationJob, config: Config, pipeline: Pipeline) -> Child
     if uid is None:
         raise AssertionError("uid is not None")
     hold = Hold(uid, job.status.epoch)
-    workdir = workdirs.path(config.roots.scratch, job.metadata.name, uid)
+    workdir = workdirs.path(config.roots.scratch, job.metadata.key, uid)
     waiting, gate = os.pipe()
     pid = kernel.fork_into_pid_namespace()
     if pid == 0:
@@ -81,13 +81,13 @@ def start(job: models.MigrationJob, config: Config, pipeline: Pipeline) -> Child
             _guard(config.roots)
             code = _run(job, hold, config, pipeline, workdir)
         except BaseException:
-            log.exception("job %s: its process failed", job.metadata.name)
+            log.exception("job %s: its process failed", job.metadata.key)
         finally:
             # Nothing that the agent set up is torn down in its copy.
             logging.shutdown()
             os._exit(code)
     os.close(waiting)
-    return Child(job.metadata.name, hold, ProcessId.of(pid), workdir, gate)
+    return Child(job.metadata.key, hold, ProcessId.of(pid), workdir, gate)
 
 
 def _isolate(name: str, waiting: int) -> None:
@@ -118,7 +118,7 @@ def _guard(roots: Roots) -> None:
 
 
 def _run(job: models.MigrationJob, hold: Hold, config: Config, pipeline: Pipeline, workdir: pathlib.Path) -> int:
-    name = job.metadata.name
+    name = job.metadata.key
     backend = LocalBackend(config.state_dir)
     reporter = QueueReporter(backend, LocalBackend(config.state_dir), hold, name, config.lease_seconds)
     signal.signal(signal.SIGTERM, lambda *args: reporter.stop())
@@ -128,7 +128,7 @@ def _run(job: models.MigrationJob, hold: Hold, config: Config, pipeline: Pipelin
         spec_digest = validation.spec_digest(job.spec)
         workdirs.adopt(workdir, config.roots, config.state_dir, spec_digest)
         with workdirs.held(workdir, config.state_dir, spec_digest):
-            result = pipeline(job, config.roots, reporter, workdir)
+            result = pipeline(job, roots_of(config.roots, job.metadata.namespace), reporter, workdir)
             reporter.insist(lambda: backend.complete(hold, result))
         log.info("job %s: COMPLETED", name)
         return 0

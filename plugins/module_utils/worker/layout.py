@@ -43,6 +43,12 @@ class TargetLayout:
         file = self._file(index)
         return file.with_name(f"{file.name}.{self.writer}.{epoch}.partial")
 
+    def former_partials(self, index: int, epoch: int) -> list[pathlib.Path]:
+        """What earlier attempts at this very job left of the disk, on this host or on others that share the folder."""
+        beginning = f"{self.disk(index).name}.{self.writer}."
+        names = {f"{beginning}{former}.partial" for former in range(1, epoch)}
+        return sorted(path for path in self.folder.iterdir() if path.name in names)
+
     def map(self, index: int) -> pathlib.Path:
         """The map of what was read of disk ``index``, where that was not the whole disk."""
         file = self._file(index)

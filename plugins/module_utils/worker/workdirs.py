@@ -4,6 +4,8 @@
 
 """The jobs' private folders below the scratch root: ``<job name>.<uid>``, and what a dead job may have left of them.
 
+Of a job of a namespace that is ``<namespace>.<job name>.<uid>``; ``name`` is here what the queue knows a job by.
+
 A folder belongs to a queue (its file ``.owner`` names the state folder) and, while a job's process lives, to that
 process (a lock on the same file). What is in use, or another queue's, or no such folder at all, is left alone.
 
@@ -34,14 +36,15 @@ log = logging.getLogger(__name__)
 
 _OWNER = ".owner"
 _UID = r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}"
-_NAME = re.compile(rf"(?P<name>[a-z0-9][-a-z0-9]*)\.(?P<uid>{_UID})")
+_LABEL = r"[a-z0-9][-a-z0-9]*"
+_NAME = re.compile(rf"((?P<namespace>{_LABEL})\.)?(?P<name>{_LABEL})\.(?P<uid>{_UID})")
 _DELETED = " (deleted)"
 _PATIENCE_SECONDS = 5.0
 
 
 def path(scratch: pathlib.Path, name: str, uid: str) -> pathlib.Path:
     """Return the folder of a job."""
-    return scratch / f"{name}.{uid}"
+    return scratch / f"{name.replace('/', '.')}.{uid}"
 
 
 @contextlib.contextmanager
@@ -77,7 +80,7 @@ def adopt(workdir: pathlib.Path, roots: Roots, state_dir: pathlib.Path, spec_dig
         JobError: (environment) the scratch root cannot be written.
     """
     owner = _Owner(state_dir.resolve(), spec_digest)
-    name = workdir.name.partition(".")[0]
+    name = _name(workdir)
     try:
         earlier = [folder for folder, of in _folders(roots.scratch) if of == name and folder != workdir]
         # The latest first: there are several only where a process would not die.
@@ -130,8 +133,20 @@ def _unusable(workdir: pathlib.Path, error: OSError) -> errors.JobError:
 
 def _folders(scratch: pathlib.Path) -> list[tuple[pathlib.Path, str]]:
     """Return the jobs' folders with the name of the job."""
-    matches = [(folder, _NAME.fullmatch(folder.name)) for folder in sorted(scratch.iterdir())]
-    return [(f, match["name"]) for f, match in matches if match is not None and f.is_dir() and not f.is_symlink()]
+    named = [(folder, _name(folder)) for folder in sorted(scratch.iterdir())]
+    return [(folder, name) for folder, name in named if name is not None and _is_folder(folder)]
+
+
+def _name(workdir: pathlib.Path) -> str | None:
+    """Return the name of the job whose folder this is; None if it is no job's."""
+    match = _NAME.fullmatch(workdir.name)
+    if match is None or match["namespace"] is None:
+        return None if match is None else match["name"]
+    return f"{match['namespace']}/{match['name']}"
+
+
+def _is_folder(path: pathlib.Path) -> bool:
+    return path.is_dir() and not path.is_symlink()
 
 
 @contextlib.contextmanager

@@ -44,6 +44,8 @@ def run(context: JobContext) -> str:
     write_durably(layout.result, json.dumps(result.to_document(), indent=2).encode() + b"\n")
     _add_artifact(context, layout.result, "result")
     context.forget_unfinished()
+    if context.publishes_target():
+        _remove_former_partials(context)
     return str(layout.folder.relative_to(context.roots.output))
 
 
@@ -91,6 +93,13 @@ def _publish_disk(context: JobContext, index: int) -> None:
         _add_artifact(context, copied_map, "map")
     else:
         copied_map.unlink(missing_ok=True)
+
+
+def _remove_former_partials(context: JobContext) -> None:
+    """Remove what another host copied that had the job before; its own attempts took theirs up."""
+    for index in range(len(context.source.images)):
+        for path in context.layout.former_partials(index, context.job.status.epoch):
+            path.unlink(missing_ok=True)
 
 
 def _write_definitions(context: JobContext) -> None:

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import typing as t
 
-from ansible_collections.hyper2kvm.core.plugins.module_utils.backends.host import boot_id
-from ansible_collections.hyper2kvm.core.plugins.module_utils.protocol import models
+from ansible_collections.hyper2kvm.core.plugins.module_utils.backends.host import boot_id, now
+from ansible_collections.hyper2kvm.core.plugins.module_utils.protocol import models, status
+from ansible_collections.hyper2kvm.core.plugins.module_utils.protocol.lifecycle import Actor, Phase
 
 BASICS = ("qemu-img", "root", "attach", "boot-test")
 
@@ -50,3 +51,23 @@ def result(of: models.MigrationJob) -> models.JobResult:
         completed_at="2026-01-01T00:00:00Z",
         seconds=1.0,
     )
+
+
+def assigned(name: str = "web01", *, epoch: int = 1, node: str = "node-1", **fields: t.Any) -> models.MigrationJob:
+    """Return a job of the namespace ``team-a`` as an operator has just assigned it, for the ``epoch``-th time.
+
+    The attempts before were handed back. ``fields`` are as with :func:`job`; ``uid`` is the job's.
+    """
+    made = job(name, **{key: value for key, value in fields.items() if key != "uid"})
+    made.metadata.namespace = "team-a"
+    made.metadata.uid = fields.get("uid", "11111111-1111-1111-1111-111111111111")
+    made.metadata.creation_timestamp = "2026-01-01T00:00:00Z"
+    told = models.JobStatus()
+    for phase in (Phase.VALIDATED, Phase.QUEUED):
+        told = status.advance(told, phase, Actor.CONTROL, now())
+    for dummy in range(epoch):
+        if told.phase is not Phase.QUEUED:
+            told = status.advance(told, Phase.QUEUED, Actor.WORKER, now())
+        told = status.record_attempt(told, node, 60.0, Actor.CONTROL, now())
+    made.status = told
+    return made

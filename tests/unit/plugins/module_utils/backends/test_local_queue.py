@@ -155,7 +155,7 @@ def test_a_running_job_that_differs_is_refused_or_stopped_first(queue: LocalBack
         queue.submit(other)
 
     def obey() -> None:
-        while queue.orders("host-1", [hold]).get(hold.uid) is not Order.CANCEL:
+        while queue.orders("host-1", [hold]).get(hold) is not Order.CANCEL:
             time.sleep(0.01)
         queue.cancelled(hold)
 
@@ -270,7 +270,7 @@ def test_a_claim_raises_the_epoch_and_fences_the_one_before(queue: LocalBackend)
         with pytest.raises(Fenced):
             write()
     assert queue.get("web01-inspect") == before
-    assert queue.orders("host-1", [old]) == {old.uid: Order.FENCED}
+    assert queue.orders("host-1", [old]) == {old: Order.FENCED}
     assert queue.orders("host-1", [new]) == {}
 
 
@@ -362,13 +362,13 @@ def test_orders_reach_the_worker(queue: LocalBackend) -> None:
     queue.cancel("a")
     queue.suspend("b")
     deadline = time.monotonic() + 60
-    while holds["c"].uid not in queue.orders("host-1", holds.values()):
+    while holds["c"] not in queue.orders("host-1", holds.values()):
         assert time.monotonic() < deadline
         time.sleep(0.05)
     assert queue.orders("host-1", holds.values()) == {
-        holds["a"].uid: Order.CANCEL,
-        holds["b"].uid: Order.SUSPEND,
-        holds["c"].uid: Order.DEADLINE,
+        holds["a"]: Order.CANCEL,
+        holds["b"]: Order.SUSPEND,
+        holds["c"]: Order.DEADLINE,
     }
 
 

@@ -9,13 +9,15 @@ What a job does is said in its annotations: ``stages`` (names, by commas), ``sec
 a process in a session of its own that would outlive it), ``leave`` (a mount and a loop device), ``crash`` (raises what
 it must not), ``die`` (ends without a word).
 
-The environment may set the agent's patience: ``FAKE_LOOK_SECONDS``, ``FAKE_GRACE_SECONDS``.
+The environment may set the agent's patience: ``FAKE_LOOK_SECONDS``, ``FAKE_GRACE_SECONDS``; and its keeper's file:
+``FAKE_KEEPER``.
 
 Every stage's begin and end is a line in ``<output>/<job>.trace``: ``<epoch> <stage> <begin|end>``.
 """
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import pathlib
@@ -129,4 +131,6 @@ if __name__ == "__main__":
     agent._LOOK_SECONDS = float(os.environ.get("FAKE_LOOK_SECONDS", agent._LOOK_SECONDS))
     agent._GRACE_SECONDS = float(os.environ.get("FAKE_GRACE_SECONDS", agent._GRACE_SECONDS))
     status.BACKOFF_SECONDS = 0.2
+    if "FAKE_KEEPER" in os.environ:
+        cli.Config = functools.partial(cli.Config, keeper=pathlib.Path(os.environ["FAKE_KEEPER"]))  # type: ignore
     sys.exit(cli.main(pipeline=pipeline))

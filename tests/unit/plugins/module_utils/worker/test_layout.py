@@ -32,6 +32,18 @@ def test_names_follow_the_target(tmp_path: pathlib.Path) -> None:
     assert layout.result.name == "result.json"
 
 
+def test_former_partials_are_this_very_jobs_of_earlier_attempts(tmp_path: pathlib.Path) -> None:
+    submitted = job(path="web01")
+    submitted.metadata.uid = "0d2f4a5e-0000-4000-8000-000000000000"
+    layout = layout_of(submitted, tmp_path)
+    layout.folder.mkdir()
+    for epoch in (1, 3, 4, 12):
+        layout.partial(0, epoch).touch()
+    (layout.folder / "web01.qcow2.11111111.1.partial").touch()
+    assert layout.former_partials(0, 4) == [layout.partial(0, 1), layout.partial(0, 3)]
+    assert layout.former_partials(1, 4) == []
+
+
 def test_the_job_names_the_folder_where_the_target_does_not(tmp_path: pathlib.Path) -> None:
     assert layout_of(job(), tmp_path).folder == tmp_path / "web01-convert"
 

@@ -17,10 +17,18 @@ import sys
 import typing as t
 
 import pytest
+from ansible_collections.hyper2kvm.core.plugins.module_utils.backends.host import boottime
 from ansible_collections.hyper2kvm.core.plugins.module_utils.protocol import models
 from ansible_collections.hyper2kvm.core.plugins.module_utils.protocol.errors import JobError
 from ansible_collections.hyper2kvm.core.plugins.module_utils.protocol.lifecycle import Phase
-from ansible_collections.hyper2kvm.core.plugins.module_utils.worker import cli, config, installation, local
+from ansible_collections.hyper2kvm.core.plugins.module_utils.worker import (
+    cli,
+    config,
+    installation,
+    keeper,
+    local,
+    node_agent,
+)
 
 from tests.tools.machine import wait_for
 from tests.unit.plugins.module_utils.backends.samples import job
@@ -46,6 +54,38 @@ def run(site: Site, capsys: pytest.CaptureFixture[str]) -> t.Callable[..., tuple
 
 
 Run = t.Callable[..., tuple[int, str, str]]
+
+
+def test_health_is_that_of_the_queues_workers(site: Site, run: Run) -> None:
+    assert run("health")[0] == 1
+    site.start()
+    assert run("health") == (0, "alive\n", "")
+
+
+def test_health_of_a_node_is_whether_its_agent_minds_the_jobs(site: Site, run: Run) -> None:
+    site.start()
+    alive = site.output / ".hyper2kvm" / node_agent.ALIVE
+    keeper.write(alive, boottime() - 10.0)
+    assert run("health")[0] == 0
+    keeper.write(alive, boottime() - 100.0)
+    assert run("health")[0] == 1
+
+
+@pytest.mark.parametrize(
+    ("options", "named", "reason"),
+    [
+        ([], "", "NODE_NAME"),
+        (["--once"], "node-1", "told to"),
+        (["--idle-seconds", "1"], "node-1", "told to"),
+    ],
+)
+def test_a_node_is_named_and_does_not_end_by_itself(
+    site: Site, run: Run, monkeypatch: pytest.MonkeyPatch, options: list[str], named: str, reason: str
+) -> None:
+    monkeypatch.setenv("NODE_NAME", named)
+    code, dummy, err = run("run", "--kubernetes", "--input-root", str(site.root), *options)
+    assert code == 2
+    assert reason in err
 
 
 def test_a_job_is_submitted_looked_at_and_steered(site: Site, run: Run) -> None:

@@ -1,0 +1,602 @@
+# Copyright: (c) 2026, hyper2kvm contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""The node agent: between a cluster, which decides who gets a job, and the queue of its node, where it gets done.
+
+It compares, again and again, what the API server says of the jobs that this node has with what the queue says of them,
+and does the one thing that brings them together: gives a job, passes on a wish, tells of progress or of an end, takes a
+job away. So nothing depends on having seen a change happen; what was missed while one of the two was away is caught up.
+
+The API server's word on who has a job is final. Every write to it tests that the job is still this node's attempt; what
+is not is killed. The worker's leases last only while this process reaches the API server (:mod:`.keeper`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import collections.abc as c
+import concurrent.futures
+import contextlib
+import dataclasses
+import logging
+import os
+import pathlib
+import signal
+import time
+import typing as t
+
+from ..backends.base import Fenced, WorkerState
+from ..backends.host import boot_id, boottime, now
+from ..backends.kube.api import Absent, Api, Changed, Exists, Login
+from ..backends.kube.cache import Cache, Change
+from ..backends.kube.resources import (
+    JOBS,
+    WORKERS,
+    Object,
+    assigned_to,
+    job_of,
+    status_patch,
+    worker_lease,
+    worker_object,
+    worker_status_patch,
+)
+from ..backends.local import LocalBackend
+from ..backends.local_grants import Given
+from ..protocol import fields, models, status
+from ..protocol.errors import ErrorClass, JobError
+from ..protocol.lifecycle import HELD, TERMINAL, Phase
+from ..scheduling.matching import ALWAYS_NEEDED
+from . import keeper, node_relay, node_worker, workdirs
+from .config import Config
+from .installation import collection_version
+from .job_process import Pipeline
+
+log = logging.getLogger(__name__)
+
+T = t.TypeVar("T")
+
+#: How often the Lease is renewed in the time that it lasts.
+_RENEWALS = 6
+_RENEW_TIMEOUT_SECONDS = 5.0
+_RENEW_AGAIN_SECONDS = 1.0
+_REQUEST_SECONDS = 10.0
+#: Between two looks at the queue.
+_TURN_SECONDS = 0.25
+#: A job's first progress is told after the first time, further ones at most once in the second.
+_FIRST_PROGRESS_SECONDS = 2.0
+_PROGRESS_SECONDS = 10.0
+#: After a failure, before the same is tried again for the same job.
+_REST_SECONDS = 2.0
+#: How often it is asked what became of a job of which something is kept here: work that may go on, or only a record.
+_ASK_UNFINISHED_SECONDS = 30.0
+_ASK_FINISHED_SECONDS = 600.0
+_ASK_AT_ONCE = 10
+#: How many jobs that this node had are kept in its queue, with their events.
+_MAX_KEPT = 100
+_NODE_SECONDS = 10.0
+#: Without any news, in case that somebody deleted what was told.
+_NODE_AGAIN_SECONDS = 300.0
+#: Free space is told anew when it has changed by so much, in bytes.
+_SPACE_STEP = 1024**3
+#: A worker whose lease lags so far behind the keeper's word hangs.
+_HANGS_SECONDS = 40.0
+#: From the request to end: for the worker's checkpoints, and for all.
+_CHECKPOINT_SECONDS = 20.0
+_LEAVE_SECONDS = 30.0
+_MOST_RUNNING_TOLD = 256
+#: Between two words in the file by which :func:`is_alive` knows that this process minds its jobs.
+_ALIVE_SECONDS = 5.0
+_SILENT_SECONDS = 60.0
+#: HTTP status of writers that got into each other's way.
+_CONFLICT = 409
+
+KEEPER = "keeper"
+ALIVE = "node-agent"
+
+
+@dataclasses.dataclass(frozen=True)
+class Node:
+    """Who this is in the cluster."""
+
+    name: str
+    """The node's name, and that of its MigrationWorker."""
+    namespace: str
+    """Where its Lease is."""
+    output_shared: bool = False
+    """Whether other nodes see the same output root."""
+
+
+def run(config: Config, pipeline: Pipeline, node: Node, login: Login | None = None) -> int:
+    """Work for the cluster until told to leave by SIGTERM, and return the exit status; 1 if the worker ended by itself.
+
+    Raises:
+        JobError: the state folder or the login cannot be used.
+    """
+    backend = LocalBackend(config.state_dir)
+    holding = node_worker.lock(config.state_dir)
+    config = dataclasses.replace(config, keeper=config.state_dir / KEEPER)
+    try:
+        worker = node_worker.Worker(config, pipeline)
+        try:
+            return asyncio.run(NodeAgent(config, node, backend, worker).run(login))
+        finally:
+            worker.signal(signal.SIGKILL)
+    finally:
+        backend.close()
+        os.close(holding)
+
+
+def tell_unfit(node: Node, error: JobError, login: Login | None = None) -> None:
+    """Say in the node's MigrationWorker why no worker starts there; where that cannot be said, the log has it."""
+
+    async def tell() -> None:
+        condition = _ready(False, error.reason, f"{error.message} {error.suggestion}".strip())
+        told = models.WorkerStatus(**_identity(node), slots=1, schedulable=False, conditions=[condition])
+        async with Api.connect(login) as api:
+            await asyncio.wait_for(_write_worker(api, node, told), _REQUEST_SECONDS)
+
+    try:
+        asyncio.run(tell())
+    except (JobError, asyncio.TimeoutError) as problem:
+        log.warning("the cluster cannot be told: %s", problem)
+
+
+def is_alive(state_dir: pathlib.Path) -> bool | None:
+    """Whether the node agent of a state folder minds its jobs; None: the folder is no node's."""
+    path = state_dir / ALIVE
+    return boottime() - keeper.read(path) < _SILENT_SECONDS if path.exists() else None
+
+
+class NodeAgent:
+    """One node's agent, for one life of its worker."""
+
+    def __init__(self, config: Config, node: Node, backend: LocalBackend, worker: node_worker.Worker) -> None:
+        """Prepare to work with the queue of ``backend``, whose ``worker`` has not begun yet."""
+        self._config = config
+        self._node = node
+        self._backend = backend
+        self._worker = worker
+        self._assigned: dict[str, models.MigrationJob] = {}
+        """The jobs that this node has, by uid, as the API server told or answered last."""
+        self._here: dict[str, Given] = {}
+        """The jobs that were given to the queue, by uid, as they are there."""
+        self._over: dict[str, int] = {}
+        """The epoch of the last attempt that is known not to be this node's any more; older news of it are skipped."""
+        self._next_progress: dict[str, float] = {}
+        self._next_ask: dict[str, float] = {}
+        self._rest_until: dict[str, float] = {}
+        self._seen_version = -1
+        self._stale = True
+        self._told_node: models.WorkerStatus | None = None
+        self._tell_node_again = 0.0
+        self._said: dict[str, str] = {}
+
+    async def run(self, login: Login | None) -> int:
+        """See :func:`run`."""
+        self._wake = asyncio.Event()
+        self._leaving = asyncio.Event()
+        self._in_touch = asyncio.Event()
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._leaving.set)
+        with concurrent.futures.ThreadPoolExecutor(1, "queue") as self._threads:
+            async with Api.connect(login) as self._api:
+                self._jobs = Cache(self._api, JOBS, self._read, self._changed, fields=assigned_to(self._node.name))
+                self._worker_end = asyncio.ensure_future(self._worker.wait())
+                ends = [self._worker_end, asyncio.ensure_future(self._leaving.wait())]
+                tasks = [asyncio.ensure_future(one) for one in (self._keep(), self._jobs.run(), self._work())]
+                try:
+                    await asyncio.wait([*ends, *tasks], return_when=asyncio.FIRST_COMPLETED)
+                    for task in tasks:
+                        if task.done():
+                            # Only a mistake in the program ends one.
+                            task.result()
+                    if not self._leaving.is_set():
+                        log.error("the worker ended by itself, with status %d", self._worker_end.result())
+                        return 1
+                    await self._leave()
+                    return 0
+                finally:
+                    for one in (*ends, *tasks):
+                        one.cancel()
+                    await asyncio.gather(*ends, *tasks, return_exceptions=True)
+
+    async def _work(self) -> None:
+        """Hand back what a predecessor had, let the worker begin, and mind the jobs."""
+        await self._in_queue(self._backend.bury_workers)
+        await self._in_touch.wait()
+        self._worker.begin()
+        log.info("node %s: at work", self._node.name)
+        await self._jobs.synced.wait()
+        await asyncio.gather(self._mind_jobs(), self._mind_node())
+
+    async def _leave(self) -> None:
+        """Let the worker make its checkpoints, and hand back what this node has."""
+        log.info("node %s: leaving", self._node.name)
+        deadline = time.monotonic() + _LEAVE_SECONDS
+        self._worker.signal(signal.SIGTERM)
+        try:
+            await asyncio.wait_for(asyncio.shield(self._worker_end), _CHECKPOINT_SECONDS)
+        except asyncio.TimeoutError:
+            self._worker.signal(signal.SIGKILL)
+            await self._worker_end
+        with contextlib.suppress(JobError):
+            await self._in_queue(self._backend.bury_workers)
+        self._stale = True
+        while self._assigned and time.monotonic() < deadline:
+            self._wake.set()
+            await asyncio.sleep(_TURN_SECONDS)
+
+    # -- the lease -----------------------------------------------------------------------------------------------------
+
+    async def _keep(self) -> None:
+        """Renew the Lease, and tell the worker each time."""
+        path = self._config.state_dir / KEEPER
+        seconds = self._config.lease_seconds
+        while True:
+            began = boottime()
+            wait = _RENEW_AGAIN_SECONDS
+            try:
+                renewal = self._api.renew_lease(
+                    self._node.namespace, worker_lease(self._node.name), os.uname().nodename, round(seconds)
+                )
+                await asyncio.wait_for(renewal, _RENEW_TIMEOUT_SECONDS)
+                # From before the request: the operator cannot have counted from any earlier.
+                keeper.write(path, began)
+                self._in_touch.set()
+                self._forget_saying("lease")
+                wait = seconds / _RENEWALS
+            except (JobError, asyncio.TimeoutError, OSError) as error:
+                self._say("lease", f"the lease cannot be renewed: {error or 'no answer in time'}")
+            await asyncio.sleep(max(0.0, began + wait - boottime()))
+
+    # -- what the cluster says -----------------------------------------------------------------------------------------
+
+    def _read(self, found: Object) -> models.MigrationJob | None:
+        """Return the job of an API object; None where it is not this node's to work on."""
+        try:
+            job = job_of(found)
+            return job if job.status.phase in HELD else None
+        except JobError as error:
+            self._say(found["metadata"]["uid"], str(error))
+            return None
+
+    def _changed(self, change: Change[models.MigrationJob]) -> None:
+        before, after = change.before, change.after
+        if before is not None and (after is None or after.metadata.uid != before.metadata.uid):
+            uid = _uid(before)
+            if self._assigned.pop(uid, None) is not None:
+                self._next_ask[uid] = 0.0
+            self._over.pop(uid, None)
+        if after is not None and after.status.epoch > self._over.get(_uid(after), 0):
+            self._assigned[_uid(after)] = after
+        self._wake.set()
+
+    async def _write(self, job: models.MigrationJob, after: models.JobStatus) -> None:
+        """Write a job's status, or learn that it is not this node's any more."""
+        uid = _uid(job)
+        metadata = job.metadata
+        try:
+            found = await asyncio.wait_for(
+                self._api.patch(
+                    JOBS,
+                    metadata.name,
+                    status_patch(job.status, after),
+                    metadata.namespace,
+                    subresource="status",
+                ),
+                _REQUEST_SECONDS,
+            )
+        except (Changed, Absent) as error:
+            if error.code == _CONFLICT:
+                # That tells nothing of who has the job.
+                raise
+            log.warning("job %s: it is not this node's any more: %s", metadata.key, error)
+            self._let_go(uid, job.status.epoch)
+            self._next_ask[uid] = 0.0
+            return
+        if after.assigned_node is None:
+            log.info("job %s: %s", metadata.key, after.phase.value)
+            self._let_go(uid, job.status.epoch)
+        else:
+            self._assigned[uid] = job_of(found)
+
+    def _let_go(self, uid: str, epoch: int) -> None:
+        self._assigned.pop(uid, None)
+        self._over[uid] = epoch
+        self._next_ask[uid] = time.monotonic() + _ASK_UNFINISHED_SECONDS
+
+    # -- what the queue says -------------------------------------------------------------------------------------------
+
+    async def _in_queue(self, call: c.Callable[..., T], *args: t.Any) -> T:
+        """Call the queue, which may block, in the one thread that does."""
+        self._stale = True
+        return await asyncio.get_running_loop().run_in_executor(self._threads, lambda: call(*args))
+
+    async def _refresh(self) -> None:
+        """Catch up with the queue."""
+        stale, self._stale = self._stale, False
+        version = await asyncio.get_running_loop().run_in_executor(self._threads, self._backend.data_version)
+        if not stale and version == self._seen_version:
+            return
+        self._seen_version = version
+        known = {uid: given.version for uid, given in self._here.items()}
+        changed, uids = await self._in_queue(self._backend.given, known)
+        self._stale = False
+        for given in changed:
+            self._here[given.uid] = given
+        for uid in self._here.keys() - uids:
+            del self._here[uid]
+        for memory in (self._next_progress, self._next_ask, self._rest_until):
+            for uid in memory.keys() - uids - self._assigned.keys():
+                del memory[uid]
+
+    # -- bringing the two together -------------------------------------------------------------------------------------
+
+    async def _mind_jobs(self) -> None:
+        alive = self._config.state_dir / ALIVE
+        said = 0.0
+        while True:
+            self._wake.clear()
+            try:
+                if boottime() - said > _ALIVE_SECONDS:
+                    said = boottime()
+                    keeper.write(alive, said)
+                await self._refresh()
+                open_here = {uid for uid, given in self._here.items() if not given.spent}
+                await asyncio.gather(*(self._mind(uid) for uid in open_here | self._assigned.keys()))
+                await self._mind_kept()
+                self._forget_saying("queue")
+            except (JobError, OSError) as error:
+                self._say("queue", str(error))
+            with contextlib.suppress(asyncio.TimeoutError):
+                await asyncio.wait_for(self._wake.wait(), _TURN_SECONDS)
+
+    async def _mind(self, uid: str) -> None:
+        """Do what there is to do for one job."""
+        if time.monotonic() < self._rest_until.get(uid, 0.0):
+            return
+        try:
+            await self._settle(uid)
+        except (JobError, asyncio.TimeoutError) as error:
+            self._say(uid, f"job {uid}: {error or 'no answer in time'}")
+            self._rest_until[uid] = time.monotonic() + _REST_SECONDS
+
+    async def _settle(self, uid: str) -> None:
+        job, here = self._assigned.get(uid), self._here.get(uid)
+        if job is None:
+            if here is not None and not here.spent:
+                await self._in_queue(self._backend.revoke, uid, "the cluster took the job back")
+        elif here is None or here.epoch < job.status.epoch:
+            await self._take(job)
+        elif here.epoch == job.status.epoch and here.spent:
+            result = await self._in_queue(self._backend.result, uid)
+            await self._write(job, node_relay.relay(job.status, here, now(), result))
+        elif here.epoch == job.status.epoch:
+            await self._pass_on(job, here)
+            await self._tell_progress(job, here)
+
+    async def _take(self, job: models.MigrationJob) -> None:
+        """Give the queue a job that was assigned to this node, if there is still any sense in it."""
+        moment = now()
+        if job.status.phase is not Phase.ASSIGNED:
+            lost = JobError(
+                ErrorClass.TRANSIENT,
+                status.WORKER_LOST,
+                f"The worker of the node {self._node.name} has forgotten the job.",
+                "See whether its state folder outlives its pod.",
+                job.status.stage or "",
+            )
+            await self._write(job, node_relay.failed(job.status, lost, job.spec.backoff_limit, moment))
+        elif job.spec.cancel:
+            await self._write(job, node_relay.cancelled(job.status, moment))
+        elif job.spec.suspend or self._leaving.is_set():
+            why = "suspended" if job.spec.suspend else "the node's worker ends"
+            await self._write(job, node_relay.hand_back(job.status, why, moment))
+        else:
+            log.info("job %s: attempt %d", job.metadata.key, job.status.epoch)
+            self._next_progress[_uid(job)] = time.monotonic() + _FIRST_PROGRESS_SECONDS
+            await self._in_queue(self._backend.give, job, self._node.name, _seconds_left(job))
+
+    async def _pass_on(self, job: models.MigrationJob, here: Given) -> None:
+        """Pass on what people want of a job by now."""
+        wanted, known, key = job.spec, here.job.spec, job.metadata.key
+        if wanted.cancel and not known.cancel:
+            await self._in_queue(self._backend.cancel, key)
+        waits = here.job.status.phase is Phase.QUEUED
+        if waits and (wanted.suspend or self._leaving.is_set()):
+            # There is nobody to hand it back.
+            await self._in_queue(self._backend.revoke, here.uid, "it was not begun")
+        elif wanted.suspend != known.suspend:
+            await self._in_queue(self._backend.suspend, key, wanted.suspend)
+        if wanted.priority != known.priority:
+            await self._in_queue(self._backend.set_priority, key, wanted.priority)
+
+    async def _tell_progress(self, job: models.MigrationJob, here: Given) -> None:
+        moment = time.monotonic()
+        if moment < self._next_progress.setdefault(here.uid, moment + _FIRST_PROGRESS_SECONDS):
+            return
+        after = node_relay.relay(job.status, here, now())
+        if after != job.status:
+            self._next_progress[here.uid] = moment + _PROGRESS_SECONDS
+            await self._write(job, after)
+
+    # -- what is kept of jobs that this node had -----------------------------------------------------------------------
+
+    async def _mind_kept(self) -> None:
+        """Ask what became of them, and forget those that will not come back."""
+        kept = {uid: given for uid, given in self._here.items() if given.spent and uid not in self._assigned}
+        moment = time.monotonic()
+        due = [uid for uid in kept if self._next_ask.get(uid, 0.0) <= moment]
+        for uid in due[:_ASK_AT_ONCE]:
+            await self._ask(kept[uid])
+        finished = [uid for uid, given in kept.items() if given.job.status.phase in TERMINAL]
+        for uid in finished[: max(0, len(kept) - _MAX_KEPT)]:
+            await self._drop(kept[uid])
+
+    async def _ask(self, given: Given) -> None:
+        over = given.job.status.phase in TERMINAL
+        wait = _ASK_FINISHED_SECONDS if over else _ASK_UNFINISHED_SECONDS
+        self._next_ask[given.uid] = time.monotonic() + wait
+        metadata = given.job.metadata
+        try:
+            request = self._api.get(JOBS, metadata.name, metadata.namespace)
+            found: models.MigrationJob | None = job_of(await asyncio.wait_for(request, _REQUEST_SECONDS))
+        except Absent:
+            found = None
+        except (JobError, asyncio.TimeoutError) as error:
+            self._say(given.uid, f"job {metadata.key}: {error or 'no answer in time'}")
+            return
+        if found is None or self._is_useless(given, found):
+            await self._drop(given)
+
+    def _is_useless(self, given: Given, found: models.MigrationJob) -> bool:
+        """Whether what is kept of an attempt here serves nobody, now that the job of that name is as ``found``."""
+        if found.status.assigned_node not in (None, self._node.name):
+            return True
+        if found.status.phase not in TERMINAL:
+            return False
+        told_here = _uid(found) == given.uid and given.job.status.phase in TERMINAL
+        return not told_here and not status.may_be_taken_up(found.status)
+
+    async def _drop(self, given: Given) -> None:
+        log.info("job %s: nothing of it is kept here any more", given.job.metadata.key)
+        await self._in_queue(self._backend.drop, given.uid)
+        roots, state_dir = self._config.roots, self._config.state_dir
+        try:
+            await self._in_queue(workdirs.forget, given.job.metadata.key, roots, state_dir)
+        except OSError as error:
+            # The worker's sweep comes back to it.
+            log.warning("job %s: cannot clear its folder: %s", given.job.metadata.key, error)
+
+    # -- the node ------------------------------------------------------------------------------------------------------
+
+    async def _mind_node(self) -> None:
+        """Keep the node's MigrationWorker true, and end a worker that hangs."""
+        while True:
+            try:
+                state = await self._state()
+                if state is not None:
+                    self._end_if_it_hangs(state)
+                    await self._tell_node(self._describe(state))
+                self._forget_saying("node")
+            except (JobError, Fenced, asyncio.TimeoutError) as error:
+                self._say("node", f"the node cannot be told of: {error or 'no answer in time'}")
+            wait = _TURN_SECONDS if self._told_node is None else _NODE_SECONDS
+            with contextlib.suppress(asyncio.TimeoutError):
+                await asyncio.wait_for(self._news_of_node(), wait)
+
+    async def _news_of_node(self) -> None:
+        """Wait for what must be told at once: that this node takes no further job."""
+        if self._told_node is not None and not self._told_node.schedulable:
+            await asyncio.Event().wait()
+        await self._leaving.wait()
+
+    async def _state(self) -> WorkerState | None:
+        """Return the worker as the queue sees it; None while it is not registered."""
+        workers = await self._in_queue(self._backend.workers)
+        return next((one for one in workers if one.registration.pid == self._worker.pid), None)
+
+    def _end_if_it_hangs(self, state: WorkerState) -> None:
+        said = boottime() - keeper.read(self._config.state_dir / KEEPER)
+        if state.seconds_since_heartbeat - said > _HANGS_SECONDS:
+            log.error("the worker was not heard of for %.0f s; ending it", state.seconds_since_heartbeat)
+            self._worker.signal(signal.SIGKILL)
+
+    def _describe(self, state: WorkerState) -> models.WorkerStatus:
+        registration = state.registration
+        lacking = [
+            f"{name} ({one.detail or 'its probe failed'})"
+            for name, one in registration.capabilities.items()
+            if name in ALWAYS_NEEDED and not one.available
+        ]
+        if lacking:
+            ready = _ready(False, "CapabilityMissing", f"The node lacks what every job needs: {', '.join(lacking)}.")
+        else:
+            ready = _ready(True, "Ready", "The worker has what every job needs.")
+        running = sorted(job.metadata.key for job in self._assigned.values())
+        return models.WorkerStatus(
+            **{**registration.to_document(), **_identity(self._node)},
+            free_scratch_bytes=state.free_scratch_bytes,
+            free_output_bytes=state.free_output_bytes,
+            running=running[:_MOST_RUNNING_TOLD],
+            schedulable=not self._leaving.is_set(),
+            output_shared=self._node.output_shared,
+            conditions=[_since(ready, self._told_node)],
+        )
+
+    async def _tell_node(self, told: models.WorkerStatus) -> None:
+        moment = time.monotonic()
+        if self._told_node is None or moment > self._tell_node_again or _differs(told, self._told_node):
+            await asyncio.wait_for(_write_worker(self._api, self._node, told), _REQUEST_SECONDS)
+            self._told_node = told
+            self._tell_node_again = moment + _NODE_AGAIN_SECONDS
+
+    # -- the log -------------------------------------------------------------------------------------------------------
+
+    def _say(self, about: str, what: str) -> None:
+        """Log what is tried again and again, once and not each time."""
+        if self._said.get(about) != what:
+            self._said[about] = what
+            log.warning("%s", what)
+
+    def _forget_saying(self, about: str) -> None:
+        self._said.pop(about, None)
+
+
+def _uid(job: models.MigrationJob) -> str:
+    return job.metadata.uid or ""
+
+
+def _seconds_left(job: models.MigrationJob) -> float | None:
+    """Return what is left of a job's deadline, in seconds: the one place where two machines' clocks are compared."""
+    limit, created = job.spec.active_deadline_seconds, job.metadata.creation_timestamp
+    if limit is None or created is None:
+        return None
+    return limit - (now() - fields.moment(created)).total_seconds()
+
+
+def _identity(node: Node) -> dict[str, t.Any]:
+    return {
+        "name": node.name,
+        "host": node.name,
+        "bootId": boot_id(),
+        "pid": os.getpid(),
+        "collectionVersion": collection_version(),
+    }
+
+
+def _ready(ready: bool, reason: str, message: str) -> models.Condition:
+    word: t.Literal["True", "False"] = "True" if ready else "False"
+    instant = fields.timestamp(now())
+    return models.Condition(type="Ready", status=word, reason=reason, message=message, last_transition_time=instant)
+
+
+def _since(condition: models.Condition, before: models.WorkerStatus | None) -> models.Condition:
+    """Return a condition with the time at which it became what it is."""
+    for known in before.conditions if before is not None else ():
+        if (known.type, known.status) == (condition.type, condition.status):
+            return condition.model_copy(update={"last_transition_time": known.last_transition_time})
+    return condition
+
+
+def _differs(told: models.WorkerStatus, before: models.WorkerStatus) -> bool:
+    """Whether there is news worth a write: free space changes with each block that is copied."""
+    space = ("free_scratch_bytes", "free_output_bytes")
+    if any(abs(getattr(told, name) - getattr(before, name)) >= _SPACE_STEP for name in space):
+        return True
+    return told != before.model_copy(update={name: getattr(told, name) for name in space})
+
+
+async def _write_worker(api: Api, node: Node, told: models.WorkerStatus) -> None:
+    """Write the status of the node's MigrationWorker, which is made where there is none."""
+    patch = worker_status_patch(told)
+    try:
+        await api.patch(WORKERS, node.name, patch, subresource="status")
+        return
+    except Absent:
+        pass
+    with contextlib.suppress(Exists):
+        await api.create(WORKERS, worker_object(node.name))
+    await api.patch(WORKERS, node.name, patch, subresource="status")
