@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import typing as t
 
-from ..backends.base import Backend, NotFound
+from ..backends.base import NotFound, PeopleSide
 from ..protocol import models
 from ..protocol.errors import ErrorClass, JobError, invalid
 from ..protocol.lifecycle import HELD, TERMINAL
@@ -86,11 +86,11 @@ class JobModule:
 
     # -- steps ---------------------------------------------------------------------------------------------------------
 
-    def _queue(self) -> t.ContextManager[Backend | None]:
+    def _queue(self) -> t.ContextManager[PeopleSide | None]:
         wanted = self._params["state"] == "present" and options.describes_job(self._params)
         return self._place.open(make=wanted and not self._check)
 
-    def _existing(self, backend: Backend | None, name: str) -> tuple[Backend, models.MigrationJob]:
+    def _existing(self, backend: PeopleSide | None, name: str) -> tuple[PeopleSide, models.MigrationJob]:
         if backend is None:
             raise NotFound(name)
         return backend, backend.get(name)
@@ -104,7 +104,7 @@ class JobModule:
                 job = self._waited(backend, job)
             return {"changed": False, "job": job.to_document()}
 
-    def _mutated(self, change: t.Callable[[Backend, str], models.MigrationJob], wanted: dict[str, bool]) -> Result:
+    def _mutated(self, change: t.Callable[[PeopleSide, str], models.MigrationJob], wanted: dict[str, bool]) -> Result:
         with self._queue() as found:
             backend, before = self._existing(found, options.job_name(self._params))
             fields = {field: getattr(before.spec, field) for field in wanted}
@@ -118,7 +118,7 @@ class JobModule:
         diff = {"before_header": name, "after_header": name, "before": fields, "after": wanted}
         return {"changed": True, "job": after.to_document(), "diff": [diff]}
 
-    def _waited(self, backend: Backend, job: models.MigrationJob) -> models.MigrationJob:
+    def _waited(self, backend: PeopleSide, job: models.MigrationJob) -> models.MigrationJob:
         if self._params["wait"]:
             job = wait_for(backend, job, self._params["wait_timeout"])
             error = documents.failure(job.to_document())
@@ -126,7 +126,7 @@ class JobModule:
                 raise _error(error)
         return job
 
-    def _stop(self, backend: Backend, job: models.MigrationJob) -> None:
+    def _stop(self, backend: PeopleSide, job: models.MigrationJob) -> None:
         if job.status.phase in TERMINAL:
             return
         stopping = backend.cancel(job.metadata.name)
@@ -145,7 +145,7 @@ class JobModule:
         return {"changed": True, "job": shown.to_document(), "diff": diff}
 
 
-def wait_for(backend: Backend, job: models.MigrationJob, timeout: float) -> models.MigrationJob:
+def wait_for(backend: PeopleSide, job: models.MigrationJob, timeout: float) -> models.MigrationJob:
     """Return the job when it is over.
 
     Raises:
@@ -184,7 +184,7 @@ def job_info(params: options.Options) -> Result:
 
 
 def _changed_or_timed_out(
-    backend: Backend, job: models.MigrationJob, timeout: float, seen: str | None
+    backend: PeopleSide, job: models.MigrationJob, timeout: float, seen: str | None
 ) -> models.MigrationJob:
     for now in backend.watch([job.metadata.name], timeout):
         job = now

@@ -10,7 +10,7 @@ import contextlib
 import pathlib
 import typing as t
 
-from ..backends.base import Backend
+from ..backends.base import PeopleSide
 from ..backends.local import LocalBackend, refuse_namespace
 from ..protocol import models
 from ..worker import workdirs
@@ -29,14 +29,14 @@ _FIXING = (models.Operation.CONVERT, models.Operation.FIX, models.Operation.REHE
 class Place(t.Protocol):
     """Where jobs are kept."""
 
-    def open(self, *, make: bool) -> t.ContextManager[Backend | None]:
+    def open(self, *, make: bool) -> t.ContextManager[PeopleSide | None]:
         """Give the queue; None where there is none yet and ``make`` is false.
 
         Raises:
             JobError: class ``environment``, the queue cannot be used.
         """
 
-    def present(self, backend: Backend | None, job: models.MigrationJob, *, dry_run: bool) -> Presence:
+    def present(self, backend: PeopleSide | None, job: models.MigrationJob, *, dry_run: bool) -> Presence:
         """See to it that ``job`` has been done or is on its way, once however often it is asked for.
 
         Raises:
@@ -78,7 +78,7 @@ class HostPlace:
         self._params = params
 
     @contextlib.contextmanager
-    def open(self, *, make: bool) -> t.Iterator[Backend | None]:
+    def open(self, *, make: bool) -> t.Iterator[PeopleSide | None]:
         """See :meth:`Place.open`."""
         folder = options.state_dir(self._params)
         if not make and not (folder / "queue.db").exists():
@@ -87,7 +87,7 @@ class HostPlace:
         with contextlib.closing(LocalBackend(folder)) as backend:
             yield backend
 
-    def present(self, backend: Backend | None, job: models.MigrationJob, *, dry_run: bool) -> Presence:
+    def present(self, backend: PeopleSide | None, job: models.MigrationJob, *, dry_run: bool) -> Presence:
         """See :meth:`Place.present`."""
         refuse_namespace(job)
         return ensure_present(backend, job, options.roots(self._params), dry_run=dry_run)

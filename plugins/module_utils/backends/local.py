@@ -14,7 +14,7 @@ from ..protocol import models, status, validation
 from ..protocol.errors import transient, unsupported
 from ..protocol.lifecycle import Actor, Phase
 from ..scheduling import matching
-from .base import Conflict, NotFound, Outcome, Submission, WorkerState
+from .base import Conflict, NotFound, Outcome, Submission, WorkerState, gives_way
 from .host import now
 from .local_worker import LocalWorkerSide
 from .records import Record
@@ -70,14 +70,7 @@ class LocalBackend(LocalWorkerSide):
         if old is None:
             return Submission(self._create(change, job, None), Outcome.CREATED)
         before = self._document(change, old)
-        differing = validation.differing_fields(before.spec, job.spec)
-        if old.phase in (Phase.FAILED, Phase.CANCELLED):
-            again = not job.spec.cancel
-        else:
-            again = force and (bool(differing) or old.over)
-            if differing and not force:
-                raise _differs(old, differing)
-        if not again:
+        if not gives_way(before, job, force=force):
             outcome = Outcome.UPDATED if self._update(change, old, job) else Outcome.UNCHANGED
             return Submission(self._document(change, old), outcome, before)
         if old.held and not dry_run:
@@ -262,15 +255,6 @@ def _suspend(record: Record, suspended: bool) -> None:
     if record.suspend != suspended:
         record.suspend = suspended
         record.status = status.suspended(record.status, suspended, now())
-
-
-def _differs(old: Record, differing: builtins.list[str]) -> Conflict:
-    fields = ", ".join(differing)
-    return Conflict(
-        "JobDiffers",
-        f"Job {old.name} is {old.phase.value} with a different document; these fields differ: {fields}.",
-        "Give the new job another name, or force it.",
-    )
 
 
 class _Queue:
