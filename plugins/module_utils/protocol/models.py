@@ -31,6 +31,7 @@ from .reports import (
     StageRecord,
     WaitReason,
     WorkerRegistration,
+    WorkerStatus,
 )
 from .result import BootTestResult, Digests, DiskResult, FileChange, JobResult
 from .spec import (
@@ -115,4 +116,5 @@ __all__ = [
     "VerifySpec",
     "WaitReason",
     "WorkerRegistration",
+    "WorkerStatus",
 ]

@@ -199,6 +199,10 @@ class JobStatus(Report):
     """When the first stage began, of the first attempt."""
     finished_at: Instant | None = None
     """When the job ended."""
+    assigned_node: str | None = None
+    """On Kubernetes, the node whose worker has the job and alone may write this status. Unset: none has."""
+    observed_generation: Count | None = None
+    """On Kubernetes, ``metadata.generation`` of the spec that the control plane last acted upon."""
 
 
 class MigrationJob(Document):
@@ -261,6 +265,23 @@ class WorkerRegistration(Report):
     """What it takes on."""
     capabilities: dict[CapabilityName, Capability] = p.Field(default_factory=dict)
     """What it can do, by name: found by trying, never declared."""
+
+
+class WorkerStatus(WorkerRegistration):
+    """On Kubernetes, the ``status`` of a MigrationWorker: what a node's worker told when it started, and how it is."""
+
+    free_scratch_bytes: Count = 0
+    """Free space for overlays and throw-away layers, in bytes."""
+    free_output_bytes: Count = 0
+    """Free space for targets, in bytes."""
+    running: list[str] = p.Field(default_factory=list, max_length=256)
+    """Jobs that it has, each as ``<namespace>/<name>``; of more than 256, the first."""
+    schedulable: bool = True
+    """False: it takes no further job, because it is about to end or its node is drained."""
+    output_shared: bool = False
+    """True: other nodes see the same output root, so that a job can go on there with what was copied here."""
+    conditions: list[Condition] = p.Field(default_factory=list)
+    """For tools that know Kubernetes' conventions: ``Ready``; each type at most once."""
 
 
 class Heartbeat(Report):

@@ -4,8 +4,9 @@
 
 """The protocol's documents as JSON Schema 2020-12, made from the models.
 
-``python -m ansible_collections.hyper2kvm.core.plugins.module_utils.protocol.schema --write`` writes ``schemas/`` and
-the generated parts of ``docs/worker/PROTOCOL_SPEC.md``; ``--check`` only says which of them are out of date.
+``python -m ansible_collections.hyper2kvm.core.plugins.module_utils.protocol.schema --write`` writes ``schemas/``,
+``k8s/crds/`` and the generated parts of ``docs/worker/PROTOCOL_SPEC.md``; ``--check`` only says which of them are out
+of date.
 
 What pydantic gives is brought into one plain form, whatever pydantic's version: no titles but those of documents, no
 ``null`` (a writer leaves out what is unset), defaults also for lists and parts, documented values, and the rules
@@ -115,7 +116,7 @@ _ORDER = [
     *("properties", "required", "propertyNames", "additionalProperties", "allOf"),
 ]
 #: Lists in which no value may come twice.
-_SETS = {
+SETS = {
     "TargetSpec": ["definitions"],
     "NetworkSpec": ["macs"],
     "FixSelection": ["only", "skip"],
@@ -126,6 +127,12 @@ _SETS = {
 def schema_of(name: str) -> Schema:
     """Return the schema of the document ``name``, a key of :data:`DOCUMENTS`."""
     model = DOCUMENTS[name]
+    head = {"$schema": _DIALECT, "$id": f"{_BASE}{name}.json", "title": model.__name__}
+    return {**head, **model_schema(model)}
+
+
+def model_schema(model: type[p.BaseModel]) -> Schema:
+    """Return the schema of a model, with those of its parts in ``$defs`` by their models' names."""
     raw = model.model_json_schema(by_alias=True, mode="validation")
     parts: dict[str, Schema] = {**raw.pop("$defs", {}), model.__name__: raw}
     known = {found.__name__: found for found in _models(model)}
@@ -135,9 +142,8 @@ def schema_of(name: str) -> Schema:
             _complete(parts[part], known[part])
     _document_values(parts)
     main = parts.pop(model.__name__)
-    head = {"$schema": _DIALECT, "$id": f"{_BASE}{name}.json", "title": model.__name__}
     rest = {"$defs": {part: _ordered(parts[part]) for part in sorted(parts)}} if parts else {}
-    return {**head, **_ordered(main), **rest}
+    return {**_ordered(main), **rest}
 
 
 def schema_text(name: str) -> str:
@@ -232,7 +238,7 @@ def _complete(schema: Schema, model: type[p.BaseModel]) -> None:
             prop["default"] = {}
         elif isinstance(default, (list, dict)):
             prop["default"] = [item.value if isinstance(item, enum.Enum) else item for item in default] or default
-    for name in _SETS.get(model.__name__, []):
+    for name in SETS.get(model.__name__, []):
         schema["properties"][name]["uniqueItems"] = True
     if model.__name__ in _RULES:
         schema["allOf"] = _RULES[model.__name__]
@@ -248,12 +254,13 @@ def _document_values(parts: dict[str, Schema]) -> None:
 
 def generated_files(root: pathlib.Path) -> dict[pathlib.Path, str]:
     """Return what the generated files below the repository's ``root`` must hold."""
-    from . import reference
+    from . import crd, reference
 
     specification = root / "docs" / "worker" / "PROTOCOL_SPEC.md"
     sources = [path.read_text(encoding="utf-8") for path in sorted((root / "plugins").rglob("*.py"))]
     return {
         **{root / "schemas" / f"{name}.json": schema_text(name) for name in DOCUMENTS},
+        **{root / "k8s" / "crds" / f"{name}.yaml": crd.crd_text(name) for name in crd.DEFINITIONS},
         specification: reference.fill_in(specification.read_text(encoding="utf-8"), sources),
     }
 
