@@ -82,7 +82,9 @@ def manifests(helm: str) -> dict[pathlib.Path, str]:
     command = [helm, "template", "hyper2kvm", str(CHART), "--namespace", NAMESPACE, "--no-hooks"]
     settings = ["--set", "crds.enabled=false,rbac.create=false"]
     done = subprocess.run([*command, *settings], check=True, capture_output=True, text=True)
-    documents = [f"---\n{text.strip()}\n" for text in re.split(r"^---$", done.stdout, flags=re.MULTILINE) if text.strip()]
+    documents = [
+        f"---\n{text.strip()}\n" for text in re.split(r"^---$", done.stdout, flags=re.MULTILINE) if text.strip()
+    ]
     storage = [text for text in documents if _CLAIM in text]
     rest = [text for text in documents if _CLAIM not in text]
     return {

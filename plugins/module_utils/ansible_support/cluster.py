@@ -48,9 +48,9 @@ class ClusterPlace:
         assert backend is not None
         name = job.metadata.name
         existing = find(backend, name)
-        if existing is not None and existing.status.phase is Phase.COMPLETED:
-            if not validation.differing_fields(existing.spec, job.spec):
-                return Presence(existing, False, existing)
+        done = existing is not None and existing.status.phase is Phase.COMPLETED
+        if existing is not None and done and not validation.differing_fields(existing.spec, job.spec):
+            return Presence(existing, False, existing)
         submission = backend.submit(job, force=job.spec.target.force, dry_run=dry_run)
         return Presence(submission.job, submission.changed, submission.before)
 
@@ -65,7 +65,7 @@ class ClusterPlace:
         """See :meth:`Place.target`."""
         raise unsupported(
             "TargetOnCluster",
-            f"remove_target: what job {name} has published lies on the cluster's output storage, out of reach from here.",
+            f"remove_target: what job {name} has published lies on the cluster's output storage, out of reach here.",
             "Remove the job without its target, and the target's folder on that storage.",
         )
 

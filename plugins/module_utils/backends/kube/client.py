@@ -21,7 +21,7 @@ import uuid
 
 from ...protocol import fields, models
 from ...protocol.errors import ErrorClass, JobError, transient, unsupported
-from ...protocol.lifecycle import HELD, TERMINAL, Phase
+from ...protocol.lifecycle import HELD, TERMINAL
 from ...scheduling import matching
 from ..base import Conflict, NotFound, Outcome, Submission, WorkerState, gives_way
 from . import resources
@@ -128,7 +128,7 @@ class KubernetesBackend:
     async def _list(self, labels: c.Mapping[str, str]) -> builtins.list[models.MigrationJob]:
         selector = ",".join(f"{key}={value}" for key, value in labels.items())
         jobs = []
-        for found in await self._api.list(JOBS, self.namespace, labels=selector):
+        for found in await self._api.all(JOBS, self.namespace, labels=selector):
             with contextlib.suppress(JobError):
                 job = resources.job_of(found)
                 job.status.result = None
@@ -167,11 +167,11 @@ class KubernetesBackend:
         async for name, change in self._stream(selector, found, version):
             if name not in waiting:
                 continue
-            job = resources.job_of(change) if change is not None else None
-            if job is None or job.status.phase in TERMINAL:
+            changed = None if change is None else resources.job_of(change)
+            if changed is None or changed.status.phase in TERMINAL:
                 waiting.remove(name)
-            if job is not None:
-                yield job
+            if changed is not None:
+                yield changed
             if not waiting:
                 return
 
@@ -394,14 +394,14 @@ class KubernetesBackend:
         Raises:
             JobError: class ``transient``, ``end`` has come.
         """
+        if not job.spec.cancel:
+            await self._change(job.metadata.name, {"cancel": True})
         if time.monotonic() > end:
             raise transient(
                 "JobStillRunning",
                 f"Job {job.metadata.name} was asked to stop, and still runs.",
                 "See whether its worker and the operator are alive, and submit again.",
             )
-        if not job.spec.cancel:
-            await self._change(job.metadata.name, {"cancel": True})
         await asyncio.sleep(_POLL_SECONDS)
 
     async def _remove(self, job: models.MigrationJob) -> None:
@@ -423,7 +423,7 @@ class KubernetesBackend:
 
     async def _alive(self) -> builtins.list[tuple[models.WorkerStatus, float]]:
         """Return the workers that were heard of lately, and how long ago that was in seconds."""
-        found = [resources.worker_of(one) for one in await self._api.list(WORKERS)]
+        found = [resources.worker_of(one) for one in await self._api.all(WORKERS)]
         workers = sorted((worker for worker in found if worker is not None), key=lambda worker: worker.name)
         ages = await self._silences(workers)
         return [
@@ -440,7 +440,7 @@ class KubernetesBackend:
         try:
             for worker in workers:
                 field = f"metadata.name={resources.worker_lease(worker.name)}"
-                for lease in await self._api.list(LEASES, fields=field):
+                for lease in await self._api.all(LEASES, fields=field):
                     return await self._ages(lease["metadata"]["namespace"])
         except Refused:
             return None
@@ -449,7 +449,7 @@ class KubernetesBackend:
     async def _ages(self, namespace: str) -> dict[str, float]:
         prefix = resources.worker_lease("")
         ages = {}
-        for lease in await self._api.list(LEASES, namespace):
+        for lease in await self._api.all(LEASES, namespace):
             name, renewed = lease["metadata"]["name"], lease["spec"].get("renewTime")
             if name.startswith(prefix) and renewed:
                 ages[name.removeprefix(prefix)] = max(0.0, (_now() - fields.moment(renewed)).total_seconds())
