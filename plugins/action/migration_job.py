@@ -10,6 +10,7 @@ import typing as t
 
 from ansible.module_utils.parsing.convert_bool import boolean
 from ansible.plugins.action import ActionBase
+from ansible_collections.hyper2kvm.core.plugins.module_utils.ansible_support.arguments import QUEUE, ROOTS
 from ansible_collections.hyper2kvm.core.plugins.module_utils.ansible_support.documents import (
     essence,
     failure,
@@ -24,8 +25,10 @@ from ansible_collections.hyper2kvm.core.plugins.plugin_utils.progress import Bat
 
 _MODULE = "hyper2kvm.core.migration_job"
 _INFO = "hyper2kvm.core.migration_job_info"
-#: Options that both modules have.
-_SHARED = ("input_root", "output_root", "state_dir", "scratch_dir", "secrets_root", "backend")
+#: Options that both modules have, with their other names.
+_SHARED = [name for option, spec in {**ROOTS, **QUEUE}.items() for name in (option, *spec.get("aliases", ()))]
+#: Options that tell one queue from another.
+_WHICH = ("state_dir", "output_root", "backend", "namespace", "kubeconfig", "context", "host")
 
 Result = dict[str, t.Any]
 Variables = dict[str, t.Any]
@@ -51,7 +54,7 @@ class ActionModule(ActionBase):  # type: ignore[misc]
         result = self._execute(_MODULE, {**args, "wait": False}, variables)
         if result.get("failed") or result.get("unreachable") or self._task.check_mode:
             return result
-        batch = Batch.of_run(f"{self._task.delegate_to} {args.get('state_dir')} {args.get('output_root')}")
+        batch = Batch.of_run(" ".join([str(self._task.delegate_to), *(str(args.get(option)) for option in _WHICH)]))
         batch.note(result["job"], variables.get("inventory_hostname"))
         return self._waited(result, args, batch, variables) if wait else result
 

@@ -16,8 +16,23 @@ ROOTS: dict[str, t.Any] = {
     "secrets_root": {"type": "path", "default": "/var/lib/hyper2kvm/secrets", "no_log": False},
 }
 
+#: How the API server of a Kubernetes cluster is reached, by the names that kubernetes.core has for it.
+CLUSTER: dict[str, t.Any] = {
+    "namespace": {"type": "str"},
+    "kubeconfig": {"type": "path"},
+    "context": {"type": "str"},
+    "host": {"type": "str"},
+    "api_key": {"type": "str", "no_log": True},
+    "client_cert": {"type": "path", "aliases": ["cert_file"]},
+    "client_key": {"type": "path", "aliases": ["key_file"], "no_log": False},
+    "ca_cert": {"type": "path", "aliases": ["ssl_ca_cert"]},
+    "validate_certs": {"type": "bool", "aliases": ["verify_ssl"]},
+    "proxy": {"type": "str"},
+}
+
 QUEUE: dict[str, t.Any] = {
-    "backend": {"type": "str", "choices": ["local"], "default": "local"},
+    "backend": {"type": "str", "choices": ["local", "kubernetes"], "default": "local"},
+    **CLUSTER,
 }
 
 _STRINGS: dict[str, t.Any] = {"type": "list", "elements": "str", "default": []}

@@ -6,47 +6,22 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-import pathlib
 import typing as t
 
-from ..backends.base import Backend, NotFound
-from ..backends.local import LocalBackend, refuse_namespace
+from ..backends.base import NotFound, PeopleSide
 from ..protocol import models
 from ..protocol.errors import ErrorClass, JobError, invalid
-from ..protocol.lifecycle import TERMINAL
-from ..worker import workdirs
-from ..worker.config import Config, make_roots
-from ..worker.local import ensure_worker
+from ..protocol.lifecycle import HELD, TERMINAL
 from . import documents, options
-from .presence import Presence, ensure_present, find
-
-if t.TYPE_CHECKING:
-    from .rollback import PublishedTarget
+from .places import place_of
+from .presence import Presence, find
 
 Result = dict[str, t.Any]
 
-#: How long a job may take to stop, in seconds, when it has to be gone. Its processes end within 5.
-_STOP_PATIENCE = 60.0
-
-#: Operations whose check mode shows what would change in the guest.
-_FIXING = (models.Operation.CONVERT, models.Operation.FIX, models.Operation.REHEARSE, models.Operation.PLAN)
-
-
-@contextlib.contextmanager
-def open_backend(params: options.Options, *, make: bool) -> t.Iterator[Backend | None]:
-    """Give the queue that the options name; None where there is none yet and ``make`` is false.
-
-    Raises:
-        JobError: class ``environment``, the queue cannot be used.
-    """
-    folder = options.state_dir(params)
-    if not make and not (folder / "queue.db").exists():
-        yield None
-        return
-    with contextlib.closing(LocalBackend(folder)) as backend:
-        yield backend
+#: How long a job may take to stop, in seconds, when it has to be gone. Its processes end within 5, or with the lease
+#: of a node that is out of reach, which is 60.
+_STOP_PATIENCE = 120.0
 
 
 class JobModule:
@@ -56,20 +31,19 @@ class JobModule:
         """Take the module's options. In check mode no method changes anything."""
         self._params = params
         self._check = check_mode
+        self._place = place_of(params)
 
     def present(self) -> Result:
         """See to it that the job has been done or is on its way; wait for its end where the options say so."""
         if not options.describes_job(self._params):
             return self._adopted()
         job = options.job(self._params)
-        refuse_namespace(job)
-        roots = options.roots(self._params)
         with self._queue() as backend:
-            presence = ensure_present(backend, job, roots, dry_run=self._check)
+            presence = self._place.present(backend, job, dry_run=self._check)
             if self._check or backend is None:
                 return self._preview(presence, job)
             if presence.job.status.phase not in TERMINAL:
-                self._ensure_worker()
+                self._place.ensure_worker()
             ended = self._waited(backend, presence.job)
         return {
             "changed": presence.changed,
@@ -86,7 +60,7 @@ class JobModule:
         name = options.job_name(self._params)
         with self._queue() as backend:
             job = find(backend, name)
-            target = self._target(name, job) if self._params["remove_target"] else None
+            target = self._place.target(name, job) if self._params["remove_target"] else None
             if job is not None and backend is not None and not self._check:
                 self._stop(backend, job)
             # The target first: where it may not be removed, the record stays to tell of it.
@@ -94,9 +68,7 @@ class JobModule:
             removed = [] if target is None else target.remove(dry_run=self._check)
             if job is not None and backend is not None and not self._check:
                 backend.delete(name)
-                # Where this is not root a worker's sweep does it.
-                with contextlib.suppress(OSError):
-                    workdirs.forget(name, options.roots(self._params), options.state_dir(self._params))
+                self._place.forget(name)
         result: Result = {"changed": job is not None or bool(removed), "diff": []}
         if job is not None:
             result["diff"].append({"before_header": name, "after_header": name, "before": _said(job), "after": ""})
@@ -118,11 +90,11 @@ class JobModule:
 
     # -- steps ---------------------------------------------------------------------------------------------------------
 
-    def _queue(self) -> t.ContextManager[Backend | None]:
+    def _queue(self) -> t.ContextManager[PeopleSide | None]:
         wanted = self._params["state"] == "present" and options.describes_job(self._params)
-        return open_backend(self._params, make=wanted and not self._check)
+        return self._place.open(make=wanted and not self._check)
 
-    def _existing(self, backend: Backend | None, name: str) -> tuple[Backend, models.MigrationJob]:
+    def _existing(self, backend: PeopleSide | None, name: str) -> tuple[PeopleSide, models.MigrationJob]:
         if backend is None:
             raise NotFound(name)
         return backend, backend.get(name)
@@ -132,11 +104,11 @@ class JobModule:
             backend, job = self._existing(found, options.job_name(self._params))
             if not self._check:
                 if job.status.phase not in TERMINAL:
-                    self._ensure_worker()
+                    self._place.ensure_worker()
                 job = self._waited(backend, job)
             return {"changed": False, "job": job.to_document()}
 
-    def _mutated(self, change: t.Callable[[Backend, str], models.MigrationJob], wanted: dict[str, bool]) -> Result:
+    def _mutated(self, change: t.Callable[[PeopleSide, str], models.MigrationJob], wanted: dict[str, bool]) -> Result:
         with self._queue() as found:
             backend, before = self._existing(found, options.job_name(self._params))
             fields = {field: getattr(before.spec, field) for field in wanted}
@@ -150,16 +122,7 @@ class JobModule:
         diff = {"before_header": name, "after_header": name, "before": fields, "after": wanted}
         return {"changed": True, "job": after.to_document(), "diff": [diff]}
 
-    def _ensure_worker(self) -> None:
-        # Only on the host where Ansible runs does the collection lie there for a worker; elsewhere one is a service.
-        if not self._params["installation"]:
-            return
-        roots, state = options.roots(self._params), options.state_dir(self._params)
-        roots = make_roots(roots.input, roots.output, state_dir=state, scratch=roots.scratch, secrets=roots.secrets)
-        slots = {} if self._params["slots"] is None else {"slots": self._params["slots"]}
-        ensure_worker(Config(roots, state, **slots), self._params["installation"])
-
-    def _waited(self, backend: Backend, job: models.MigrationJob) -> models.MigrationJob:
+    def _waited(self, backend: PeopleSide, job: models.MigrationJob) -> models.MigrationJob:
         if self._params["wait"]:
             job = wait_for(backend, job, self._params["wait_timeout"])
             error = documents.failure(job.to_document())
@@ -167,35 +130,26 @@ class JobModule:
                 raise _error(error)
         return job
 
-    def _stop(self, backend: Backend, job: models.MigrationJob) -> None:
+    def _stop(self, backend: PeopleSide, job: models.MigrationJob) -> None:
         if job.status.phase in TERMINAL:
             return
-        backend.cancel(job.metadata.name)
-        wait_for(backend, job, _STOP_PATIENCE)
-
-    def _target(self, name: str, job: models.MigrationJob | None) -> PublishedTarget:
-        # Imported here, as the engine below: a module's code is compiled each time it runs.
-        from .rollback import PublishedTarget
-
-        target = self._params["target"] or {}
-        folder = target.get("path") or (job.spec.target.path if job is not None else None) or name
-        return PublishedTarget(pathlib.Path(self._params["output_root"]), folder)
+        stopping = backend.cancel(job.metadata.name)
+        if stopping.status.phase in HELD:
+            wait_for(backend, stopping, _STOP_PATIENCE)
 
     def _preview(self, presence: Presence, job: models.MigrationJob) -> Result:
         if not presence.changed:
             return {"changed": False, "job": presence.job.to_document(), "diff": []}
         shown = presence.job
-        if job.spec.operation in _FIXING:
-            from ..worker.engine import plan_only
-
-            plan = plan_only(job, options.roots(self._params))
+        plan = self._place.preview(job)
+        if plan is not None:
             status = shown.status.model_copy(update={"result": plan.to_document()})
             shown = shown.model_copy(update={"status": status})
         diff = [_document_diff(presence.before, presence.job), *documents.guest_diffs(shown.to_document())]
         return {"changed": True, "job": shown.to_document(), "diff": diff}
 
 
-def wait_for(backend: Backend, job: models.MigrationJob, timeout: float) -> models.MigrationJob:
+def wait_for(backend: PeopleSide, job: models.MigrationJob, timeout: float) -> models.MigrationJob:
     """Return the job when it is over.
 
     Raises:
@@ -214,7 +168,7 @@ def job_info(params: options.Options) -> Result:
     name = params["name"]
     if name is None and (params["events"] or params["wait_timeout"]):
         raise invalid("MissingName", "events and wait_timeout are about one job.", "Give its name.")
-    with open_backend(params, make=False) as backend:
+    with place_of(params).open(make=False) as backend:
         if backend is None:
             return {"changed": False, "jobs": []}
         if name is None:
@@ -234,7 +188,7 @@ def job_info(params: options.Options) -> Result:
 
 
 def _changed_or_timed_out(
-    backend: Backend, job: models.MigrationJob, timeout: float, seen: str | None
+    backend: PeopleSide, job: models.MigrationJob, timeout: float, seen: str | None
 ) -> models.MigrationJob:
     for now in backend.watch([job.metadata.name], timeout):
         job = now
@@ -261,7 +215,7 @@ def _labels(params: options.Options) -> dict[str, str]:
 
 def worker_info(params: options.Options) -> Result:
     """Return the result of the module ``worker_info``."""
-    with open_backend(params, make=False) as backend:
+    with place_of(params).open(make=False) as backend:
         states = [] if backend is None else backend.workers()
     workers = [{**dataclasses.asdict(state), "registration": state.registration.to_document()} for state in states]
     return {"changed": False, "workers": workers}

@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import json
 
-from ..backends.base import Backend, NotFound, Submission
+from ..backends.base import NotFound, PeopleSide, Submission
 from ..protocol import models, validation
 from ..protocol.errors import JobError, invalid
 from ..protocol.lifecycle import TERMINAL, Phase
@@ -27,7 +27,7 @@ class Presence:
     """The job of that name as it was; None: there was none."""
 
 
-def ensure_present(backend: Backend | None, job: models.MigrationJob, roots: Roots, *, dry_run: bool) -> Presence:
+def ensure_present(backend: PeopleSide | None, job: models.MigrationJob, roots: Roots, *, dry_run: bool) -> Presence:
     """See to it that ``job`` has been done or is on its way, once however often it is asked for.
 
     The target's result document decides, for the job's record may be gone: work that was done on the same source (by
@@ -62,7 +62,7 @@ def ensure_present(backend: Backend | None, job: models.MigrationJob, roots: Roo
     return Presence(submission.job, submission.changed, submission.before)
 
 
-def find(backend: Backend | None, name: str) -> models.MigrationJob | None:
+def find(backend: PeopleSide | None, name: str) -> models.MigrationJob | None:
     """Return the job of that name, or None."""
     try:
         return None if backend is None else backend.get(name)

@@ -12,9 +12,9 @@ import dataclasses
 import enum
 import typing as t
 
-from ..protocol import models
+from ..protocol import models, validation
 from ..protocol.errors import ErrorClass, JobError
-from ..protocol.lifecycle import Phase
+from ..protocol.lifecycle import TERMINAL, Phase
 
 
 class NotFound(JobError):
@@ -92,10 +92,32 @@ class WorkerState:
     free_output_bytes: int
 
 
-class Backend(t.Protocol):
-    """A store of jobs. Every method may raise :class:`JobError` (environment) where the store cannot be reached."""
+def gives_way(old: models.MigrationJob, job: models.MigrationJob, *, force: bool) -> bool:
+    """Return whether ``old`` gives way to ``job``, which has its name; else at most its mutable fields change.
 
-    # For people and their programs
+    Raises:
+        Conflict: they are different jobs, and ``old`` is not to give way; the message names the fields.
+    """
+    if old.status.phase in (Phase.FAILED, Phase.CANCELLED):
+        return not job.spec.cancel
+    differing = validation.differing_fields(old.spec, job.spec)
+    if force:
+        return bool(differing) or old.status.phase in TERMINAL
+    if differing:
+        raise Conflict(
+            "JobDiffers",
+            f"Job {old.metadata.name} is {old.status.phase.value} with a different document; "
+            f"these fields differ: {', '.join(differing)}.",
+            "Give the new job another name, or force it.",
+        )
+    return False
+
+
+class PeopleSide(t.Protocol):
+    """What people and their programs do with a store of jobs.
+
+    Every method may raise :class:`JobError` (environment) where the store cannot be reached.
+    """
 
     def submit(self, job: models.MigrationJob, *, force: bool = False, dry_run: bool = False) -> Submission:
         """Hand in a job, once however often it is called.
@@ -153,7 +175,9 @@ class Backend(t.Protocol):
     def workers(self) -> builtins.list[WorkerState]:
         """Return the workers that are alive."""
 
-    # For workers
+
+class Backend(PeopleSide, t.Protocol):
+    """A store of jobs from which workers claim them."""
 
     def claim(self, worker: str) -> models.MigrationJob | None:
         """Take the first waiting job that this registered worker can run, raising its epoch; None if there is none."""

@@ -16,7 +16,7 @@ from ..protocol import models, status, validation
 from ..protocol.errors import transient, unsupported
 from ..protocol.lifecycle import Actor, Phase
 from ..scheduling import matching, waiting
-from .base import Conflict, NotFound, Outcome, Submission, WorkerState
+from .base import NotFound, Outcome, Submission, WorkerState, gives_way
 from .host import now
 from .local_grants import LocalGrantSide
 from .local_worker import LocalWorkerSide
@@ -73,14 +73,7 @@ class LocalBackend(LocalWorkerSide, LocalGrantSide):
         if old is None:
             return Submission(self._create(change, job, None), Outcome.CREATED)
         before = self._document(change, old)
-        differing = validation.differing_fields(before.spec, job.spec)
-        if old.phase in (Phase.FAILED, Phase.CANCELLED):
-            again = not job.spec.cancel
-        else:
-            again = force and (bool(differing) or old.over)
-            if differing and not force:
-                raise _differs(old, differing)
-        if not again:
+        if not gives_way(before, job, force=force):
             outcome = Outcome.UPDATED if self._update(change, old, job) else Outcome.UNCHANGED
             return Submission(self._document(change, old), outcome, before)
         if old.held and not dry_run:
@@ -265,15 +258,6 @@ def _suspend(record: Record, suspended: bool) -> None:
     if record.suspend != suspended:
         record.suspend = suspended
         record.status = status.suspended(record.status, suspended, now())
-
-
-def _differs(old: Record, differing: builtins.list[str]) -> Conflict:
-    fields = ", ".join(differing)
-    return Conflict(
-        "JobDiffers",
-        f"Job {old.name} is {old.phase.value} with a different document; these fields differ: {fields}.",
-        "Give the new job another name, or force it.",
-    )
 
 
 class _Queue:

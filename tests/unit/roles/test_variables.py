@@ -52,7 +52,8 @@ def leaves(options: dict[str, t.Any], prefix: str) -> t.Iterator[str]:
 
 
 def test_there_is_a_variable_for_each_field_and_each_folder() -> None:
-    fields = {*leaves(arguments.SPEC, ""), *arguments.ROOTS}
+    cluster = {f"kubernetes_{option}" for option in arguments.CLUSTER}
+    fields = {*leaves(arguments.SPEC, ""), *arguments.ROOTS, *cluster}
     assert {name.removeprefix("hyper2kvm_") for name in specs()} == fields | OTHERS
 
 

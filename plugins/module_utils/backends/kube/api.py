@@ -131,6 +131,29 @@ def own_namespace() -> str:
         ) from None
 
 
+def namespace_of(login: Login) -> str:
+    """Return the namespace that ``login`` is for: that of its context, or of the pod; else ``default``.
+
+    Raises:
+        JobError: (environment) as :meth:`Api.connect`.
+    """
+    login = _completed(login)
+    if login.host is not None:
+        return "default"
+    if _by_pod(login):
+        return own_namespace()
+    # Of the library's login, nothing has types.
+    config: t.Any = client_library.config
+    with _reading_login():
+        if isinstance(login.kubeconfig, dict):
+            contexts, current = login.kubeconfig.get("contexts", []), login.kubeconfig.get("current-context")
+        else:
+            contexts, active = config.list_kube_config_contexts(_kubeconfig_path(login))
+            current = active["name"]
+        named = {one["name"]: one["context"].get("namespace") for one in contexts}
+    return named.get(login.context or current) or "default"
+
+
 class Api:
     """A connection to one API server. Made by :meth:`connect`; belongs to one event loop."""
 
@@ -235,12 +258,15 @@ class Api:
     ) -> Object:
         """Create an object and return it as it is now; ``dry_run``: only as it would be.
 
+        A field that the API server does not know is an error: it would be dropped in silence.
+
         Raises:
             Exists: there is one of that name.
             Refused: the account may not, or the object is not valid; the message is the API server's.
             JobError: the API server cannot be reached.
         """
-        return await self._call("POST", resource.path(namespace), _dry(dry_run), document)
+        query = {"fieldValidation": "Strict", **_dry(dry_run)}
+        return await self._call("POST", resource.path(namespace), query, document)
 
     async def patch(
         self,
@@ -402,6 +428,15 @@ def _error(code: int, status: Object, method: str, path: str) -> ApiError:
         )
     if code == 403:
         return Refused(ErrorClass.ENVIRONMENT, "Forbidden", f"{message}.", "Ask for the rights, or use a login.", code)
+    if code == 404 and reason != "NotFound":
+        # No object of ours: the API server knows no such kind at all.
+        return ApiError(
+            ErrorClass.ENVIRONMENT,
+            "UnknownResource",
+            f"The API server does not know {path}: {message}.",
+            "Install hyper2kvm on the cluster (helm/README.md), or see whether this is the right cluster.",
+            code,
+        )
     if code == 404:
         return Absent(ErrorClass.INVALID, "NotFound", f"{message}.", "", code)
     if code == 409 and reason == "AlreadyExists":
@@ -438,15 +473,10 @@ async def _configuration(login: Login) -> client_library.client.Configuration:
     Raises:
         JobError: (environment) there is nothing to log in with, or it cannot be read.
     """
-    chosen = {field.name: getattr(login, field.name) for field in dataclasses.fields(login)}
-    for option, variable in VARIABLES.items():
-        if chosen[option] is None and os.environ.get(variable):
-            chosen[option] = os.environ[variable]
-    if isinstance(chosen["validate_certs"], str):
-        chosen["validate_certs"] = chosen["validate_certs"].lower() not in _FALSE
+    login = _completed(login)
     configuration = client_library.client.Configuration()
-    if chosen["host"] is None:
-        await _load(configuration, chosen["kubeconfig"], chosen["context"])
+    if login.host is None:
+        await _load(configuration, login)
     attributes = {
         "host": "host",
         "ca_cert": "ssl_ca_cert",
@@ -456,34 +486,58 @@ async def _configuration(login: Login) -> client_library.client.Configuration:
         "validate_certs": "verify_ssl",
     }
     for option, attribute in attributes.items():
-        if chosen[option] is not None:
-            setattr(configuration, attribute, chosen[option])
-    if chosen["api_key"] is not None:
-        configuration.api_key["BearerToken"] = f"Bearer {chosen['api_key']}"
+        if getattr(login, option) is not None:
+            setattr(configuration, attribute, getattr(login, option))
+    if login.api_key is not None:
+        configuration.api_key["BearerToken"] = f"Bearer {login.api_key}"
         configuration.refresh_api_key_hook = None
     configuration.host = configuration.host.rstrip("/")
     configuration.connection_pool_maxsize = _CONNECTIONS
     return configuration
 
 
-async def _load(
-    configuration: client_library.client.Configuration, kubeconfig: str | dict[str, t.Any] | None, context: str | None
-) -> None:
+def _completed(login: Login) -> Login:
+    """Return ``login`` with the environment's variables for what it leaves open."""
+    said: dict[str, t.Any] = {
+        option: os.environ[variable]
+        for option, variable in VARIABLES.items()
+        if getattr(login, option) is None and os.environ.get(variable)
+    }
+    if "validate_certs" in said:
+        said["validate_certs"] = said["validate_certs"].lower() not in _FALSE
+    return dataclasses.replace(login, **said)
+
+
+def _by_pod(login: Login) -> bool:
+    """Whether the pod's service account logs in: nothing else is named, and this is a pod."""
+    return login.kubeconfig is None and login.context is None and "KUBERNETES_SERVICE_HOST" in os.environ
+
+
+def _kubeconfig_path(login: Login) -> str:
+    # The library itself looks at KUBECONFIG, once, when it is imported.
+    return os.path.expanduser(str(login.kubeconfig or os.environ.get("KUBECONFIG") or "~/.kube/config"))
+
+
+async def _load(configuration: client_library.client.Configuration, login: Login) -> None:
     """Fill ``configuration`` from a kubeconfig, or from the pod where none is named and this is one."""
-    # Of the library's login, nothing has types.
+    # As above: nothing has types.
     config: t.Any = client_library.config
-    try:
-        if isinstance(kubeconfig, dict):
-            await config.load_kube_config_from_dict(kubeconfig, context, configuration)
-        elif kubeconfig is not None or context is not None or "KUBERNETES_SERVICE_HOST" not in os.environ:
-            # The library itself looks at KUBECONFIG, once, when it is imported.
-            path = kubeconfig or os.environ.get("KUBECONFIG") or "~/.kube/config"
-            await config.load_kube_config(
-                os.path.expanduser(path), context, client_configuration=configuration, persist_config=False
-            )
-        else:
+    with _reading_login():
+        if isinstance(login.kubeconfig, dict):
+            await config.load_kube_config_from_dict(login.kubeconfig, login.context, configuration)
+        elif _by_pod(login):
             config.load_incluster_config(configuration)
-    except (config.ConfigException, OSError, ValueError, KeyError, TypeError) as error:
+        else:
+            await config.load_kube_config(
+                _kubeconfig_path(login), login.context, client_configuration=configuration, persist_config=False
+            )
+
+
+@contextlib.contextmanager
+def _reading_login() -> c.Iterator[None]:
+    try:
+        yield
+    except (client_library.config.ConfigException, OSError, ValueError, KeyError, TypeError) as error:
         raise environment(
             "NoLogin",
             f"There is nothing to log in to Kubernetes with: {error}.",
