@@ -44,9 +44,6 @@ def main(argv: c.Sequence[str] | None = None) -> int:
     try:
         asyncio.run(_run(options))
         return OK
-    except LeadershipLost as error:
-        log.error("%s", error)
-        return LOST
     except JobError as error:
         print(f"hyper2kvm-operator: {error}", file=sys.stderr)
         return BAD_INPUT
@@ -113,6 +110,10 @@ async def _act(api: Api, namespace: str, identity: str, leadership: Leadership, 
     works = [asyncio.create_task(state.controller.run()), asyncio.create_task(leadership.keep())]
     try:
         await asyncio.gather(*works)
+    except LeadershipLost as error:
+        log.error("%s", error)
+        # Nothing may hold this up, not even a task that does not end.
+        os._exit(LOST)
     finally:
         for work in works:
             work.cancel()
