@@ -71,14 +71,15 @@ def _parser() -> argparse.ArgumentParser:
         type=int,
         default=_PORT,
         metavar="PORT",
-        help=f"for /livez, /readyz and /metrics (default: {_PORT})",
+        help=f"for /healthz, /readyz and /metrics (default: {_PORT})",
     )
     return parser
 
 
 async def _run(options: argparse.Namespace) -> None:
     namespace = options.namespace or own_namespace()
-    identity = f"{os.uname().nodename}-{secrets.token_hex(4)}"
+    # A pod's container that is started anew is another process, and has to win the election anew.
+    identity = f"{os.environ.get('POD_NAME') or os.uname().nodename}-{secrets.token_hex(4)}"
     state = State(Metrics())
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
