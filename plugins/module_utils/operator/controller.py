@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import collections
 import collections.abc as c
-import contextlib
 import dataclasses
 import datetime
 import itertools
@@ -115,7 +114,7 @@ class Controller:
 
     async def run(self) -> t.NoReturn:
         """Act, for ever."""
-        runs = [*(cache.run() for cache in self._caches), self._remover.run(), self._decide_for_ever()]
+        runs = [*(cache.run() for cache in self._caches), self._remover.run(), self._tick(), self._decide_for_ever()]
         tasks = [asyncio.create_task(run) for run in runs]
         self._spawn(self._take_stock())
         try:
@@ -191,13 +190,17 @@ class Controller:
             await cache.synced.wait()
         log.info("%d jobs, %d workers", len(self._jobs.objects), len(self._workers.objects))
         while True:
-            with contextlib.suppress(asyncio.TimeoutError):
-                await asyncio.wait_for(self._dirty.wait(), _LOOK_SECONDS)
+            await self._dirty.wait()
             self._dirty.clear()
             with self._metrics.reconcile_seconds.time():
                 self._reconcile()
             self._looked = time.monotonic()
             await asyncio.sleep(_PAUSE_SECONDS)
+
+    async def _tick(self) -> None:
+        while True:
+            await asyncio.sleep(_LOOK_SECONDS)
+            self._dirty.set()
 
     def _reconcile(self) -> None:
         moment = time.monotonic()
