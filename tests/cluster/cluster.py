@@ -83,17 +83,20 @@ class Cluster:
         return self.root / "pki" / "admin.kubeconfig"
 
     def environment(self) -> dict[str, str]:
-        """For programs that are to use it: the variables KUBECONFIG and PATH, the latter with kubectl and helm."""
-        folders = (str(self._site.programs), str(programs.tool("helm").parent), os.environ["PATH"])
-        return {"KUBECONFIG": str(self.kubeconfig), "PATH": ":".join(folders)}
+        """For programs that are to use it: KUBECONFIG, and a PATH with kubectl, helm and kubeconform."""
+        tools = [str(programs.tool(name).parent) for name in ("helm", "kubeconform")]
+        return {
+            "KUBECONFIG": str(self.kubeconfig),
+            "PATH": os.pathsep.join([str(self._site.programs), *tools, os.environ["PATH"]]),
+        }
 
-    def kubectl(self, *arguments: str, text: str | None = None, timeout: float = 120) -> str:
+    def kubectl(self, *arguments: str, text: str = "", timeout: float = 120) -> str:
         """Run kubectl, with ``text`` as its standard input, and return what it printed.
 
         :raises ClusterError: it failed, or took longer than ``timeout`` seconds.
         """
         command = [str(self._site.programs / "kubectl"), *arguments]
-        return execute(command, text=text, timeout=timeout, environment={"KUBECONFIG": str(self.kubeconfig)})
+        return execute(command, stdin=text.encode(), timeout=timeout, environment={"KUBECONFIG": str(self.kubeconfig)})
 
     def get(self, *arguments: str) -> dict[str, t.Any]:
         """The document that ``kubectl get`` gives."""
@@ -175,7 +178,7 @@ class Cluster:
     @contextlib.contextmanager
     def cut_off(self, node: str) -> c.Iterator[None]:
         """While this lasts, a node and what runs on it have no network, and know nothing of it."""
-        link = next(one.link for one in map(plans.Node, range(1, 200)) if one.name == self.node(node).name)
+        link = plans.Node.named(self.node(node).name).link
         control_plane = self._machine(_CONTROL_PLANE)
         control_plane.run("ip", "link", "set", link, "down")
         try:

@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import collections.abc as c
+import secrets
 
 import pytest
 
@@ -32,9 +33,11 @@ def cluster() -> c.Iterator[Cluster]:
 
 
 @pytest.fixture
-def namespace(cluster: Cluster, request: pytest.FixtureRequest) -> c.Iterator[str]:
-    """An empty namespace, which is removed with all that is in it."""
-    name = request.node.name.replace("_", "-").removeprefix("test-")[:50].rstrip("-")
+def namespace(cluster: Cluster) -> c.Iterator[str]:
+    """An empty namespace, which is removed afterwards with all that is in it, by and by."""
+    name = f"test-{secrets.token_hex(4)}"
     cluster.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}})
+    # Without it no pod can be made.
+    cluster.kubectl("--namespace", name, "wait", "--for=create", "serviceaccount/default", "--timeout=60s")
     yield name
-    cluster.kubectl("delete", "namespace", name)
+    cluster.kubectl("delete", "namespace", name, "--wait=false")

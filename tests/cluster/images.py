@@ -9,14 +9,17 @@ from __future__ import annotations
 import hashlib
 import pathlib
 import tempfile
+import typing as t
 
 from tests.cluster import programs
 from tests.cluster.plans import PAUSE_IMAGE
 from tests.guests import kept
 from tests.guests.host import REPOSITORY, run
 
-#: How pods name the product's image, and what builds of it are called.
-PRODUCT_IMAGE = "hyper2kvm:test"
+#: How pods name the product's images, by the Dockerfile's targets.
+PRODUCT_IMAGES: t.Mapping[str, str] = {"worker": "hyper2kvm:test", "operator": "hyper2kvm-operator:test"}
+#: Both programs are in this one.
+PRODUCT_IMAGE = PRODUCT_IMAGES["worker"]
 
 _STORAGE = programs.CACHE / "images"
 #: Debian as its own image for containers has it, which a machine without a registry cannot get.
@@ -24,6 +27,7 @@ _RELEASE = "bookworm"
 #: What stays out of it, and of what is installed in it later. mmdebstrap writes these options into the tree.
 _SLIM = (
     *("--dpkgopt=path-exclude=/usr/share/doc/*", "--dpkgopt=path-exclude=/usr/share/man/*"),
+    "--dpkgopt=path-exclude=/usr/share/locale/*",
     *('--aptopt=Dir::Cache::pkgcache ""', '--aptopt=Dir::Cache::srcpkgcache ""'),
     '--aptopt=APT::Install-Recommends "false"',
 )
@@ -41,7 +45,7 @@ _PRIVATELY = (
 
 
 def product(target: str = "worker") -> pathlib.Path:
-    """The archive with the image that the Dockerfile's ``target`` gives, as :data:`PRODUCT_IMAGE`.
+    """The archive with the image that the Dockerfile's ``target`` gives, named as :data:`PRODUCT_IMAGES` says.
 
     Minutes the first time, seconds where nothing but the product's code has changed since, nothing where not even that.
 
@@ -54,8 +58,9 @@ def product(target: str = "worker") -> pathlib.Path:
         if not _buildah("images", "--quiet", "--filter", f"reference={name}").strip():
             _build(base, _BASE_FILE, name)
         dockerfile = (REPOSITORY / "Dockerfile").read_text(encoding="utf-8")
-        _build(REPOSITORY, dockerfile, PRODUCT_IMAGE, "--target", target, "--build-arg", f"BASE_IMAGE={name}")
-        _archive(PRODUCT_IMAGE, folder / "image.tar")
+        options = ("--target", target, "--build-arg", f"BASE_IMAGE={name}")
+        _build(REPOSITORY, dockerfile, PRODUCT_IMAGES[target], *options)
+        _archive(PRODUCT_IMAGES[target], folder / "image.tar")
 
     files = {str(path.relative_to(REPOSITORY)): _digest(path) for path in _inputs()}
     made_of = {"target": target, "base": base.name, "files": files}
@@ -74,7 +79,8 @@ def pause() -> pathlib.Path:
 
 
 def _base() -> pathlib.Path:
-    packages = ("--include=ca-certificates",)
+    # A tree that is merged from the start does not need what merges it, nor Perl for that.
+    packages = ("--hook-dir=/usr/share/mmdebstrap/hooks/merged-usr", "--include=ca-certificates,usr-is-merged")
 
     def produce(folder: pathlib.Path) -> None:
         # What mmdebstrap unpacks goes with the folder, also if it is killed.

@@ -98,7 +98,7 @@ class Machine:
                     return int(children[0])
         raise ClusterError(f"{self.name} does not run; bring the cluster up again")
 
-    def run(self, *command: str | os.PathLike[str], stdin: t.IO[bytes] | None = None, timeout: float = 300) -> str:
+    def run(self, *command: str | os.PathLike[str], stdin: t.IO[bytes] | bytes = b"", timeout: float = 300) -> str:
         """Run a program of the host's in it, and return what that printed.
 
         :param timeout: seconds.
@@ -149,23 +149,21 @@ class Machine:
 def execute(
     command: c.Sequence[str],
     *,
-    stdin: t.IO[bytes] | None = None,
+    stdin: t.IO[bytes] | bytes = b"",
     timeout: float = 300,
     where: str = "",
-    text: str | None = None,
     environment: c.Mapping[str, str] | None = None,
 ) -> str:
     """Run a program to its end and return what it printed.
 
-    :param text: for its standard input, where ``stdin`` is not given.
     :param environment: in addition to this process's.
     :raises ClusterError: it failed, or took longer than ``timeout`` seconds.
     """
     try:
         done = subprocess.run(
             command,
-            stdin=stdin if stdin is not None else (None if text is not None else subprocess.DEVNULL),
-            input=None if text is None else text.encode(),
+            stdin=None if isinstance(stdin, bytes) else stdin,
+            input=stdin if isinstance(stdin, bytes) else None,
             capture_output=True,
             timeout=timeout,
             env={**os.environ, **(environment or {})},

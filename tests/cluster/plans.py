@@ -93,6 +93,11 @@ class Node:
 
     number: int
 
+    @classmethod
+    def named(cls, name: str) -> Node:
+        """The node of that name."""
+        return cls(int(name.removeprefix("node")))
+
     @property
     def name(self) -> str:
         """The machine's and the Kubernetes node's."""
@@ -195,6 +200,7 @@ def control_plane(site: Site, relay: int) -> Plan:
         administrator("kwok"),
         f"--config={stages}",
         f"--manage-nodes-with-annotation-selector={FAKE_NODE}=fake",
+        "--node-lease-duration-seconds=40",
     )
     return Plan(
         hostname="control-plane",

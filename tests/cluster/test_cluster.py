@@ -11,6 +11,7 @@ import json
 import pathlib
 import re
 import subprocess
+import tarfile
 import typing as t
 
 import pytest
@@ -201,20 +202,58 @@ def data(tmp_path: pathlib.Path) -> c.Iterator[pathlib.Path]:
 
 
 def test_a_worker_runs_by_itself_as_docker_would_run_it(cluster: Cluster, data: pathlib.Path) -> None:
-    before = loops()
+    before, node = loops(), cluster.node("node1")
     mounts = [
         f"--mount=type=bind,src={data / 'input'},dst=/data/input,options=rbind:ro",
         f"--mount=type=bind,src={data / 'output'},dst=/data/output,options=rbind:rw",
     ]
-    image = f"docker.io/library/{images.PRODUCT_IMAGE}"
-    command = ["hyper2kvm-worker", "run", "--once"]
-    run = ["ctr", "--namespace=k8s.io", "run", "--rm", "--privileged", *mounts, image, "alone", *command]
-    cluster.node("node1").run(*run, timeout=600)
-    result = json.loads((data / "output" / "web01-convert" / "result.json").read_text(encoding="utf-8"))
-    assert result["operation"] == "convert"
-    target = data / "output" / "web01-convert"
-    assert [path.suffix for path in target.iterdir() if path.suffix == ".qcow2"] == [".qcow2"]
+    ctr = ("ctr", "--namespace=k8s.io")
+    run = (*ctr, "run", "--rm", "--privileged", *mounts, f"docker.io/library/{images.PRODUCT_IMAGE}", "alone")
+    result = data / "output" / "web01-convert" / "result.json"
+    with (data / "log").open("wb") as log:
+        worker = subprocess.Popen(node.entering(*run), stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+    try:
+        until(lambda: result.exists() or worker.poll() is not None, f"{result}; see {data / 'log'}", 900)
+        assert json.loads(result.read_text(encoding="utf-8"))["operation"] == "convert"
+        assert len(list(result.parent.glob("*.qcow2"))) == 1
+        kind, healthy = image_config(images.product())["Healthcheck"]["Test"]
+        assert kind == "CMD-SHELL"
+        node.run(*ctr, "tasks", "exec", "--exec-id=health", "alone", "/bin/sh", "-c", healthy)
+    finally:
+        node.run(*ctr, "tasks", "kill", "--signal=SIGTERM", "alone")
+        assert worker.wait(60) == 0, (data / "log").read_text(encoding="utf-8")
     until_no_loops_but(before)
+
+
+def image_config(archive: pathlib.Path) -> dict[str, t.Any]:
+    """What an image says of how it is run."""
+
+    def member(tar: tarfile.TarFile, name: str) -> t.Any:
+        file = tar.extractfile(name)
+        assert file is not None
+        return json.load(file)
+
+    with tarfile.open(archive) as tar:
+        (image,) = member(tar, "manifest.json")
+        return t.cast("dict[str, t.Any]", member(tar, image["Config"])["config"])
+
+
+def test_the_operators_image_needs_no_root(cluster: Cluster, namespace: str) -> None:
+    archive = images.product("operator")
+    assert image_config(archive)["Labels"]["org.opencontainers.image.licenses"] == "GPL-3.0-or-later"
+    cluster.load_image(archive)
+    one = pod(
+        "operator",
+        namespace,
+        "hyper2kvm-worker --help && ! command -v qemu-img",
+        securityContext={"runAsNonRoot": True},
+    )
+    one["spec"]["containers"][0] |= {
+        "image": images.PRODUCT_IMAGES["operator"],
+        "securityContext": {"readOnlyRootFilesystem": True, "allowPrivilegeEscalation": False},
+    }
+    cluster.apply(one)
+    succeeded(cluster, namespace, "operator")
 
 
 def test_fake_nodes_run_pods_that_do_nothing(cluster: Cluster, namespace: str) -> None:
