@@ -1,32 +1,68 @@
-# A worker as an image: the system's tools, the collection and its libraries. docs/container.md says how it is run.
-# Verified: layout. Its parts are what the role conversion_host installs, which is tested on a machine.
+# The worker, and the operator, as images: Debian, Python, this collection. docs/container.md says how they are run.
+# What changes seldom comes first: a build after a change of code alone makes the last two layers.
+ARG BASE_IMAGE=debian:bookworm-20250520-slim
 
-FROM debian:bookworm-slim AS packages
-# bindep.txt is the one list of what a worker needs of its system.
+FROM ${BASE_IMAGE} AS python
 RUN apt-get update \
-    && apt-get install --yes --no-install-recommends python3-venv \
-    && python3 -m venv /bindep \
-    && /bindep/bin/pip install --no-cache-dir bindep
+    && apt-get install --yes --no-install-recommends python3 \
+    && apt-get clean && rm -rf /var/lib/apt/lists/*
+
+# -- what the images are made of ---------------------------------------------------------------------------------------
+FROM python AS builder
+RUN apt-get update && apt-get install --yes --no-install-recommends python3-venv
+RUN python3 -m venv /bindep && /bindep/bin/pip install --no-cache-dir bindep==2.14.0
+# The exact versions that were tested, by their digests. pip is of no use afterwards.
+COPY requirements-image.txt /
+RUN python3 -m venv /opt/hyper2kvm/venv \
+    && /opt/hyper2kvm/venv/bin/pip install --no-cache-dir --require-hashes --requirement /requirements-image.txt \
+    && /opt/hyper2kvm/venv/bin/pip uninstall --yes pip setuptools
+# bindep.txt is the one list of what a worker needs of its system.
 COPY bindep.txt /
 RUN /bindep/bin/bindep --brief --file /bindep.txt > /packages || [ $? -eq 1 ]
-
-FROM debian:bookworm-slim
-COPY --from=packages /packages /tmp/packages
-RUN apt-get update \
-    && xargs apt-get install --yes --no-install-recommends python3-venv < /tmp/packages \
-    && rm -rf /var/lib/apt/lists/* /tmp/packages
-COPY requirements.txt /tmp/
-RUN python3 -m venv /opt/hyper2kvm/venv \
-    && /opt/hyper2kvm/venv/bin/pip install --no-cache-dir --requirement /tmp/requirements.txt \
-    && rm /tmp/requirements.txt
 # The place in which modules look for it too. Each command of scripts/ runs the installation that it lies in.
 COPY galaxy.yml LICENSE requirements.txt /opt/hyper2kvm/collections/ansible_collections/hyper2kvm/core/
-COPY plugins/module_utils /opt/hyper2kvm/collections/ansible_collections/hyper2kvm/core/plugins/module_utils
 COPY scripts/hyper2kvm-* /opt/hyper2kvm/collections/ansible_collections/hyper2kvm/core/scripts/
-RUN ln -s /opt/hyper2kvm/collections/ansible_collections/hyper2kvm/core/scripts/hyper2kvm-* /usr/local/bin/ \
-    && /opt/hyper2kvm/venv/bin/python -m compileall -q /opt/hyper2kvm/collections \
+COPY plugins/module_utils /opt/hyper2kvm/collections/ansible_collections/hyper2kvm/core/plugins/module_utils
+RUN /opt/hyper2kvm/venv/bin/python -m compileall -q /opt/hyper2kvm/collections
+
+# -- the operator: no tools, no privileges -----------------------------------------------------------------------------
+FROM python AS operator
+ARG VERSION=1.0.0
+ARG REVISION=unknown
+LABEL org.opencontainers.image.title="hyper2kvm operator" \
+      org.opencontainers.image.description="Queues migrations of virtual machines to KVM and assigns them to workers" \
+      org.opencontainers.image.source="https://github.com/hyper2kvm/core" \
+      org.opencontainers.image.licenses="GPL-3.0-or-later" \
+      org.opencontainers.image.version="${VERSION}" \
+      org.opencontainers.image.revision="${REVISION}"
+ENV PATH=/opt/hyper2kvm/venv/bin:/opt/hyper2kvm/collections/ansible_collections/hyper2kvm/core/scripts:/usr/local/bin:/usr/bin:/bin
+COPY --from=builder /opt/hyper2kvm/venv /opt/hyper2kvm/venv
+COPY --from=builder /opt/hyper2kvm/collections /opt/hyper2kvm/collections
+# A number, so that Kubernetes can see that it is not root.
+USER 65532:65532
+ENTRYPOINT ["hyper2kvm-operator"]
+
+# -- the worker: it attaches disks and mounts guests' filesystems, as root ---------------------------------------------
+FROM python AS worker
+COPY --from=builder /packages /tmp/packages
+RUN apt-get update \
+    && xargs apt-get install --yes --no-install-recommends < /tmp/packages \
+    && apt-get clean && rm -rf /var/lib/apt/lists/* /tmp/packages \
     && mkdir -p /data/input/jobs /data/output
-ENV PATH=/opt/hyper2kvm/venv/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
+ARG VERSION=1.0.0
+ARG REVISION=unknown
+LABEL org.opencontainers.image.title="hyper2kvm worker" \
+      org.opencontainers.image.description="Moves virtual machines from other hypervisors to KVM guests that were seen booting" \
+      org.opencontainers.image.source="https://github.com/hyper2kvm/core" \
+      org.opencontainers.image.licenses="GPL-3.0-or-later" \
+      org.opencontainers.image.version="${VERSION}" \
+      org.opencontainers.image.revision="${REVISION}"
+ENV PATH=/opt/hyper2kvm/venv/bin:/opt/hyper2kvm/collections/ansible_collections/hyper2kvm/core/scripts:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
+COPY --from=builder /opt/hyper2kvm/venv /opt/hyper2kvm/venv
+COPY --from=builder /opt/hyper2kvm/collections /opt/hyper2kvm/collections
+# A worker that does not renew its lease is not among those that are listed.
+HEALTHCHECK --interval=60s --timeout=30s --start-period=60s \
+    CMD hyper2kvm-worker workers --json | grep -q .
 # On SIGTERM the worker checkpoints its jobs, which takes seconds; `docker stop` waits 10.
 STOPSIGNAL SIGTERM
 ENTRYPOINT ["hyper2kvm-worker"]

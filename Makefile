@@ -15,8 +15,8 @@ export LC_ALL := C.UTF-8
 unexport PYTHONDONTWRITEBYTECODE
 export HYPER2KVM_TEST_GUESTS := $(GUEST_CACHE)
 
-.PHONY: help setup demo test lint unit hostile fuzz guests e2e faults test-faults sanity integration oldest schemas bench build \
-	clean FORCE
+.PHONY: help setup setup-cluster demo test test-cluster lint unit hostile fuzz guests e2e faults test-faults sanity \
+	integration oldest schemas lock bench build clean FORCE
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -28,6 +28,13 @@ $(VENV)/.done: requirements.txt requirements-dev.txt bindep.txt scripts/install-
 	$(BIN)/python -m pip install --quiet uv
 	$(BIN)/uv pip install --quiet --compile-bytecode --python $(BIN)/python -r requirements-dev.txt
 	scripts/install-packages $(BIN)/bindep test
+	touch $@
+
+setup-cluster: setup $(VENV)/.cluster-done ## Install what tests with a Kubernetes cluster need as well
+
+$(VENV)/.cluster-done: requirements-cluster.txt bindep.txt scripts/install-packages | setup
+	uv pip install --quiet --python $(BIN)/python -r requirements-cluster.txt
+	scripts/install-packages $(BIN)/bindep cluster
 	touch $@
 
 # The package file keeps a regular `ansible_collections` in site-packages from hiding this one.
@@ -49,6 +56,7 @@ lint: setup ## Formatting, types, documentation, import arrows
 	ruff check plugins tests bench
 	mypy -p ansible_collections.hyper2kvm.core.plugins.module_utils
 	mypy plugins/modules plugins/action plugins/filter plugins/lookup plugins/plugin_utils
+	mypy -p tests.cluster
 	PYTHONPATH=.collections lint-imports --no-cache
 	yamllint .
 	ansible-lint
@@ -73,6 +81,11 @@ e2e: guests ## Tests with real guests that boot
 
 faults: guests ## A few rounds of the tests that break things
 	python -m pytest tests/faults
+
+test-cluster: setup-cluster ## Tests on a real Kubernetes cluster, which they bring up and take down
+	python -m tests.guests build tiny --cache $(GUEST_CACHE)
+	python -m tests.cluster build
+	python -m pytest tests/cluster
 
 test-faults: guests fuzz ## Many rounds of them (kills, full disks, 1,000 jobs), and of changed inputs
 	HYPER2KVM_FAULT_ROUNDS=25 python -m pytest tests/faults
@@ -99,6 +112,10 @@ oldest: setup $(OLDEST)/.done ## Modules, plugins and a playbook with the oldest
 
 schemas: setup ## Write schemas/ and the specification's tables from the models
 	PYTHONPATH=.collections python -m ansible_collections.hyper2kvm.core.plugins.module_utils.protocol.schema --write
+
+lock: setup ## Write down the exact libraries of the images from requirements.txt
+	uv pip compile --quiet --upgrade --generate-hashes --python-version 3.11 --no-annotate \
+		--custom-compile-command "make lock" --output-file requirements-image.txt requirements.txt
 
 bench: setup ## Print the ratios against qemu-img
 	PYTHONPATH=.collections python -m bench

@@ -73,9 +73,11 @@ def package_tree(tree: trees.Tree, cache: pathlib.Path = DEFAULT_CACHE) -> pathl
     return _entry(cache, f"tree-{tree.name}", key, draw)
 
 
-def kept(name: str, made_of: object, produce: t.Callable[[pathlib.Path], None]) -> pathlib.Path:
+def kept(
+    name: str, made_of: object, produce: t.Callable[[pathlib.Path], None], cache: pathlib.Path = DEFAULT_CACHE
+) -> pathlib.Path:
     """The cache's folder of something else that is made once of what ``made_of`` (JSON-able) says."""
-    return _entry(DEFAULT_CACHE, name, _digest(made_of), produce)
+    return _entry(cache, name, _digest(made_of), produce)
 
 
 def cut_short(ova: pathlib.Path, target: pathlib.Path) -> None:

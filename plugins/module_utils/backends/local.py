@@ -16,7 +16,7 @@ from ..protocol import models, status, validation
 from ..protocol.errors import transient, unsupported
 from ..protocol.lifecycle import Actor, Phase
 from ..scheduling import matching, waiting
-from .base import NotFound, Outcome, Submission, WorkerState, gives_way
+from .base import Conflict, NotFound, Outcome, Submission, WorkerState, gives_way
 from .host import now
 from .local_grants import LocalGrantSide
 from .local_worker import LocalWorkerSide
