@@ -145,8 +145,9 @@ class ApiServer:
             self._end(name)
 
     def install(self, *paths: pathlib.Path) -> None:
-        """Create what the manifests of these files and folders hold, and wait until their CRDs are served."""
-        self.kubectl("apply", "--server-side", *(word for path in paths for word in ("-f", str(path))))
+        """Create what these folders hold (each has a kustomization), and wait until their CRDs are served."""
+        for path in paths:
+            self.kubectl("apply", "--server-side", "-k", str(path))
         self.kubectl("wait", "--for=condition=Established", "--timeout=60s", "crd", "--all")
 
     def _run(self, program: str, *arguments: str) -> None:

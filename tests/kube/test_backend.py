@@ -216,7 +216,7 @@ def test_waiting_is_explained_by_what_workers_tell(backend: KubernetesBackend, c
     cluster.worker("node4", lease=False)
     try:
         reasons = {reason.reason: reason for reason in backend.explain("web01")}
-        assert set(reasons) == {"CapabilityMissing", "NoFreeSlot", "Unschedulable"}
+        assert set(reasons) == {"CapabilityMissing", "NoFreeSlot", "WorkerDraining"}
         assert reasons["CapabilityMissing"].examples == ["node1"] and reasons["NoFreeSlot"].examples == ["node2"]
         found = {one.registration.name: one for one in backend.workers()}
         assert set(found) == {"node1", "node2", "node3"}, "node4 has no Lease"

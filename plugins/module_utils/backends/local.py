@@ -13,7 +13,7 @@ import time
 from ..protocol import models, status, validation
 from ..protocol.errors import transient, unsupported
 from ..protocol.lifecycle import Actor, Phase
-from ..scheduling import matching
+from ..scheduling import matching, waiting
 from .base import Conflict, NotFound, Outcome, Submission, WorkerState, gives_way
 from .host import now
 from .local_worker import LocalWorkerSide
@@ -269,13 +269,9 @@ class _Queue:
         if record.phase is not Phase.QUEUED:
             return []
         if record.suspend:
-            return [models.WaitReason(reason="Suspended", message="it is suspended; resume it", count=0)]
+            return [waiting.suspended()]
         if record.not_before is not None and not record.not_before.passed():
-            wait = record.not_before.left()
-            last = record.status.last_error
-            why = f": {last.message}" if last is not None else ""
-            message = f"the next attempt is made in {wait:.0f} s, after the last one failed{why}"
-            return [models.WaitReason(reason="BackingOff", message=message, count=0)]
+            return [waiting.backing_off(record.not_before.left(), record.status.last_error)]
         if self._offers is None:
             self._offers = self._change.offers()
         reasons = matching.explain(record.demand, self._offers)
@@ -285,9 +281,6 @@ class _Queue:
 
     def _ahead(self, record: Record) -> builtins.list[models.WaitReason]:
         if self._order is None:
-            self._order = [waiting.name for waiting in self._change.waiting()]
-        names = self._order[: self._order.index(record.name)]
-        if not names:
-            return []
-        first = ", ".join(names[:3]) + (", …" if len(names) > 3 else "")
-        return [models.WaitReason(reason="JobsAhead", message=f"{len(names)} waiting jobs go first: {first}", count=0)]
+            self._order = [other.name for other in self._change.waiting()]
+        place = self._order.index(record.name)
+        return [waiting.jobs_ahead(place, self._order)] if place else []

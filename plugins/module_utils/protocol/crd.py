@@ -67,19 +67,6 @@ def _wishes(guest: str) -> str:
     return " || ".join([*asked, f"size({guest}.fixers.only) > 0", f"size({guest}.fixers.skip) > 0"])
 
 
-def _frozen() -> list[Rule]:
-    names = [str(field.alias) for name, field in spec.JobSpec.model_fields.items() if name not in _MUTABLE]
-    return [
-        Rule(
-            f"has(self.{name}) == has(oldSelf.{name}) && (!has(self.{name}) || self.{name} == oldSelf.{name})",
-            f"{name} cannot change once the job exists; give the new job another name, or delete this one first",
-        )
-        for name in names
-    ]
-
-
-_MUTABLE = models.MUTABLE_SPEC_FIELDS
-
 #: Steps that follow at once share one write: those of the control plane up to the assignment, and those of the worker
 #: from there to the end. These are the phases that such a write may pass over.
 _PASSED_OVER = {
@@ -212,10 +199,28 @@ _RULES: dict[str, list[Rule]] = {
             "operation fix keeps the image's format, so target.format must be the source's; the operation convert "
             "changes it",
         ),
-        *_frozen(),
         Rule("!oldSelf.cancel || self.cancel", "a cancelled job stays cancelled; submit a new one", ".cancel"),
     ],
 }
+
+
+def _rules(model: str) -> list[Rule]:
+    """Return the rules between the fields of a model, by its name."""
+    return [*_RULES.get(model, []), *(_frozen() if model == spec.JobSpec.__name__ else [])]
+
+
+def _frozen() -> list[Rule]:
+    fields = spec.JobSpec.model_fields.items()
+    names = [str(field.alias) for name, field in fields if name not in models.MUTABLE_SPEC_FIELDS]
+    return [
+        Rule(
+            f"has(self.{name}) == has(oldSelf.{name}) && (!has(self.{name}) || self.{name} == oldSelf.{name})",
+            f"{name} cannot change once the job exists; give the new job another name, or delete this one first",
+        )
+        for name in names
+    ]
+
+
 #: Rules for one field of a model.
 _FIELD_RULES: dict[tuple[str, str], Schema] = {
     ("JobStatus", "phase"): {"rule": _phase_rule().holds, "messageExpression": _phase_rule().message},
@@ -400,8 +405,9 @@ def _inline(model: str, node: Schema, parts: dict[str, Schema]) -> Schema:
         made["maxProperties"] = _MAX_ITEMS
         keys = _text_rule("self.all(x, x.matches({}))", made.pop("propertyNames")["pattern"])
         made["x-kubernetes-validations"] = [keys]
-    if model in _RULES:
-        made["x-kubernetes-validations"] = [_validation(rule) for rule in _RULES[model]]
+    rules = _rules(model)
+    if rules:
+        made["x-kubernetes-validations"] = [_validation(rule) for rule in rules]
     for (owner, name), rule in _FIELD_RULES.items():
         if owner == model:
             made["properties"][name]["x-kubernetes-validations"] = [rule]

@@ -73,6 +73,8 @@ class Offer:
     worker: models.WorkerRegistration
     running: int
     """Slots in use."""
+    closed: Unmet | None = None
+    """Why it takes no job at all for the time being; None: it does."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -108,6 +110,8 @@ def first_unmet(demand: Demand, offer: Offer) -> Unmet | None:
         capability = worker.capabilities.get(name)
         if capability is None or not capability.available:
             return Unmet("CapabilityMissing", _missing(name, capability))
+    if offer.closed is not None:
+        return offer.closed
     if offer.running >= worker.slots:
         return Unmet("NoFreeSlot", f"has all {worker.slots} slots in use")
     return None

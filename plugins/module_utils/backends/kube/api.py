@@ -11,6 +11,7 @@ be.
 
 from __future__ import annotations
 
+import asyncio
 import collections.abc as c
 import contextlib
 import dataclasses
@@ -320,7 +321,7 @@ class Api:
         async with self._response(method, path, query or {}, body, timeout) as response:
             try:
                 return t.cast(Object, json.loads(await response.read()))
-            except (aiohttp.ClientError, TimeoutError, OSError) as error:
+            except (aiohttp.ClientError, asyncio.TimeoutError, OSError) as error:
                 raise _unreachable(path, error) from error
 
     @contextlib.asynccontextmanager
@@ -337,7 +338,7 @@ class Api:
                 headers[setting["key"]] = setting["value"]
             request: t.Any = self._client.rest_client.request
             answer = await request(method, url, headers=headers, body=body, _request_timeout=timeout)
-        except (aiohttp.ClientError, TimeoutError, OSError) as error:
+        except (aiohttp.ClientError, asyncio.TimeoutError, OSError) as error:
             raise _unreachable(path, error) from error
         response: aiohttp.ClientResponse = answer.response
         try:
@@ -394,7 +395,7 @@ def _content_type(method: str, body: t.Any) -> str:
 async def _line(response: aiohttp.ClientResponse, path: str) -> bytes:
     try:
         return await response.content.readline()
-    except (aiohttp.ClientError, TimeoutError, OSError, ValueError) as error:
+    except (aiohttp.ClientError, asyncio.TimeoutError, OSError, ValueError) as error:
         # ValueError: an object longer than the reader's buffer.
         raise _unreachable(path, error) from error
 
@@ -403,7 +404,7 @@ async def _status(response: aiohttp.ClientResponse, path: str) -> Object:
     """Return the Status object of a refusal; something before the API server may answer with anything."""
     try:
         raw = await response.read()
-    except (aiohttp.ClientError, TimeoutError, OSError) as error:
+    except (aiohttp.ClientError, asyncio.TimeoutError, OSError) as error:
         raise _unreachable(path, error) from error
     try:
         found = json.loads(raw)

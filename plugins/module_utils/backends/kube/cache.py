@@ -79,6 +79,12 @@ class Cache(t.Generic[V]):
         self._fields = fields
         self._list_fields = ",".join(part for part in (fields, list_fields) if part)
         self._version = ""
+        self._versions: dict[str, int] = {}
+
+    def fold(self, found: Object) -> None:
+        """Take over an object that a write returned, ahead of the watch; one that is not kept stays so."""
+        if _key(found) in self.objects:
+            self._take(found)
 
     async def run(self) -> t.NoReturn:
         """Keep the cache up to date, until cancelled; what fails is tried again, ever more slowly."""
@@ -125,16 +131,22 @@ class Cache(t.Generic[V]):
             self._version = notice.object["metadata"]["resourceVersion"]
 
     def _take(self, found: Object) -> str:
-        key, kept = _key(found), self._read(found)
+        key, version = _key(found), _version(found)
+        if version < self._versions.get(key, 0):
+            # What a write returned was folded in, and the watch only now comes to what was before.
+            return key
+        kept = self._read(found)
         if kept is None:
             self._drop(key, found)
             return key
         before = self.objects.get(key)
         self.objects[key] = kept
+        self._versions[key] = version
         self._changed(Change(key, before, kept, found))
         return key
 
     def _drop(self, key: str, found: Object | None) -> None:
+        self._versions.pop(key, None)
         before = self.objects.pop(key, None)
         if before is not None:
             self._changed(Change(key, before, None, found))
@@ -143,3 +155,8 @@ class Cache(t.Generic[V]):
 def _key(found: Object) -> str:
     metadata = found["metadata"]
     return f"{metadata['namespace']}/{metadata['name']}" if "namespace" in metadata else str(metadata["name"])
+
+
+def _version(found: Object) -> int:
+    """Return an object's resource version as a number: Kubernetes says that those of one kind may be compared so."""
+    return int(found["metadata"]["resourceVersion"])

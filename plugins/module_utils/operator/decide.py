@@ -1,0 +1,277 @@
+# Copyright: (c) 2026, hyper2kvm contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""What is to become of the jobs: a pure function of jobs, workers and the time."""
+
+from __future__ import annotations
+
+import collections
+import collections.abc as c
+import dataclasses
+import datetime
+
+from ..protocol import models, status
+from ..protocol.errors import ErrorClass, JobError, environment
+from ..protocol.fields import moment
+from ..protocol.lifecycle import HELD, TERMINAL, Actor, Phase
+from ..scheduling import matching, waiting
+from ..scheduling.matching import Demand, Offer, Unmet
+
+#: A worker that was not heard of for so long has lost its jobs; the node agent renews six times as often.
+WORKER_LEASE_SECONDS = 60.0
+#: The reasons for which a job waits are written at most so often, and only when other kinds of them came up.
+EXPLAIN_SECONDS = 10.0
+_MAX_REASONS = 10
+
+
+@dataclasses.dataclass(frozen=True)
+class Job:
+    """A job that is not over, as far as deciding takes it."""
+
+    namespace: str
+    name: str
+    uid: str
+    generation: int
+    resource_version: str
+    created: datetime.datetime
+    status: models.JobStatus
+    problem: JobError | None = None
+    """What is wrong with its document; then the fields below mean nothing."""
+    demand: Demand | None = None
+    priority: int = 0
+    suspend: bool = False
+    cancel: bool = False
+    backoff_limit: int = 0
+    deadline: datetime.datetime | None = None
+    deleting: bool = False
+    """Somebody deleted it, and something else still keeps it."""
+    settled: bool = False
+    """It is counted, and not decided upon: a write is under way, or the last one failed a moment ago."""
+
+    @property
+    def key(self) -> str:
+        """What it is called in the whole cluster."""
+        return f"{self.namespace}/{self.name}"
+
+
+@dataclasses.dataclass(frozen=True)
+class Worker:
+    """A worker that is alive."""
+
+    status: models.WorkerStatus
+    closed: Unmet | None = None
+    """Why it gets no job for the time being (its node is cordoned, it is about to end); None: it may get some."""
+    cordoned: bool = False
+    """Its node is cordoned: it loses the jobs that it has not begun."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Decision:
+    """One write: this job's status is to become ``after``."""
+
+    job: Job
+    after: models.JobStatus
+
+
+def decide(
+    jobs: c.Iterable[Job],
+    workers: c.Mapping[str, Worker],
+    gone: c.Container[str],
+    told: c.Mapping[str, datetime.datetime],
+    now: datetime.datetime,
+) -> c.Iterator[Decision]:
+    """Yield what is to be written, the most urgent first: losses and ends, assignments, then explanations.
+
+    The iterator may be left at any time; what it did not come to comes again with the next call.
+
+    Args:
+        workers: those that are alive, by their nodes' names.
+        gone: nodes whose worker has lost its jobs. One that is neither here nor there may yet be heard of.
+        told: when the reasons for which a job waits were last written, by the job's key.
+    """
+    desk = _Desk(workers, now)
+    queue: list[tuple[Job, models.JobStatus]] = []
+    for job in jobs:
+        if job.status.phase in HELD:
+            desk.occupy(job.status.assigned_node)
+        if job.settled or job.deleting:
+            continue
+        after = _steps(job, workers, gone, now)
+        if after.phase in TERMINAL:
+            yield Decision(job, after)
+        elif after.phase is Phase.QUEUED:
+            desk.release(job.status.assigned_node)
+            queue.append((job, after))
+    queue.sort(key=lambda item: (-item[0].priority, item[0].created, item[0].key))
+    later: list[tuple[Job, models.JobStatus]] = []
+    for job, after in queue:
+        node = desk.place(job, after)
+        if node is None:
+            later.append((job, after))
+        else:
+            assigned = status.record_attempt(after, node, WORKER_LEASE_SECONDS, Actor.CONTROL, now)
+            yield Decision(job, _stamped(job, assigned.model_copy(update={"assigned_node": node})))
+    ahead: list[str] = []
+    for job, after in later:
+        if after is not job.status or now - told.get(job.key, _NEVER) >= _EXPLAIN_EVERY:
+            reasons = desk.explain(job, after, ahead)
+            if after is not job.status or _kinds(reasons) != _kinds(after.waiting):
+                yield Decision(job, _stamped(job, after.model_copy(update={"waiting": reasons})))
+        if desk.may_run(job, after):
+            ahead.append(job.name)
+
+
+_NEVER = datetime.datetime.min.replace(tzinfo=datetime.timezone.utc)
+_EXPLAIN_EVERY = datetime.timedelta(seconds=EXPLAIN_SECONDS)
+
+
+def _steps(
+    job: Job, workers: c.Mapping[str, Worker], gone: c.Container[str], now: datetime.datetime
+) -> models.JobStatus:
+    """Return the job's status after the steps that have nothing to do with other jobs; the very same where none is.
+
+    A job that a worker holds, and goes on to hold, keeps its phase.
+    """
+    before = job.status
+    if before.phase in HELD:
+        return _without_worker(job, workers, gone, now)
+    if job.cancel:
+        return _stamped(job, status.advance(before, Phase.CANCELLED, Actor.CONTROL, now))
+    after = before
+    if after.phase is Phase.CREATED and job.problem is None:
+        after = status.advance(after, Phase.VALIDATED, Actor.CONTROL, now)
+    if after.phase is Phase.VALIDATED:
+        after = status.advance(after, Phase.QUEUED, Actor.CONTROL, now)
+    if job.problem is not None:
+        failed = status.fail(after, job.problem, Actor.CONTROL, now, backoff_limit=0)
+        return _stamped(job, failed.model_copy(update={"result": job.problem.details}))
+    if job.deadline is not None and now >= job.deadline:
+        return _stamped(job, _too_late(job, after, now))
+    if job.suspend != _holds(after, "Suspended"):
+        after = status.suspended(after, job.suspend, now)
+    return after
+
+
+def _without_worker(
+    job: Job, workers: c.Mapping[str, Worker], gone: c.Container[str], now: datetime.datetime
+) -> models.JobStatus:
+    """Return what becomes of a held job whose worker is lost, or has not begun and is not to: see :func:`_steps`."""
+    before, node = job.status, job.status.assigned_node or ""
+    after = before
+    if not node or node in gone:
+        if job.cancel:
+            after = status.advance(
+                before, Phase.CANCELLED, Actor.CONTROL, now, message="its worker was lost, and it was to be cancelled"
+            )
+        elif job.deadline is not None and now >= job.deadline:
+            after = _too_late(job, before, now)
+        else:
+            error = JobError(
+                ErrorClass.TRANSIENT,
+                status.LEASE_EXPIRED,
+                f"The worker {node} was not heard of in time.",
+                "See whether the node is up, and the worker's log.",
+                before.stage or "",
+            )
+            after = status.fail(before, error, Actor.CONTROL, now, backoff_limit=job.backoff_limit)
+    elif before.phase is Phase.ASSIGNED and node in workers and workers[node].cordoned and not job.cancel:
+        after = status.advance(
+            before, Phase.QUEUED, Actor.CONTROL, now, reason="NodeCordoned", message=f"the node {node} was cordoned"
+        )
+    if after is before:
+        return before
+    if after.phase is Phase.QUEUED and job.suspend != _holds(after, "Suspended"):
+        after = status.suspended(after, job.suspend, now)
+    return _stamped(job, after.model_copy(update={"assigned_node": None}))
+
+
+def _too_late(job: Job, before: models.JobStatus, now: datetime.datetime) -> models.JobStatus:
+    error = environment(
+        "DeadlineExceeded",
+        "Its deadline (activeDeadlineSeconds) passed while no worker had it.",
+        "Submit it again with more time, or when a worker is free.",
+    )
+    return status.fail(before, error, Actor.CONTROL, now, backoff_limit=job.backoff_limit)
+
+
+def _stamped(job: Job, after: models.JobStatus) -> models.JobStatus:
+    return after.model_copy(update={"observed_generation": job.generation})
+
+
+def _holds(before: models.JobStatus, condition: str) -> bool:
+    return any(one.type == condition and one.status == "True" for one in before.conditions)
+
+
+def _kinds(reasons: c.Iterable[models.WaitReason]) -> set[str]:
+    return {reason.reason for reason in reasons}
+
+
+class _Desk:
+    """Hands out the workers' free slots."""
+
+    def __init__(self, workers: c.Mapping[str, Worker], now: datetime.datetime) -> None:
+        self._workers = workers
+        self._now = now
+        self._running: collections.Counter[str] = collections.Counter()
+        self._fitting: dict[Demand, list[str]] = {}
+        self._reasons: dict[Demand, list[models.WaitReason]] = {}
+
+    def occupy(self, node: str | None) -> None:
+        self._running[node or ""] += 1
+
+    def release(self, node: str | None) -> None:
+        if node is not None:
+            self._running[node] -= 1
+
+    def place(self, job: Job, after: models.JobStatus) -> str | None:
+        """Return the node whose worker is to have the job, and take one of its slots; None: it has to wait."""
+        if job.demand is None or not self.may_run(job, after):
+            return None
+        # Those whose slots are full leave the list, so that a thousand jobs of one kind do not ask them all again.
+        fitting = self._fit(job.demand)
+        fitting[:] = [node for node in fitting if self._free(node) > 0]
+        if not fitting:
+            return None
+        last = after.attempts[-1].worker if after.attempts else ""
+        node = last if last in fitting else max(fitting, key=lambda node: (self._free(node), node))
+        self._running[node] += 1
+        return node
+
+    def may_run(self, job: Job, after: models.JobStatus) -> bool:
+        """Whether only a worker is missing."""
+        return not job.suspend and self._wait(after) <= 0
+
+    def explain(self, job: Job, after: models.JobStatus, ahead: c.Sequence[str]) -> list[models.WaitReason]:
+        """Return why the job waits; ``ahead``: the jobs that go first."""
+        if job.suspend:
+            return [waiting.suspended()]
+        seconds = self._wait(after)
+        if seconds > 0:
+            return [waiting.backing_off(seconds, after.last_error)]
+        if job.demand is None:
+            return []
+        if job.demand not in self._reasons:
+            offers = (Offer(w.status, self._running[node], w.closed) for node, w in self._workers.items())
+            self._reasons[job.demand] = matching.explain(job.demand, offers)
+        reasons = self._reasons[job.demand]
+        if ahead and any(reason.reason == "NoFreeSlot" for reason in reasons):
+            return [*reasons[: _MAX_REASONS - 1], waiting.jobs_ahead(len(ahead), ahead)]
+        return reasons[:_MAX_REASONS]
+
+    def _fit(self, demand: Demand) -> list[str]:
+        if demand not in self._fitting:
+            self._fitting[demand] = [
+                node
+                for node, worker in self._workers.items()
+                if matching.first_unmet(demand, Offer(worker.status, self._running[node], worker.closed)) is None
+            ]
+        return self._fitting[demand]
+
+    def _free(self, node: str) -> int:
+        return self._workers[node].status.slots - self._running[node]
+
+    def _wait(self, after: models.JobStatus) -> float:
+        if after.not_before is None:
+            return 0.0
+        return (moment(after.not_before) - self._now).total_seconds()
