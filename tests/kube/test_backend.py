@@ -6,10 +6,8 @@
 
 from __future__ import annotations
 
-import asyncio
 import collections.abc as c
 import contextlib
-import datetime
 import pathlib
 import threading
 import typing as t
@@ -19,19 +17,13 @@ from ansible_collections.hyper2kvm.core.plugins.module_utils.backends.base impor
 from ansible_collections.hyper2kvm.core.plugins.module_utils.backends.kube import resources
 from ansible_collections.hyper2kvm.core.plugins.module_utils.backends.kube.api import Api, Login
 from ansible_collections.hyper2kvm.core.plugins.module_utils.backends.kube.client import KubernetesBackend
-from ansible_collections.hyper2kvm.core.plugins.module_utils.backends.kube.resources import JOBS, WORKERS
+from ansible_collections.hyper2kvm.core.plugins.module_utils.backends.kube.resources import JOBS
 from ansible_collections.hyper2kvm.core.plugins.module_utils.protocol import models, status, validation
 from ansible_collections.hyper2kvm.core.plugins.module_utils.protocol.errors import ErrorClass, JobError
 from ansible_collections.hyper2kvm.core.plugins.module_utils.protocol.lifecycle import Actor, Phase
 
 from tests.kube.api_server import ApiServer, serving
-
-Step = c.Callable[[models.JobStatus], models.JobStatus]
-
-
-def now() -> datetime.datetime:
-    """This moment."""
-    return datetime.datetime.now(datetime.timezone.utc)
+from tests.kube.cluster_by_hand import Cluster, Step, assigned, cancelled, completed, failed, now, queued, running
 
 
 def job(name: str = "web01", **spec: t.Any) -> models.MigrationJob:
@@ -39,94 +31,6 @@ def job(name: str = "web01", **spec: t.Any) -> models.MigrationJob:
     labels = spec.pop("labels", {})
     document = {"metadata": {"name": name, "labels": labels}, "spec": {"source": {"path": "web01.ova"}, **spec}}
     return validation.parse_job(document)
-
-
-class Cluster:
-    """What the rest of a cluster does, done by hand."""
-
-    def __init__(self, server: ApiServer, namespace: str) -> None:
-        self._server = server
-        self.namespace = namespace
-
-    def turn(self, name: str, *steps: Step) -> None:
-        """Take steps of the protocol with a job's status, each by a patch of its own."""
-
-        async def turned(api: Api) -> None:
-            after = resources.status_of(await api.get(JOBS, name, self.namespace))
-            for step in steps:
-                after = step(after)
-                patch = [{"op": "add", "path": "/status", "value": after.to_document()}]
-                await api.patch(JOBS, name, patch, self.namespace, subresource="status")
-
-        self.do(turned)
-
-    def do(self, step: c.Callable[[Api], c.Awaitable[None]]) -> None:
-        """Ask the API server for something, as its administrator."""
-
-        async def done() -> None:
-            async with Api.connect(self._server.login()) as api:
-                await step(api)
-
-        asyncio.run(done())
-
-    def worker(self, node: str, *, running: list[str] | None = None, lease: bool = True, **told: t.Any) -> None:
-        """A node's worker tells of itself."""
-        able = {name: models.Capability(available=True) for name in ("qemu-img", "root", "attach", "boot-test")}
-        about = {"name": node, "host": node, "boot_id": "b", "pid": 1, "collection_version": "1.1.0", "slots": 2}
-        told = {"capabilities": able, "running": running or [], "free_output_bytes": 1 << 30, **told}
-
-        async def told_it(api: Api) -> None:
-            with contextlib.suppress(JobError):
-                await api.create(WORKERS, resources.worker_object(node))
-            patch = resources.worker_status_patch(models.WorkerStatus.model_validate({**about, **told}))
-            await api.patch(WORKERS, node, patch, subresource="status")
-            if lease:
-                await api.renew_lease(self.namespace, resources.worker_lease(node), node, 60)
-
-        self.do(told_it)
-
-    def forget(self, *nodes: str) -> None:
-        """Remove workers, which are the whole cluster's."""
-
-        async def forgotten(api: Api) -> None:
-            for node in nodes:
-                await api.delete(WORKERS, node)
-
-        self.do(forgotten)
-
-
-def queued(found: models.JobStatus) -> models.JobStatus:
-    """What the operator makes of a new job."""
-    valid = status.advance(found, Phase.VALIDATED, Actor.CONTROL, now())
-    return status.advance(valid, Phase.QUEUED, Actor.CONTROL, now())
-
-
-def assigned(found: models.JobStatus) -> models.JobStatus:
-    """What the operator makes of a job that waits."""
-    return status.record_attempt(found, "node1", 60.0, Actor.CONTROL, now()).model_copy(
-        update={"assigned_node": "node1"}
-    )
-
-
-def running(found: models.JobStatus) -> models.JobStatus:
-    """What the worker makes of it."""
-    return status.start_stage(found, "inspect", now())
-
-
-def completed(found: models.JobStatus) -> models.JobStatus:
-    """How it ends well."""
-    return status.advance(found, Phase.COMPLETED, Actor.WORKER, now())
-
-
-def failed(found: models.JobStatus) -> models.JobStatus:
-    """How it ends badly."""
-    error = JobError(ErrorClass.UNSUPPORTED, "NoRootDevice", "There is no root filesystem.", stage="inspect")
-    return status.fail(found, error, Actor.WORKER, now(), backoff_limit=2)
-
-
-def cancelled(found: models.JobStatus) -> models.JobStatus:
-    """How it ends when it is asked to stop."""
-    return status.advance(found, Phase.CANCELLED, Actor.WORKER, now())
 
 
 @pytest.fixture
@@ -312,7 +216,7 @@ def test_waiting_is_explained_by_what_workers_tell(backend: KubernetesBackend, c
     cluster.worker("node4", lease=False)
     try:
         reasons = {reason.reason: reason for reason in backend.explain("web01")}
-        assert set(reasons) == {"CapabilityMissing", "NoFreeSlot", "Unschedulable"}
+        assert set(reasons) == {"CapabilityMissing", "NoFreeSlot", "WorkerDraining"}
         assert reasons["CapabilityMissing"].examples == ["node1"] and reasons["NoFreeSlot"].examples == ["node2"]
         found = {one.registration.name: one for one in backend.workers()}
         assert set(found) == {"node1", "node2", "node3"}, "node4 has no Lease"

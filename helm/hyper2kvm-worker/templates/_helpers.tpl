@@ -24,6 +24,16 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
 {{- if or .existingClaim (has "ReadWriteMany" .accessModes) (has "ReadOnlyMany" .accessModes) }}yes{{ end }}
 {{- end }}
 
+{{- /*
+Whether all workers see one output: "yes" or nothing. A claim that only one node can mount does not count, though several
+workers might be on that node: nothing goes on elsewhere from it.
+*/ -}}
+{{- define "hyper2kvm.outputShared" -}}
+{{- with .Values.storage.output }}
+{{- if and (not .hostPath) (has "ReadWriteMany" .accessModes) }}yes{{ end }}
+{{- end }}
+{{- end }}
+
 {{- /* The name of a claim. Takes `name` (of the storage), `values` (of the storage) and `node` (empty: any). */ -}}
 {{- define "hyper2kvm.claimName" -}}
 {{- if .values.existingClaim -}}

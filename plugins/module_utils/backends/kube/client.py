@@ -22,11 +22,11 @@ import uuid
 from ...protocol import fields, models
 from ...protocol.errors import ErrorClass, JobError, transient, unsupported
 from ...protocol.lifecycle import HELD, TERMINAL
-from ...scheduling import matching
+from ...scheduling import matching, waiting
 from ..base import Conflict, NotFound, Outcome, Submission, WorkerState, gives_way
 from . import resources
 from .api import Absent, Api, Exists, Expired, Login, Refused, namespace_of
-from .resources import JOBS, LEASES, WORKERS, Object
+from .resources import JOBS, LEASES, NODES, WORKERS, Object
 
 T = t.TypeVar("T")
 
@@ -156,23 +156,23 @@ class KubernetesBackend:
         for name in names:
             if name not in found:
                 raise NotFound(name)
-        waiting = set(names)
+        unfinished = set(names)
         for name in names:
             job = resources.job_of(found[name])
             if job.status.phase in TERMINAL:
-                waiting.remove(name)
+                unfinished.remove(name)
             yield job
-        if not waiting:
+        if not unfinished:
             return
         async for name, change in self._stream(selector, found, version):
-            if name not in waiting:
+            if name not in unfinished:
                 continue
             changed = None if change is None else resources.job_of(change)
             if changed is None or changed.status.phase in TERMINAL:
-                waiting.remove(name)
+                unfinished.remove(name)
             if changed is not None:
                 yield changed
-            if not waiting:
+            if not unfinished:
                 return
 
     async def _stream(
@@ -238,24 +238,21 @@ class KubernetesBackend:
         if job.status.phase in HELD or job.status.phase in TERMINAL:
             return []
         if job.spec.suspend:
-            return [models.WaitReason(reason="Suspended", message="it is suspended; resume it", count=0)]
+            return [waiting.suspended()]
         if job.status.not_before is not None:
             left = (fields.moment(job.status.not_before) - _now()).total_seconds()
-            last = job.status.last_error
-            if left > 0 and last is not None:
-                message = f"the next attempt is made in {left:.0f} s, after the last one failed: {last.message}"
-                return [models.WaitReason(reason="BackingOff", message=message, count=0)]
-        workers = await self._alive()
-        offers = [matching.Offer(worker, len(worker.running)) for worker, _age in workers if worker.schedulable]
-        reasons = matching.explain(matching.Demand.of(job), offers)
-        drained = sorted(worker.name for worker, _age in workers if not worker.schedulable)
-        if drained and reasons:
-            reasons = [reason for reason in reasons if reason.reason != "NoWorker"]
-            message = "takes no further job: its node is drained, or it is about to end"
-            reasons.append(
-                models.WaitReason(reason="Unschedulable", message=message, count=len(drained), examples=drained[:3])
-            )
-        return reasons
+            if left > 0:
+                return [waiting.backing_off(left, job.status.last_error)]
+        cordoned = await self._cordoned()
+        offers = []
+        for worker, _age in await self._alive():
+            closed = None
+            if worker.name in cordoned:
+                closed = matching.Unmet("NodeCordoned", "its node is cordoned")
+            elif not worker.schedulable:
+                closed = matching.Unmet("WorkerDraining", "is about to end, and takes no further job")
+            offers.append(matching.Offer(worker, len(worker.running), closed))
+        return matching.explain(matching.Demand.of(job), offers)
 
     def cancel(self, name: str) -> models.MigrationJob:
         """See :meth:`PeopleSide.cancel`."""
@@ -431,6 +428,14 @@ class KubernetesBackend:
             for worker in workers
             if (age := ages.get(worker.name, float("inf")) if ages is not None else 0.0) <= _SILENCE_SECONDS
         ]
+
+    async def _cordoned(self) -> set[str]:
+        """Return the nodes that take no pods; none where this login may not see nodes."""
+        try:
+            nodes = await self._api.all(NODES, fields="spec.unschedulable=true")
+        except Refused:
+            return set()
+        return {node["metadata"]["name"] for node in nodes}
 
     async def _silences(self, workers: builtins.list[models.WorkerStatus]) -> dict[str, float] | None:
         """Return the age of each worker's Lease in seconds, by this machine's clock; None where it may not be seen.

@@ -2,39 +2,20 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""Runs a module as Ansible does, in this process."""
+"""Runs modules as Ansible does."""
 
 from __future__ import annotations
 
-import json
-import types
 import typing as t
-from unittest import mock
 
 import pytest
-from ansible.module_utils import basic
 
-try:
-    from ansible.module_utils.testing import patch_module_args
-except ImportError:
-
-    def patch_module_args(args: dict[str, t.Any]) -> t.ContextManager[None]:
-        """Do by hand what ansible-core does from 2.17 on."""
-        return mock.patch.object(basic, "_ANSIBLE_ARGS", json.dumps({"ANSIBLE_MODULE_ARGS": args}).encode())
-
+from tests.running_modules import run_module
 
 Run = t.Callable[..., dict[str, t.Any]]
 
 
 @pytest.fixture
-def run(capsys: pytest.CaptureFixture[str]) -> Run:
+def run() -> Run:
     """Returns a function: module, its options as keywords; ``check`` for check mode. It returns the module's result."""
-
-    def call(module: types.ModuleType, *, check: bool = False, **options: t.Any) -> dict[str, t.Any]:
-        given = {**options, "_ansible_check_mode": check, "_ansible_diff": True}
-        with patch_module_args(given), pytest.raises(SystemExit):
-            module.main()
-        found: dict[str, t.Any] = json.loads(capsys.readouterr().out)
-        return found
-
-    return call
+    return run_module
