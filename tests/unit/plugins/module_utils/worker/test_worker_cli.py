@@ -225,6 +225,16 @@ def test_a_worker_is_started_once_and_ends_itself(site: Site, settings: config.C
     assert site.wait_phase("late").status.phase is Phase.COMPLETED
 
 
+def test_a_worker_that_is_started_allows_the_devices_of_its_environment(
+    site: Site, settings: config.Config, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HYPER2KVM_TARGET_DEVICES", "/dev/vg0/*:/dev/vg1/*")
+    local.ensure_worker(settings)
+    (worker,) = site.queue.workers()
+    told = worker.registration.capabilities["target-device"]
+    assert told.available and told.detail == "onto /dev/vg0/*, /dev/vg1/*"
+
+
 def test_a_worker_with_other_folders_is_an_error(site: Site, settings: config.Config) -> None:
     site.start()
     other = site.root / "other"
