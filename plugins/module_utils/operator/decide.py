@@ -25,6 +25,11 @@ EXPLAIN_SECONDS = 10.0
 _MAX_REASONS = 10
 
 
+CORDONED = Unmet("NodeCordoned", "its node is cordoned")
+NODE_MISSING = Unmet("NodeMissing", "its node is not known to the cluster")
+DRAINING = Unmet("WorkerDraining", "is about to end, and takes no further job")
+
+
 @dataclasses.dataclass(frozen=True)
 class Job:
     """A job that is not over, as far as deciding takes it."""
@@ -61,9 +66,8 @@ class Worker:
 
     status: models.WorkerStatus
     closed: Unmet | None = None
-    """Why it gets no job for the time being (its node is cordoned, it is about to end); None: it may get some."""
-    cordoned: bool = False
-    """Its node is cordoned: it loses the jobs that it has not begun."""
+    """Why it gets no job for the time being; None: it may get some. :data:`CORDONED` also loses what it has not begun.
+    """
 
 
 @dataclasses.dataclass(frozen=True)
@@ -175,7 +179,7 @@ def _without_worker(
                 before.stage or "",
             )
             after = status.fail(before, error, Actor.CONTROL, now, backoff_limit=job.backoff_limit)
-    elif before.phase is Phase.ASSIGNED and node in workers and workers[node].cordoned and not job.cancel:
+    elif before.phase is Phase.ASSIGNED and node in workers and workers[node].closed == CORDONED and not job.cancel:
         after = status.advance(
             before, Phase.QUEUED, Actor.CONTROL, now, reason="NodeCordoned", message=f"the node {node} was cordoned"
         )
