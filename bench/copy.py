@@ -87,7 +87,7 @@ def bandwidth(scratch: pathlib.Path) -> list[Figure]:
 
 def side_by_side(scratch: pathlib.Path) -> list[Figure]:
     """The disks of one VM, two at once, against one after the other, each synced as it is in a job."""
-    cache = build("debian12", GUESTS)
+    cache = build("debian12")
     images = {"streamOptimized": image_of(cache / "debian12.ova", "ova"), "raw": image_of(cache / "disk.raw", "raw")}
     return [
         Figure(f"{disks} disks ({name}), two at once ÷ one by one", _gain(name, image, disks, scratch))
@@ -99,10 +99,9 @@ def side_by_side(scratch: pathlib.Path) -> list[Figure]:
 def _gain(name: str, image: DiskImage, disks: int, scratch: pathlib.Path) -> float:
     ratios = []
     for _round in range(ROUNDS):
-        alone, together = (_measured(lambda n=n: _copy_all(image, scratch, disks, n)) for n in (1, 2))  # type: ignore[misc]
-        told = ", ".join(f"{wall:.2f} s ({processor:.2f})" for wall, processor in (alone, together))
-        print(f"  {disks} disks, {name}: wall (processor) one by one, two at once {told}")
-        ratios.append(together[0] / alone[0])
+        alone, together = (timed(lambda n=n: _copy_all(image, scratch, disks, n)) for n in (1, 2))  # type: ignore[misc]
+        print(f"  {disks} disks, {name}: one by one {alone:.2f} s, two at once {together:.2f} s")
+        ratios.append(together / alone)
     return statistics.median(ratios)
 
 
