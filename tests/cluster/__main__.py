@@ -7,6 +7,8 @@
 from __future__ import annotations
 
 import argparse
+import concurrent.futures
+import functools
 import pathlib
 import shlex
 import sys
@@ -75,10 +77,13 @@ def _run(options: argparse.Namespace, cluster: Cluster) -> None:
 
 
 def _build() -> None:
-    for name in programs.TOOLS:
-        print(programs.tool(name), flush=True)
-    for path in (programs.kubernetes(), programs.kwok_stages(), images.pause(), images.product()):
-        print(path, flush=True)
+    tools = [functools.partial(programs.tool, name) for name in programs.TOOLS]
+    # Go's compiler takes all processors, the image's build mostly waits for archives of packages.
+    with concurrent.futures.ThreadPoolExecutor(2) as pool:
+        image = pool.submit(images.product)
+        for build in (programs.kubernetes, images.pause, *tools, programs.kwok_stages):
+            print(build(), flush=True)
+        print(image.result(), flush=True)
 
 
 if __name__ == "__main__":

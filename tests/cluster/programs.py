@@ -13,7 +13,7 @@ import shutil
 import typing as t
 
 from tests.guests import kept
-from tests.guests.host import REPOSITORY, run
+from tests.guests.host import REPOSITORY, BuildError, run
 
 #: What is built is kept here, by what it was made of.
 CACHE = REPOSITORY / ".cache" / "cluster"
@@ -102,5 +102,7 @@ def kwok_stages() -> pathlib.Path:
 
 
 def _go(*arguments: str, into: pathlib.Path | None = None) -> str:
+    if shutil.which("go") is None:
+        raise BuildError("there is no Go compiler; `make setup-cluster` installs one")
     place = [f"GOBIN={into}"] if into else []
     return run(["env", "CGO_ENABLED=0", *place, "go", *arguments], timeout=_BUILD_SECONDS)
