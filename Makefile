@@ -113,9 +113,9 @@ oldest: setup $(OLDEST)/.done ## Modules, plugins and a playbook with the oldest
 schemas: setup ## Write schemas/ and the specification's tables from the models
 	PYTHONPATH=.collections python -m ansible_collections.hyper2kvm.core.plugins.module_utils.protocol.schema --write
 
-lock: setup ## Write down the exact libraries of the images from requirements.txt
+lock: setup ## Write down the exact libraries of the images
 	uv pip compile --quiet --upgrade --generate-hashes --python-version 3.11 --no-annotate \
-		--custom-compile-command "make lock" --output-file requirements-image.txt requirements.txt
+		--custom-compile-command "make lock" --output-file requirements-image.txt requirements.txt requirements-kubernetes.txt
 
 bench: setup ## Print the ratios against qemu-img
 	PYTHONPATH=.collections python -m bench
