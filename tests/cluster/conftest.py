@@ -40,4 +40,4 @@ def namespace(cluster: Cluster) -> c.Iterator[str]:
     # Without it no pod can be made.
     cluster.kubectl("--namespace", name, "wait", "--for=create", "serviceaccount/default", "--timeout=60s")
     yield name
-    cluster.kubectl("delete", "namespace", name, "--wait=false")
+    cluster.kubectl("delete", "namespace", name, "--wait=false", "--ignore-not-found")

@@ -1,0 +1,211 @@
+# Copyright: (c) 2026, hyper2kvm contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""Real guests moved on a real cluster, by the chart's operator and workers, whatever breaks meanwhile."""
+
+from __future__ import annotations
+
+import collections.abc as c
+import json
+import os
+import pathlib
+import re
+import subprocess
+import time
+import typing as t
+
+import pytest
+
+from tests.cluster.cluster import Cluster
+from tests.cluster.machine import ClusterError, until
+from tests.cluster.product import CHART, NAMESPACE, PATIENCE, RELEASE, REPOSITORY, SLOWLY, Product, job
+
+SLOW: dict[str, t.Any] = {"limits": {"bandwidthBytesPerSecond": SLOWLY}, "target": {"contents": "all"}}
+
+
+@pytest.fixture(scope="module")
+def installed(cluster: Cluster) -> c.Iterator[Product]:
+    """The release, on two nodes; uninstalled after the last test."""
+    product = Product(cluster)
+    product.install()
+    yield product
+    cluster.helm("uninstall", RELEASE, f"--namespace={NAMESPACE}", "--wait", "--timeout=3m")
+    cluster.kubectl("delete", "namespace", NAMESPACE, "--timeout=120s", timeout=150)
+    cluster.kubectl("delete", "crd", "migrationjobs.hyper2kvm.io", "migrationworkers.hyper2kvm.io")
+
+
+@pytest.fixture
+def product(installed: Product, namespace: str) -> c.Iterator[Product]:
+    """The release with both workers ready and the tiny guest uploaded; at the end nothing of any job may be left."""
+    installed.until_ready()
+    installed.upload(namespace)
+    yield installed
+    installed.check_nothing_left()
+
+
+def slow(name: str) -> dict[str, t.Any]:
+    """Fields of a job whose copy takes some seconds."""
+    return {**SLOW, "target": {"path": name, **SLOW["target"]}}
+
+
+def events(cluster: Cluster, namespace: str, name: str) -> list[str]:
+    """The reasons of the Events about a job, each as often as it was written."""
+    found = cluster.get("--namespace", namespace, "events")["items"]
+    return sorted(one["reason"] for one in found if one["involvedObject"]["name"] == name)
+
+
+def test_two_workers_share_ten_jobs_each_done_once(cluster: Cluster, product: Product, namespace: str) -> None:
+    names = [f"vm{number}" for number in range(10)]
+    log = cluster.kubeconfig.with_name("watch.log")
+    watch = ["kubectl", "--namespace", namespace, "get", "mj", "--watch"]
+    with log.open("wb") as file, subprocess.Popen(watch, stdout=file, env=environment(cluster)) as watching:
+        cluster.apply(*(job(namespace, name) for name in names[1:]), job(namespace, "vm0", verify={"boot": True}))
+        statuses = product.until_over(namespace, *names)
+        watching.terminate()
+    assert {status["phase"] for status in statuses.values()} == {"COMPLETED"}, statuses
+    assert {len(status["attempts"]) for status in statuses.values()} == {1}
+    assert {status["attempts"][0]["worker"] for status in statuses.values()} == {"node1", "node2"}
+    assert statuses["vm0"]["result"]["verdict"] == "boots"
+    for name in names:
+        assert events(cluster, namespace, name) == ["Assigned", "Complete"]
+        product.completed(namespace, name)
+    # A person sees where each job is, on its way.
+    seen = log.read_text(encoding="utf-8")
+    assert re.search(r"^vm0 +PROGRESSING +(copy|verify|rehearse) +\d+ .* node[12] ", seen, re.M), seen
+    assert re.search(r"^vm\d +QUEUED .*has all 2 slots in use", seen, re.M), seen
+
+
+def test_a_queued_job_says_why_it_waits(cluster: Cluster, product: Product, namespace: str) -> None:
+    product.submit(namespace, "waits", requirements={"labels": {"site": "mars"}})
+
+    def told() -> bool:
+        return "is not labelled site=mars" in cluster.kubectl("--namespace", namespace, "get", "mj", "waits")
+
+    until(told, "the reason")
+    make = ["make", "--no-print-directory", "-C", str(REPOSITORY / "k8s"), f"NAMESPACE={namespace}"]
+    done = subprocess.run([*make, "explain", "JOB=waits"], capture_output=True, check=True, env=environment(cluster))
+    assert b"is not labelled site=mars" in done.stdout and b"node1" in done.stdout
+    subprocess.run([*make, "cancel", "JOB=waits"], capture_output=True, check=True, env=environment(cluster))
+    assert product.until_over(namespace, "waits")["waits"]["phase"] == "CANCELLED"
+
+
+def test_a_bad_document_is_refused_with_what_is_wrong(cluster: Cluster, installed: Product, namespace: str) -> None:
+    for spec, words in (
+        ({"operation": "covert"}, "Unsupported value"),
+        ({"sauce": 1}, 'unknown field "spec.sauce"'),
+        ({"source": {}}, "path"),
+    ):
+        document = job(namespace, "bad")
+        document["spec"] |= spec
+        with pytest.raises(ClusterError, match=re.escape(words)):
+            cluster.kubectl("create", "--filename", "-", text=json.dumps(document))
+
+
+@pytest.mark.parametrize("victim", ["worker", "operator"])
+def test_what_is_killed_is_taken_up_again(cluster: Cluster, product: Product, namespace: str, victim: str) -> None:
+    product.submit(namespace, "vm", **slow("vm"))
+    node = product.until_copying(namespace, "vm")
+    if victim == "worker":
+        kill(cluster, product.worker(node))
+    else:
+        leader = product.leader()
+        kill(cluster, leader)
+        until(lambda: product.leader() not in ("", leader), "another leader")
+    status = product.completed(namespace, "vm")
+    attempts = [(one["worker"], one.get("error", {}).get("reason")) for one in status["attempts"]]
+    # A worker that comes back goes on where it was.
+    assert attempts == ([(node, "WorkerLost"), (node, None)] if victim == "worker" else [(node, None)])
+    assert [name for name in events(cluster, namespace, "vm") if name == "Complete"] == ["Complete"]
+
+
+def test_the_api_servers_absence_stops_nothing(cluster: Cluster, product: Product, namespace: str) -> None:
+    product.submit(namespace, "vm", **slow("vm"))
+    product.until_copying(namespace, "vm")
+    with cluster.without_api_server():
+        # It is the time that is tested: longer than any request waits, shorter than two thirds of a lease.
+        time.sleep(30)
+    assert [one.get("error") for one in product.completed(namespace, "vm")["attempts"]] == [None]
+
+
+def test_an_evicted_worker_hands_its_jobs_back(cluster: Cluster, product: Product, namespace: str) -> None:
+    product.submit(namespace, "vm", **slow("vm"))
+    node = product.until_copying(namespace, "vm")
+    cluster.kubectl("--namespace", NAMESPACE, "delete", "pod", product.worker(node), "--timeout=90s", timeout=120)
+    status = product.completed(namespace, "vm")
+    assert len(status["attempts"]) == 2
+    assert [one for one in status["attempts"] if "error" in one] == []
+
+
+def test_another_node_does_what_a_lost_one_had(cluster: Cluster, product: Product, namespace: str) -> None:
+    product.submit(namespace, "vm", **slow("vm"))
+    node = product.until_copying(namespace, "vm")
+    other = "node1" if node == "node2" else "node2"
+    cluster.node(node).kill()
+    status = product.until_over(namespace, "vm")["vm"]
+    assert status["phase"] == "COMPLETED", status
+    attempts = [(one["worker"], one.get("error", {}).get("reason")) for one in status["attempts"]]
+    assert attempts == [(node, "LeaseExpired"), (other, None)]
+    cluster.up()
+    product.until_ready()
+    product.completed(namespace, "vm")
+
+
+def test_a_namespace_goes_with_its_running_jobs(cluster: Cluster, product: Product, namespace: str) -> None:
+    product.submit(namespace, "vm", **slow("vm"))
+    product.until_copying(namespace, "vm")
+    cluster.kubectl("delete", "namespace", namespace, "--timeout=60s", timeout=90)
+
+
+def test_an_upgrade_and_a_rollback_let_jobs_finish(cluster: Cluster, product: Product, namespace: str) -> None:
+    product.submit(namespace, "vm", **slow("vm"))
+    product.until_copying(namespace, "vm")
+    product.install("--set", "worker.slots=3")
+    assert cluster.get("migrationworker", "node1")["status"]["slots"] == 3
+    product.completed(namespace, "vm")
+    cluster.helm("rollback", RELEASE, f"--namespace={NAMESPACE}", "--wait", "--timeout=5m")
+    until(lambda: cluster.get("migrationworker", "node1")["status"]["slots"] == 2, "the rollback", PATIENCE)
+
+
+def test_helm_tests_itself(cluster: Cluster, product: Product) -> None:
+    assert "Succeeded" in cluster.helm("test", RELEASE, f"--namespace={NAMESPACE}", "--timeout=5m", timeout=330)
+
+
+def test_the_playbook_ends_with_the_same_table(
+    cluster: Cluster, product: Product, namespace: str, tmp_path: pathlib.Path
+) -> None:
+    inventory = tmp_path / "inventory.yml"
+    hosts = {"web01": {"hyper2kvm_source_path": "tiny.ova"}}
+    inventory.write_text(json.dumps({"all": {"hosts": hosts}}), encoding="utf-8")
+    extra = {
+        "hyper2kvm_backend": "kubernetes",
+        "hyper2kvm_kubernetes_kubeconfig": str(cluster.kubeconfig),
+        "hyper2kvm_kubernetes_namespace": namespace,
+        "hyper2kvm_verify_boot": False,
+    }
+    command = ["ansible-playbook", "-i", str(inventory), "hyper2kvm.core.migrate", "-e", json.dumps(extra)]
+    done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=False, timeout=PATIENCE)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert re.search(r"web01 .*tiny\.ova", done.stdout), done.stdout
+    product.completed(namespace, "web01")
+    again = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=True, timeout=PATIENCE)
+    assert re.search(r"web01 .*changed=0", again.stdout), again.stdout
+
+
+def test_the_chart_asks_for_nothing_that_it_does_not_say(cluster: Cluster) -> None:
+    cluster.helm("lint", str(CHART), "--strict")
+
+
+def environment(cluster: Cluster) -> dict[str, str]:
+    """This process's environment, in which kubectl finds the cluster."""
+    return {**os.environ, **cluster.environment()}
+
+
+def kill(cluster: Cluster, pod: str) -> None:
+    """SIGKILL a pod's first process, from its node: nobody inside may kill that."""
+    found = cluster.get("--namespace", NAMESPACE, "pod", pod)
+    container = found["status"]["containerStatuses"][0]["containerID"].rpartition("/")[2]
+    machine = cluster.node(found["spec"]["nodeName"])
+    tasks = machine.run("ctr", "--namespace=k8s.io", "tasks", "list")
+    (pid,) = [line.split()[1] for line in tasks.splitlines() if line.startswith(container)]
+    machine.run("sh", "-c", f"kill -KILL {pid}")
