@@ -13,6 +13,7 @@ import pathlib
 import shlex
 import sys
 import time
+import typing as t
 
 from tests.cluster import images, programs
 from tests.cluster.cluster import Cluster, default_name
@@ -81,7 +82,8 @@ def _build() -> None:
     # Go's compiler takes all processors, the image's build mostly waits for archives of packages.
     with concurrent.futures.ThreadPoolExecutor(2) as pool:
         image = pool.submit(images.product)
-        for build in (programs.kubernetes, images.pause, *tools, programs.kwok_stages):
+        builds: list[t.Callable[[], pathlib.Path]] = [programs.kubernetes, images.pause, *tools, programs.kwok_stages]
+        for build in builds:
             print(build(), flush=True)
         print(image.result(), flush=True)
 

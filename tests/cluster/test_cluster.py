@@ -61,15 +61,23 @@ def succeeded(cluster: Cluster, namespace: str, *names: str) -> None:
         cluster.kubectl("--namespace", namespace, "wait", condition, f"pod/{name}", "--timeout=90s")
 
 
-def loops() -> set[str]:
-    """The loop devices in use."""
-    done = subprocess.run(["losetup", "--list", "--noheadings", "--output=NAME"], capture_output=True, check=True)
-    return set(done.stdout.decode().split())
+def loops(below: str = "/") -> set[tuple[str, str, int]]:
+    """The loop devices of files whose names begin so, as whoever attached them saw them: device, disk and inode.
+
+    Others' come and go on this machine; these are known again when the names have gone with their mounts.
+    """
+    command = ["losetup", "--list", "--json", "--output=NAME,BACK-FILE,BACK-INO,BACK-MAJ:MIN"]
+    listed = subprocess.run(command, capture_output=True, check=True).stdout or b'{"loopdevices": []}'
+    return {
+        (one["name"], one["back-maj:min"], one["back-ino"])
+        for one in json.loads(listed)["loopdevices"]
+        if (one["back-file"] or "").startswith(below)
+    }
 
 
-def until_no_loops_but(before: set[str]) -> None:
-    """Wait until there are no other loop devices than ``before``: others' come and go on this machine."""
-    until(lambda: loops() <= before, "new loop devices to go", 60)
+def until_gone(devices: set[tuple[str, str, int]]) -> None:
+    """Wait until none of these loop devices is there any more."""
+    until(lambda: not devices & loops(), f"{devices} to go", 60)
 
 
 def test_its_nodes_are_ready_and_run_the_version_that_was_built(cluster: Cluster) -> None:
@@ -143,7 +151,6 @@ def test_a_shared_volume_is_the_same_on_all_nodes(cluster: Cluster, namespace: s
 
 
 def test_workers_find_what_they_need_on_each_node(cluster: Cluster, namespace: str) -> None:
-    before = loops()
     labels = {"app": "worker"}
     container = {
         "name": "worker",
@@ -171,7 +178,6 @@ def test_workers_find_what_they_need_on_each_node(cluster: Cluster, namespace: s
     for one in pods:
         found = told(cluster, namespace, one["metadata"]["name"])
         assert [(need, found[need]) for need in NEEDED if not found[need]["available"]] == []
-    until_no_loops_but(before)
 
 
 def told(cluster: Cluster, namespace: str, name: str) -> dict[str, t.Any]:
@@ -202,7 +208,8 @@ def data(tmp_path: pathlib.Path) -> c.Iterator[pathlib.Path]:
 
 
 def test_a_worker_runs_by_itself_as_docker_would_run_it(cluster: Cluster, data: pathlib.Path) -> None:
-    before, node = loops(), cluster.node("node1")
+    node = cluster.node("node1")
+    attached: set[tuple[str, str, int]] = set()
     mounts = [
         f"--mount=type=bind,src={data / 'input'},dst=/data/input,options=rbind:ro",
         f"--mount=type=bind,src={data / 'output'},dst=/data/output,options=rbind:rw",
@@ -213,7 +220,12 @@ def test_a_worker_runs_by_itself_as_docker_would_run_it(cluster: Cluster, data: 
     with (data / "log").open("wb") as log:
         worker = subprocess.Popen(node.entering(*run), stdin=subprocess.DEVNULL, stdout=log, stderr=log)
     try:
-        until(lambda: result.exists() or worker.poll() is not None, f"{result}; see {data / 'log'}", 900)
+
+        def ended() -> bool:
+            attached.update(loops("/data/"))
+            return result.exists() or worker.poll() is not None
+
+        until(ended, f"{result}; see {data / 'log'}", 900)
         assert json.loads(result.read_text(encoding="utf-8"))["operation"] == "convert"
         assert len(list(result.parent.glob("*.qcow2"))) == 1
         kind, healthy = image_config(images.product())["Healthcheck"]["Test"]
@@ -222,7 +234,8 @@ def test_a_worker_runs_by_itself_as_docker_would_run_it(cluster: Cluster, data: 
     finally:
         node.run(*ctr, "tasks", "kill", "--signal=SIGTERM", "alone")
         assert worker.wait(60) == 0, (data / "log").read_text(encoding="utf-8")
-    until_no_loops_but(before)
+    assert attached
+    until_gone(attached)
 
 
 def image_config(archive: pathlib.Path) -> dict[str, t.Any]:
@@ -302,18 +315,19 @@ def test_a_node_that_lost_its_power_comes_back_with_its_disk(cluster: Cluster) -
 
 def test_nothing_is_left_of_a_cluster() -> None:
     other = Cluster("left-over")
-    before = loops()
     try:
         other.up(nodes=1)
         # What pods may leave when they are killed: a mounted file, and one that is only attached.
-        leave = "for n in 1 2; do truncate -s 8M /opt/$n; done; mkfs.ext4 -q /opt/1; mount -o loop /opt/1 /mnt"
-        other.node("node1").run("sh", "-ec", f"{leave}; losetup --find /opt/2")
-        assert len(loops() - before) >= 2
+        files = "for n in 1 2; do truncate -s 8M /opt/left-$n; done; mkfs.ext4 -q /opt/left-1"
+        leave = "mount -o loop /opt/left-1 /mnt; losetup --find /opt/left-2"
+        other.node("node1").run("sh", "-ec", f"{files}; {leave}")
+        left = loops("/opt/left-")
+        assert len(left) == 2
         assert all(traces(other).values()), traces(other)
     finally:
         other.down()
     assert not any(traces(other).values()), traces(other)
-    until_no_loops_but(before)
+    until_gone(left)
 
 
 def traces(cluster: Cluster) -> dict[str, list[str]]:
