@@ -90,7 +90,9 @@ class Operator:
 
     def _start(self) -> subprocess.Popen[bytes]:
         token = self._server.account_kubeconfig(HOME, "hyper2kvm-operator")
-        command = [sys.executable, str(_COMMAND), "--kubeconfig", str(token), "--host", "127.0.0.1", "--port", "0"]
+        # The kernel ends it with the thread that started it, should this process be killed.
+        command = ["setpriv", "--pdeathsig", "KILL", sys.executable, str(_COMMAND)]
+        command += ["--kubeconfig", str(token), "--host", "127.0.0.1", "--port", "0"]
         environment = {**os.environ, "HYPER2KVM_NAMESPACE": HOME}
         with self._log.open("ab") as out:
             return subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=out, stderr=out, env=environment)
