@@ -12,7 +12,6 @@ import contextlib
 import dataclasses
 import os
 import pathlib
-import signal
 import subprocess
 import sys
 import threading
@@ -91,8 +90,10 @@ class NodeSite:
         ]
 
     def start(self, *options: str, program: pathlib.Path = FAKE_WORKER, ready: bool = True) -> subprocess.Popen[bytes]:
-        """Start the pod's main process, and wait until the cluster knows that it is at work."""
-        command = [sys.executable, str(program), "run", "--kubernetes", "--node-name", self.name]
+        """Start a pod, and wait until the cluster knows that it is at work."""
+        # As in a container, its processes are not those of its predecessor's PID namespace.
+        pod = ["unshare", "--pid", "--fork", "--kill-child", "--mount-proc"]
+        command = [*pod, sys.executable, str(program), "run", "--kubernetes", "--node-name", self.name]
         environment = {
             **os.environ,
             "K8S_AUTH_KUBECONFIG": str(self.server.kubeconfig()),
@@ -121,17 +122,19 @@ class NodeSite:
 
     def _is_new(self, before: models.WorkerStatus | None) -> bool:
         worker = self.worker()
-        return worker is not None and worker.schedulable and (before is None or worker.pid != before.pid)
+        return worker is not None and worker.schedulable and (before is None or _began(worker) != _began(before))
 
-    def child(self, process: subprocess.Popen[bytes]) -> int:
-        """The PID of the agent that the main process has as a child."""
-        return int(pathlib.Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()[0])
+    def main(self, pod: subprocess.Popen[bytes]) -> int:
+        """The PID of the pod's main process, the node agent."""
+        return _child(pod.pid)
 
-    def job_process(self, process: subprocess.Popen[bytes]) -> int:
+    def agent(self, pod: subprocess.Popen[bytes]) -> int:
+        """The PID of the agent that it has as a child."""
+        return _child(self.main(pod))
+
+    def job_process(self, pod: subprocess.Popen[bytes]) -> int:
         """Wait until a stage of a job runs, and return the job's process."""
-        agent = self.child(process)
-        listed = pathlib.Path(f"/proc/{agent}/task/{agent}/children")
-        return int(wait_for(lambda: listed.read_text().split())[0])
+        return _child(self.agent(pod))
 
     def trace(self, name: str) -> list[str]:
         """What the pretended pipeline told of a job: ``<epoch> <stage> <begin|end>``."""
@@ -144,9 +147,7 @@ class NodeSite:
     def close(self) -> None:
         """Kill what was started; nothing of it may be left."""
         for process in self.processes:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(process.pid, signal.SIGCONT)
-                os.kill(process.pid, signal.SIGKILL)
+            process.kill()
             process.wait()
         wait_for(lambda: not self.leftovers())
 
@@ -261,6 +262,17 @@ class NodeSite:
         """Wait until the job is in one of these phases, and return its status."""
         wait_for(lambda: self.get(name).status.phase in phases)
         return self.get(name).status
+
+
+def _began(worker: models.WorkerStatus) -> str:
+    """When a worker became what it is; each life of it tells this anew."""
+    return worker.conditions[0].last_transition_time
+
+
+def _child(pid: int) -> int:
+    """Wait for a process to have a child, and return its first."""
+    listed = pathlib.Path(f"/proc/{pid}/task/{pid}/children")
+    return int(wait_for(lambda: listed.read_text().split())[0])
 
 
 __all__ = ["ENGINE", "NodeSite", "alive", "wait_for"]

@@ -91,8 +91,8 @@ def test_a_node_tells_what_it_offers_and_has(site: NodeSite) -> None:
 
 def test_what_a_node_lacks_is_told(site: NodeSite) -> None:
     shutil.rmtree(site.root / "input")
-    process = site.start(ready=False)
-    assert process.wait(60) == 2
+    pod = site.start(ready=False)
+    assert pod.wait(60) == 2
     told = site.worker()
     assert told is not None
     assert not told.schedulable
@@ -171,11 +171,11 @@ def test_a_suspended_job_goes_back_and_goes_on_where_it_was(site: NodeSite) -> N
 
 @pytest.mark.parametrize("deaf", [True, False])
 def test_a_deleted_job_leaves_nothing(site: NodeSite, deaf: bool) -> None:
-    process = site.start()
+    pod = site.start()
     wishes = {"deaf": "yes"} if deaf else {}
     site.submit(seconds="600", child="yes", leave="yes", **wishes)
     site.assign()
-    pid = site.job_process(process)
+    pid = site.job_process(pod)
     wait_for(lambda: list(site.scratch.glob("*/mnt")))
     site.delete()
     wait_for(lambda: not alive(pid))
@@ -185,11 +185,11 @@ def test_a_deleted_job_leaves_nothing(site: NodeSite, deaf: bool) -> None:
 
 
 def test_a_job_that_was_taken_back_is_stopped_and_its_late_word_refused(site: NodeSite) -> None:
-    process = site.start()
+    pod = site.start()
     site.submit(stages="inspect,copy", seconds="600", deaf="yes")
     site.assign()
     before = site.wait_phase(Phase.RUNNING, Phase.PROGRESSING)
-    pid = site.job_process(process)
+    pid = site.job_process(pod)
     site.take_back()
     wait_for(lambda: not alive(pid))
     assert site.get().status.phase is Phase.QUEUED
@@ -203,10 +203,10 @@ def test_a_job_that_was_taken_back_is_stopped_and_its_late_word_refused(site: No
 
 
 def test_a_killed_job_process_is_a_failed_attempt(site: NodeSite) -> None:
-    process = site.start()
+    pod = site.start()
     site.submit(seconds="600")
     site.assign()
-    pid = site.job_process(process)
+    pid = site.job_process(pod)
     wait_for(lambda: site.trace("web01"))
     os.kill(pid, signal.SIGKILL)
     ended = site.wait_phase(Phase.QUEUED)
@@ -217,13 +217,13 @@ def test_a_killed_job_process_is_a_failed_attempt(site: NodeSite) -> None:
 
 @pytest.mark.parametrize("victim", ["node agent", "agent"])
 def test_whoever_is_killed_the_pod_ends_and_the_next_one_hands_back_and_goes_on(site: NodeSite, victim: str) -> None:
-    process = site.start()
+    pod = site.start()
     site.submit(stages="inspect,copy", seconds="1", child="yes", leave="yes")
     site.assign()
     wait_for(lambda: site.trace("web01")[-1:] == ["1 copy begin"])
-    agent, pid = site.child(process), site.job_process(process)
-    os.kill(process.pid if victim == "node agent" else agent, signal.SIGKILL)
-    process.wait(60)
+    main, agent, pid = site.main(pod), site.agent(pod), site.job_process(pod)
+    os.kill(main if victim == "node agent" else agent, signal.SIGKILL)
+    pod.wait(60)
     wait_for(lambda: not any(alive(one) for one in (agent, pid)))
     assert site.get().status.phase in HELD
     site.start()
@@ -239,14 +239,14 @@ def test_whoever_is_killed_the_pod_ends_and_the_next_one_hands_back_and_goes_on(
 
 
 def test_a_pod_that_is_told_to_end_hands_its_jobs_back(site: NodeSite) -> None:
-    process = site.start("--slots", "1")
+    pod = site.start("--slots", "1")
     site.submit(stages="inspect,copy", seconds="1")
     site.assign()
     site.submit("next")
     site.assign("next")
     wait_for(lambda: site.trace("web01")[-1:] == ["1 copy begin"])
-    process.terminate()
-    assert process.wait(60) == 0
+    os.kill(site.main(pod), signal.SIGTERM)
+    assert pod.wait(60) == 0
     told = site.worker()
     assert told is not None
     assert not told.schedulable
@@ -261,11 +261,11 @@ def test_a_pod_that_is_told_to_end_hands_its_jobs_back(site: NodeSite) -> None:
 
 
 def test_half_a_minute_without_the_api_server_is_nothing(site: NodeSite) -> None:
-    process = site.start()
+    pod = site.start()
     site.submit(stages="copy", seconds="40")
     site.assign()
     wait_for(lambda: site.trace("web01"))
-    pid = site.job_process(process)
+    pid = site.job_process(pod)
     last = site.renewed()
     wait_for(lambda: site.renewed() > last)
     site.server.stop()
@@ -280,16 +280,16 @@ def test_half_a_minute_without_the_api_server_is_nothing(site: NodeSite) -> None
 
 
 def test_without_the_api_server_for_too_long_a_job_stops_and_goes_on_later(site: NodeSite) -> None:
-    process = site.start(*SHORT_LEASE)
+    pod = site.start(*SHORT_LEASE)
     site.submit(stages="inspect,copy", seconds="600", deaf="yes")
     site.assign()
-    pid = site.job_process(process)
+    pid = site.job_process(pod)
     wait_for(lambda: site.trace("web01"))
     site.server.stop()
     try:
         # Nothing renews its lease any more.
         wait_for(lambda: not alive(pid))
-        assert process.poll() is None
+        assert pod.poll() is None
     finally:
         site.server.start()
     back = site.wait_phase(Phase.QUEUED)
@@ -300,13 +300,13 @@ def test_without_the_api_server_for_too_long_a_job_stops_and_goes_on_later(site:
 
 def test_with_an_operator_jobs_go_on_by_themselves(site: NodeSite) -> None:
     site.start_operator()
-    process = site.start("--slots", "2")
+    pod = site.start("--slots", "2")
     names = [f"job{number}" for number in range(5)]
     for name in names:
         site.submit(name, stages="inspect,copy", seconds="1")
     wait_for(lambda: any(site.trace(name)[-1:] == ["1 copy begin"] for name in names))
-    os.kill(process.pid, signal.SIGKILL)
-    process.wait()
+    os.kill(site.main(pod), signal.SIGKILL)
+    pod.wait()
     site.start("--slots", "2")
     for name in names:
         done = site.wait_phase(Phase.COMPLETED, Phase.FAILED, name=name)
@@ -326,19 +326,19 @@ def test_with_an_operator_jobs_go_on_by_themselves(site: NodeSite) -> None:
 
 
 def test_a_node_agent_that_hangs_stops_the_jobs(site: NodeSite) -> None:
-    process = site.start(*SHORT_LEASE)
+    pod = site.start(*SHORT_LEASE)
     site.submit(seconds="600", deaf="yes")
     site.assign()
-    pid = site.job_process(process)
+    pid = site.job_process(pod)
     wait_for(lambda: site.trace("web01"))
-    os.kill(process.pid, signal.SIGSTOP)
+    os.kill(site.main(pod), signal.SIGSTOP)
     began = boottime()
     wait_for(lambda: not alive(pid))
     assert boottime() - began < 15.0
     # In the meantime somebody else has it.
     site.take_back()
     site.assign(node="another-node")
-    os.kill(process.pid, signal.SIGCONT)
+    os.kill(site.main(pod), signal.SIGCONT)
     wait_for(lambda: list(site.scratch.iterdir()) == [])
     assert site.get().status.assigned_node == "another-node"
     assert site.get().status.phase is Phase.ASSIGNED
