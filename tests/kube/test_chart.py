@@ -6,6 +6,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import importlib.util
 import json
 import os
 import pathlib
@@ -15,9 +17,11 @@ import typing as t
 
 import pytest
 import yaml
+from ansible_collections.hyper2kvm.core.plugins.module_utils.backends.kube.client import KubernetesBackend
 
 from tests.guests.host import REPOSITORY, run
 from tests.kube.api_server import ApiServer
+from tests.kube.cluster_by_hand import Cluster
 from tests.kube.manifest_schemas import write_schemas
 
 CHART = REPOSITORY / "helm/hyper2kvm-worker"
@@ -230,6 +234,21 @@ def test_what_is_written_from_elsewhere_is_up_to_date() -> None:
     command = [sys.executable, REPOSITORY / "scripts/write_chart.py", "--check", "--manifests", tool("helm")]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+def test_the_test_of_a_release_goes_by_the_jobs_end(
+    api_server: ApiServer, namespace: str, tmp_path: pathlib.Path
+) -> None:
+    spec = importlib.util.spec_from_file_location("test_job", CHART / "files/test_job.py")
+    assert spec is not None and spec.loader is not None
+    hook = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(hook)
+    hook.INPUT, hook.OUTPUT, hook.SECONDS = tmp_path / "input", tmp_path / "output", 20.0
+    with contextlib.closing(KubernetesBackend(api_server.login(), namespace)) as backend:
+        assert hook.migrated(backend) == 1, "nobody does the job"
+        with Cluster(api_server, namespace).working():
+            assert hook.migrated(backend) == 0
+        assert backend.list() == [] and not any((tmp_path / "input").rglob("*.raw"))
 
 
 def make_namespace(api_server: ApiServer, name: str) -> None:

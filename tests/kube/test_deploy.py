@@ -111,7 +111,7 @@ def test_nodes_are_labelled_and_let_go(play: Play, server: ApiServer) -> None:
     assert play("deploy", **settings).status == 0 and read() == (True, True)
     again = play("deploy", **settings)
     assert again.recap("localhost")["changed"] == 0, again.output
-    away = play("undeploy", hyper2kvm_ready_timeout=60, **{key: value for key, value in settings.items()})
+    away = play("undeploy", hyper2kvm_ready_timeout=60, **settings)
     assert away.status == 0 and read() == (False, False), away.output
 
 
