@@ -27,6 +27,7 @@ from ..protocol import jobspec1, models, validation
 from ..protocol._pydantic import HAS_PYDANTIC
 from ..protocol.errors import JobError, invalid
 from ..protocol.lifecycle import TERMINAL, Phase
+from ..telemetry.units import size
 from . import display
 from .config import LEASE_SECONDS, Config, default_state_dir, make_roots
 from .job_process import Pipeline
@@ -279,7 +280,7 @@ def _report(options: argparse.Namespace) -> int:
     wanted = {form: path for form, path in names.items() if path is not None}
     for file in write(batch, Pictures(output), wanted, dry_run=False):
         done = "written" if file.changed else "unchanged"
-        print(f"{file.path}: {done}, {display.size(file.size)}, {len(records)} jobs, made in {file.seconds:.1f} s")
+        print(f"{file.path}: {done}, {size(file.size)}, {len(records)} jobs, made in {file.seconds:.1f} s")
     for one in batch.unreadable:
         print(f"hyper2kvm-worker: {display.plain(f'{one.where} is not in it: {one.why}')}", file=sys.stderr)
     return OK

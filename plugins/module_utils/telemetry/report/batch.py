@@ -167,8 +167,8 @@ class Record:
 
     @property
     def seconds(self) -> float:
-        """Seconds of work: as the result tells them, else the sum of the stages."""
-        return min(self.result.seconds, _MAX_SECONDS) or sum(span.seconds for span in self.spans)
+        """Seconds of work; a result does not tell those of the stage in which the job failed, the stages do."""
+        return max(min(self.result.seconds, _MAX_SECONDS), sum(span.seconds for span in self.spans))
 
     @property
     def bytes_read(self) -> int:

@@ -110,7 +110,7 @@ def _row(record: Record, axis: _Axis, grid: Markup, anchor: str) -> Markup:
 def _bar(span: Span, axis: _Axis) -> Markup:
     left = axis.at(span.began)
     width = min(max(axis.share(span.seconds), _MIN_BAR), 100.0 - min(left, 100.0 - _MIN_BAR))
-    word = "✗" if span.failed else span.stage
+    word = f"✗ {span.stage}" if span.failed else span.stage
     kind = "failed" if span.failed else span.stage if span.stage in STAGES else "other"
     return tag(
         "svg",

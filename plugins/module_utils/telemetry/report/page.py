@@ -193,7 +193,7 @@ def _timeline(batch: Batch, ids: c.Mapping[Record, str]) -> Markup | None:
 
 def _scrolled(table: Markup, name: str) -> Markup:
     # In the order of the Tab key, so that it can be scrolled without a mouse.
-    return tag("div", table, class_="scrolled", tabindex="0", role="region", aria_label=name)
+    return tag("div", table, class_="scrolled", tabindex="0", role="group", aria_label=name)
 
 
 def _table(batch: Batch, ids: c.Mapping[Record, str]) -> Markup:

@@ -153,7 +153,7 @@ def _boot(record: Record, limits: Limits, pictures: Pictures) -> Markup | None:
             tag("h5", "End of the console") if tail else None,
             tag("p", f"{cut} characters before it are {_CUT}.", class_="cut") if cut else None,
             (
-                tag("pre", tail, class_="console", tabindex="0", role="region", aria_label="End of the console")
+                tag("pre", tail, class_="console", tabindex="0", role="group", aria_label="End of the console")
                 if tail
                 else None
             ),
@@ -225,7 +225,7 @@ def _diff(text: str) -> Markup:
             lines = []
         kind = now
         lines.append(line)
-    return tag("pre", *parts, class_="diff", tabindex="0", role="region", aria_label="Diff")
+    return tag("pre", *parts, class_="diff", tabindex="0", role="group", aria_label="Diff")
 
 
 def _kind(line: str) -> str:
@@ -273,7 +273,7 @@ def _table(caption: str, heads: c.Iterable[str], rows: c.Iterable[c.Sequence[Chi
         tag("table", tag("caption", caption), tag("thead", head), tag("tbody", *body)),
         class_="scrolled",
         tabindex="0",
-        role="region",
+        role="group",
         aria_label=caption,
     )
 
@@ -286,7 +286,7 @@ def _text(text: str, limits: Limits) -> Markup:
 def _pre(text: str, limit: int, kind: str) -> Markup:
     kept, cut = clip(text, limit)
     note = tag("p", f"{cut} characters are {_CUT}.", class_="cut") if cut else None
-    return join([tag("pre", kept, class_=kind, tabindex="0", role="region", aria_label=kind.capitalize()), note])
+    return join([tag("pre", kept, class_=kind, tabindex="0", role="group", aria_label=kind.capitalize()), note])
 
 
 def _end(text: str, limit: int) -> tuple[str, int]:

@@ -20,8 +20,8 @@ STYLE = """
     --ground: #14181d; --raised: #1d232a; --text: #e4e8ec; --faint: #a3adb8; --line: #39424c; --link: #7db8ff;
     --good: #74d69a; --good-ground: #12321f; --doubtful: #f0c068; --doubtful-ground: #382a0c;
     --bad: #ff9b9b; --bad-ground: #411a1c; --open: #b9c2cc; --open-ground: #2a313a;
-    --inspect: #4b5866; --plan: #41566e; --fix: #5d4680; --rehearse: #1f6156; --copy: #215793; --commit: #48469a;
-    --verify: #1f6a3d; --publish: #625c3a; --other: #555555; --failed: #8d2a2a; --word: #f2f5f8;
+    --inspect: #64748a; --plan: #4f7396; --fix: #8462ba; --rehearse: #2f8f7f; --copy: #3179c4; --commit: #6361c9;
+    --verify: #2f9558; --publish: #8a8150; --other: #6b6b6b; --failed: #c04545; --word: #ffffff;
   }
 }
 * { box-sizing: border-box; }
