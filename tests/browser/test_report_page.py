@@ -80,8 +80,7 @@ def test_hostile_texts_are_texts(chromium: Browser, tmp_path: pathlib.Path) -> N
 
 def test_the_policy_refuses_what_is_not_the_reports_own(chromium: Browser, three: pathlib.Path) -> None:
     chromium.open(three)
-    chromium.run(
-        """
+    chromium.run("""
         window.refused = [];
         document.addEventListener("securitypolicyviolation", (event) => window.refused.push(event.effectiveDirective));
         for (const [name, code] of [["script", "window.hostile = 1"], ["style", "body { display: none }"]]) {
@@ -90,8 +89,7 @@ def test_the_policy_refuses_what_is_not_the_reports_own(chromium: Browser, three
           document.body.append(element);
         }
         document.body.append(Object.assign(document.createElement("img"), {src: "https://example.invalid/x.png"}));
-        """
-    )
+        """)
     wanted = ["img-src", "script-src-elem", "style-src-elem"]
     refused = chromium.driver.execute_async_script(
         "const done = arguments[0]; const look = () => window.refused.length >= 3 ? done(window.refused)"

@@ -25,7 +25,13 @@ Job = dict[str, t.Any]
 _START = datetime.datetime(2026, 11, 26, 21, 0, tzinfo=datetime.timezone.utc)
 _ROLES = ("web", "db", "app", "mail", "cache", "build", "ldap", "proxy")
 #: Which recorded job each made-up one resembles, over and over: most VMs boot.
-_PATTERN = ("web01-convert",) * 11 + ("db01-convert", "web01-convert", "old01-convert", "web01-convert", "web01-convert")
+_PATTERN = ("web01-convert",) * 11 + (
+    "db01-convert",
+    "web01-convert",
+    "old01-convert",
+    "web01-convert",
+    "web01-convert",
+)
 
 
 def recorded() -> dict[str, Job]:

@@ -26,18 +26,22 @@ class Limits:
     """Characters of its console's tail."""
     picture: int
     """Bytes of its screenshot."""
-    text: int = 4000
+    text: int
     """Characters of any other text."""
-    items: int = 200
+    items: int
     """Entries of a list."""
 
     @classmethod
     def for_jobs(cls, count: int) -> Limits:
         """Return what fits for so many jobs: a share of :data:`TOTAL`, and not more than a person would read."""
         share = TOTAL // max(1, count)
-        # A picture grows by a third where it is written as text.
         return cls(
-            diff=min(share // 5, 256 << 10), console=min(share // 10, 64 << 10), picture=min(share // 2, 1 << 20)
+            diff=min(share // 5, 256 << 10),
+            console=min(share // 10, 64 << 10),
+            # It grows by a third where it is written as text.
+            picture=min(share // 2, 1 << 20),
+            text=min(max(share // 50, 1000), 4000),
+            items=min(max(share // 1000, 20), 200),
         )
 
 
