@@ -19,7 +19,6 @@ _FILES = ("path", "csv", "junit")
 class ActionModule(ActionBase):  # type: ignore[misc]
     """Prints what became of a batch's jobs, and has the module write the same into files."""
 
-    _requires_connection = False
     _supports_check_mode = True
     _supports_async = False
 
@@ -33,7 +32,7 @@ class ActionModule(ActionBase):  # type: ignore[misc]
             return self._write(args, variables)
         _validated, given = self.validate_argument_spec(
             argument_spec={
-                **{option: {"type": "raw"} for option in args},
+                **{option: {"type": "raw"} for option in self._task.args},
                 "hosts": {"type": "list", "elements": "str"},
                 "variables": {"type": "list", "elements": "str", "required": True},
             }
