@@ -30,12 +30,10 @@ class Picture:
 
 
 PICTURES = (
-    Picture("report-3-light", 3, "light", 1400),
+    Picture("report-3-light", 3, "light", 1350),
     Picture("report-3-vm-light", 3, "light", 1500, "#vm-1"),
-    Picture("report-3-dark", 3, "dark", 1400),
-    Picture("report-500-light", 500, "light", 1500),
-    Picture("report-500-dark", 500, "dark", 1500),
-    Picture("report-500-table-light", 500, "light", 1000, "#throughput"),
+    Picture("report-500-dark", 500, "dark", 1100),
+    Picture("report-500-table-light", 500, "light", 900, "#throughput"),
 )
 
 

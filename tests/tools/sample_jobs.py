@@ -77,6 +77,8 @@ def _made_up(model: Job, number: int, began: float) -> tuple[Job, float]:
         stage["startedAt"] = _instant(at)
         stage["seconds"] = round(stage["seconds"] * (times if stage["name"] in ("copy", "commit") else 0.2), 3)
         at += stage["seconds"] + 0.1
+    if "bootTest" in found:
+        found["bootTest"]["seconds"] = status["stages"][-2]["seconds"]
     if status["phase"] == "FAILED":
         at += 6.0
     elif number % 9 == 4:

@@ -87,11 +87,14 @@ thead th { background: var(--raised); position: sticky; top: 0; z-index: 1; }
 tbody th { font-weight: 600; }
 .number { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; }
 #summary table { width: auto; }
+/* Else a column would become as narrow as a letter. */
+.jobs th, .jobs td { overflow-wrap: break-word; }
 .scrolled { overflow: auto; max-height: 75vh; }
 th button {
   font: inherit; color: inherit; background: none; border: 0; padding: 0; cursor: pointer;
   text-decoration: underline dotted;
 }
+th button { white-space: nowrap; text-align: inherit; }
 th button::after { content: " \\2195"; color: var(--faint); }
 [aria-sort=ascending] button::after { content: " \\2191"; color: inherit; }
 [aria-sort=descending] button::after { content: " \\2193"; color: inherit; }
