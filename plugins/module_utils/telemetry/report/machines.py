@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import csv
 import io
+import typing as t
 
 from ..units import duration
 from .batch import Batch, Record
@@ -18,7 +19,7 @@ from .markup import Markup, tag, visible
 #: A spreadsheet takes a cell that begins so for a formula.
 _FORMULA = ("=", "+", "-", "@", "\t", "\r")
 
-Cell = str | int | float | None
+Cell: t.TypeAlias = "str | int | float | None"
 
 
 def csv_text(batch: Batch) -> str:

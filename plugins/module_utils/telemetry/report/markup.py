@@ -9,6 +9,7 @@ from __future__ import annotations
 import collections.abc as c
 import html
 import re
+import typing as t
 
 #: What would not be seen where it stands, or would change how its neighbours are read: control characters, marks that
 #: turn the direction of text, line separators, tags, lone surrogates, and what XML does not allow.
@@ -29,9 +30,9 @@ class Markup(str):
 
 
 #: What an element may hold: text, which is escaped, and markup, which is not. None is nothing.
-Child = str | Markup | None
+Child: t.TypeAlias = "str | Markup | None"
 #: True is an attribute without a value; False and None are none.
-Value = str | int | float | bool | None
+Value: t.TypeAlias = "str | int | float | bool | None"
 
 
 def visible(text: str) -> str:
