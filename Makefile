@@ -16,7 +16,7 @@ unexport PYTHONDONTWRITEBYTECODE
 export HYPER2KVM_TEST_GUESTS := $(GUEST_CACHE)
 
 .PHONY: help setup setup-cluster demo test test-cluster lint unit hostile fuzz guests e2e faults test-faults sanity \
-	integration oldest schemas lock bench build clean FORCE
+	integration oldest schemas lock bench build browser screenshots clean FORCE
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -109,6 +109,17 @@ $(OLDEST)/.done: requirements.txt requirements-oldest.txt | setup
 oldest: setup $(OLDEST)/.done ## Modules, plugins and a playbook with the oldest ansible-core that is supported
 	$(OLDEST)/bin/python -m pytest tests/unit/plugins/modules tests/unit/plugins/plugin_utils tests/unit/plugins/filter
 	$(OLDEST)/bin/python -m pytest tests/e2e/test_playbooks.py -k "second_run_changes_nothing or users_write"
+
+# The packages of a browser are large, and nothing else needs them.
+$(VENV)/.browser: bindep.txt scripts/install-packages | setup
+	scripts/install-packages $(BIN)/bindep browser
+	touch $@
+
+browser: setup $(VENV)/.browser ## Tests of the report's page in a real browser
+	python -m pytest tests/browser
+
+screenshots: setup $(VENV)/.browser ## Take the report's pictures for the documentation
+	PYTHONPATH=.collections python -m tests.browser.screenshots docs/images
 
 schemas: setup ## Write schemas/ and the specification's tables from the models
 	PYTHONPATH=.collections python -m ansible_collections.hyper2kvm.core.plugins.module_utils.protocol.schema --write

@@ -9,41 +9,61 @@ import typing as t
 
 from ansible.plugins.action import ActionBase
 from ansible.utils.display import Display
-from ansible_collections.hyper2kvm.core.plugins.plugin_utils.report import outcome, report
+from ansible_collections.hyper2kvm.core.plugins.plugin_utils.blanks import without_blanks
+from ansible_collections.hyper2kvm.core.plugins.plugin_utils.report import Outcome, outcome, report
+
+#: The options that name files.
+_FILES = ("path", "csv", "junit")
 
 
 class ActionModule(ActionBase):  # type: ignore[misc]
-    """Prints what became of a batch's jobs. Nothing is run on any host."""
+    """Prints what became of a batch's jobs, and has the module write the same into files."""
 
-    _requires_connection = False
     _supports_check_mode = True
     _supports_async = False
 
     def run(self, tmp: str | None = None, task_vars: dict[str, t.Any] | None = None) -> dict[str, t.Any]:
-        """Read the registered results of the hosts, print the table and return both."""
+        """Read the registered results of the hosts, print the table, hand the jobs on, and return what came of it."""
         super().run(tmp, task_vars)
-        _validated, args = self.validate_argument_spec(
+        variables = task_vars or {}
+        args = without_blanks(self._task.args)
+        # What needs no file needs no connection and no module, which else would look at all options.
+        if "hosts" not in args or any(option in args for option in ("jobs", "results")):
+            return self._write(args, variables)
+        _validated, given = self.validate_argument_spec(
             argument_spec={
-                "hosts": {"type": "list", "elements": "str", "required": True},
+                **{option: {"type": "raw"} for option in self._task.args},
+                "hosts": {"type": "list", "elements": "str"},
                 "variables": {"type": "list", "elements": "str", "required": True},
             }
         )
-        hostvars = (task_vars or {})["hostvars"]
         found = [
-            outcome(host, _results(hostvars[host], args["variables"]), check=bool(self._task.check_mode))
-            for host in args["hosts"]
+            outcome(host, _results(variables["hostvars"][host], given["variables"]), check=bool(self._task.check_mode))
+            for host in given["hosts"]
         ]
         outcomes = [one for one in found if one is not None]
-        lines = report(outcomes)
-        display = Display()
-        for line in ["", *lines, ""] if lines else []:
-            display.display(line)
-        return {
-            "changed": False,
-            "results": {one.host: one.to_data() for one in outcomes},
-            "failed_hosts": [one.host for one in outcomes if one.error is not None],
-            "table": lines,
-        }
+        result = _printed(outcomes)
+        if outcomes and any(option in args for option in _FILES):
+            rest = {option: value for option, value in args.items() if option not in ("hosts", "variables")}
+            result |= self._write({**rest, "jobs": [one.document() for one in outcomes]}, variables)
+        return result
+
+    def _write(self, args: dict[str, t.Any], variables: dict[str, t.Any]) -> dict[str, t.Any]:
+        result: dict[str, t.Any] = self._execute_module(module_args=args, task_vars=variables)
+        return result
+
+
+def _printed(outcomes: c.Sequence[Outcome]) -> dict[str, t.Any]:
+    lines = report(outcomes)
+    display = Display()
+    for line in ["", *lines, ""] if lines else []:
+        display.display(line)
+    return {
+        "changed": False,
+        "results": {one.host: one.to_data() for one in outcomes},
+        "failed_hosts": [one.host for one in outcomes if one.error is not None],
+        "table": lines,
+    }
 
 
 def _results(variables: c.Mapping[str, t.Any], names: c.Iterable[str]) -> list[c.Mapping[str, t.Any]]:

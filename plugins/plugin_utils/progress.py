@@ -25,6 +25,7 @@ from ansible import constants
 from ansible.utils.display import Display
 
 from ..module_utils.ansible_support.documents import Job, failure, over, printable, result, status, waiting, where
+from ..module_utils.telemetry.units import duration
 
 #: Tasks run in processes that are cut off from the terminal; this file is loaded before they are forked.
 TERMINAL = sys.stdout.isatty()
@@ -235,18 +236,6 @@ def news(job: Job) -> str:
         return str(now["stage"])
     reasons = waiting(job)
     return f"waiting: {reasons}" if reasons else str(phase).lower()
-
-
-def duration(seconds: float) -> str:
-    """Return a time for people: ``4.2 s``, ``1 min 12 s``, ``2 h 5 min``."""
-    if seconds < 10:
-        return f"{seconds:.1f} s"
-    whole = round(seconds)
-    if whole < 60:
-        return f"{whole} s"
-    if whole < 3600:
-        return f"{whole // 60} min {whole % 60} s"
-    return f"{whole // 3600} h {whole % 3600 // 60} min"
 
 
 def _bar(summary: Summary, width: int = 20) -> str:

@@ -10,8 +10,8 @@ import collections.abc as c
 import dataclasses
 import typing as t
 
-from ..module_utils.ansible_support.documents import Job, failure, printable, result, sentence, status
-from .progress import duration
+from ..module_utils.ansible_support.documents import Job, failure, over, printable, result, sentence, status
+from ..module_utils.telemetry.units import duration, size
 
 _OK = "COMPLETED"
 
@@ -45,6 +45,16 @@ class Outcome:
         phase = str(status(self.job).get("phase", "")) if self.job else "no job"
         return "unchanged" if phase == _OK and not self.changed and not self.looked else phase
 
+    def document(self) -> dict[str, t.Any]:
+        """Return the job's document; of a VM without a job, one that says why it has none."""
+        job = self.job or {"metadata": {"name": self.host}, "spec": {"operation": self.operation}}
+        if self.error is None or (self.job is not None and not over(self.job)):
+            # A job that was not waited for to its end is still going, whatever the task said.
+            return dict(job)
+        cancelled = status(job).get("phase") == "CANCELLED"
+        ended = {"phase": "CANCELLED" if cancelled else "FAILED", "lastError": {"retryable": False, **self.error}}
+        return {**job, "status": {**status(job), **ended}}
+
     def to_data(self) -> dict[str, t.Any]:
         """Return what ``set_stats`` hands on."""
         done = result(self.job) if self.job else {}
@@ -65,12 +75,12 @@ def outcome(host: str, results: c.Iterable[c.Mapping[str, t.Any]], *, check: boo
     job: Job | None = None
     changed = False
     error: c.Mapping[str, t.Any] | None = None
-    ran = looked = False
+    ran, looked = False, True
     for found in results:
         if found.get("skipped"):
             continue
         ran = True
-        looked = "jobs" in found
+        looked = looked and "jobs" in found
         changed = changed or bool(found.get("changed"))
         job = found.get("job") or next(iter(found.get("jobs") or []), job)
         if found.get("failed") or found.get("unreachable"):
@@ -229,15 +239,6 @@ def _source(job: Job | None) -> str:
 def _line(text: str | None) -> str:
     """Return the first line of a text, which may go on with a console's last ones."""
     return (text or "").partition("\n")[0] or "-"
-
-
-def size(number: float) -> str:
-    """Return a size for people: ``1.3 GiB``."""
-    for unit in ("B", "KiB", "MiB", "GiB"):
-        if number < 1024:
-            return f"{number:.0f} {unit}" if unit == "B" else f"{number:.1f} {unit}"
-        number /= 1024
-    return f"{number:.1f} TiB"
 
 
 _TABLES: dict[str, c.Callable[[c.Sequence[Outcome]], list[str]]] = {"rehearse": _rehearse, "inspect": _inspect}

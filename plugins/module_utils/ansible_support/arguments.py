@@ -180,3 +180,19 @@ ATTACHMENT: dict[str, t.Any] = {
     "owner": {"type": "str", "default": "ansible"},
     "ttl": {"type": "int", "default": 3600},
 }
+
+REPORT: dict[str, t.Any] = {
+    **ROOTS,
+    **QUEUE,
+    "hosts": {"type": "list", "elements": "str"},
+    "variables": {"type": "list", "elements": "str"},
+    "jobs": {"type": "list", "elements": "dict"},
+    "results": {"type": "path"},
+    "path": {"type": "path"},
+    "csv": {"type": "path"},
+    "junit": {"type": "path"},
+    "title": {"type": "str", "default": "Migration report"},
+}
+
+#: What a report is made of: exactly one of these.
+REPORT_SOURCES: list[tuple[str, ...]] = [("hosts", "jobs", "results")]

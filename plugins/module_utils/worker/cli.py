@@ -27,6 +27,7 @@ from ..protocol import jobspec1, models, validation
 from ..protocol._pydantic import HAS_PYDANTIC
 from ..protocol.errors import JobError, invalid
 from ..protocol.lifecycle import TERMINAL, Phase
+from ..telemetry.units import size
 from . import display
 from .config import LEASE_SECONDS, NODE_LEASE_SECONDS, Config, default_state_dir, make_roots
 from .job_process import Pipeline
@@ -61,6 +62,8 @@ def main(argv: c.Sequence[str] | None = None, pipeline: Pipeline | None = None) 
             return _run(options, pipeline)
         if options.command == "capabilities":
             return _capabilities(options)
+        if options.command == "report":
+            return _report(options)
         backend = LocalBackend(_state_dir(options))
         try:
             return t.cast(int, options.run(backend, options))
@@ -162,6 +165,11 @@ def _parser() -> argparse.ArgumentParser:
     workers = command("workers", _workers, "show the workers that are alive")
     command("health", _health, "status 0 if a worker of this queue is alive and minds its jobs; for probes")
     capabilities = command("capabilities", None, "try out what a worker can do here")
+    report = command("report", None, "write a page that shows what became of the jobs")
+    report.add_argument("file", metavar="FILE", type=pathlib.Path, help="the page, HTML")
+    report.add_argument("--csv", metavar="FILE", type=pathlib.Path, help="the same as a table")
+    report.add_argument("--junit", metavar="FILE", type=pathlib.Path, help="the same as JUnit XML")
+    report.add_argument("--title", default="Migration report", help="what it is called (default: %(default)s)")
     for one in (submit, status, explain, cancel, suspend, resume, priority, delete, events, workers, capabilities):
         one.add_argument("--json", action="store_true", help="for programs: JSON, one document a line")
     return parser
@@ -298,6 +306,35 @@ def _capabilities(options: argparse.Namespace) -> int:
         _print_json({name: one.to_document() for name, one in found.items()})
     else:
         print(display.capabilities_table(found))
+    return OK
+
+
+def _report(options: argparse.Namespace) -> int:
+    from ..telemetry.report.batch import Batch
+    from ..telemetry.report.documents import read_folder, read_jobs
+    from ..telemetry.report.evidence import Pictures
+    from ..telemetry.report.files import Format, write
+
+    output = _output_root(options)
+    found, unreadable = read_folder(output)
+    jobs: list[dict[str, t.Any]] = []
+    # A folder of results that was copied from elsewhere has no queue, and gets none by being looked at.
+    if (_state_dir(options) / "queue.db").exists():
+        with contextlib.closing(LocalBackend(_state_dir(options))) as backend:
+            jobs = [backend.get(job.metadata.name).to_document() for job in backend.list()]
+    records, wrong = read_jobs(jobs)
+    queued = {record.uid for record in records}
+    records += [record for record in found if record.uid not in queued]
+    if not records:
+        raise invalid("NothingToReport", f"No job left anything in {output}.", "Give the output root of a worker.")
+    batch = Batch.of(options.title, records, [*unreadable, *wrong])
+    names = {Format.HTML: options.file, Format.CSV: options.csv, Format.JUNIT: options.junit}
+    wanted = {form: path for form, path in names.items() if path is not None}
+    for file in write(batch, Pictures(output), wanted, dry_run=False):
+        done = "written" if file.changed else "unchanged"
+        print(f"{file.path}: {done}, {size(file.size)}, {len(records)} jobs, made in {file.seconds:.1f} s")
+    for one in batch.unreadable:
+        print(f"hyper2kvm-worker: {display.plain(f'{one.where} is not in it: {one.why}')}", file=sys.stderr)
     return OK
 
 

@@ -10,17 +10,7 @@ import collections.abc as c
 
 from ..protocol import models
 from ..protocol.lifecycle import Phase
-
-_UNITS = ("B", "KiB", "MiB", "GiB", "TiB", "PiB")
-
-
-def size(count: float) -> str:
-    """Return bytes for people: ``1.4 GiB``."""
-    for unit in _UNITS:
-        if count < 1024 or unit == _UNITS[-1]:
-            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
-        count /= 1024
-    raise AssertionError("the last unit takes everything")
+from ..telemetry.units import size
 
 
 def duration(seconds: float) -> str:

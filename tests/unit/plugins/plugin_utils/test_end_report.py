@@ -160,3 +160,40 @@ def test_what_no_inspection_has_told_is_no_number() -> None:
 def test_a_guest_cannot_speak_to_the_terminal() -> None:
     inspected = job("inspect", guest={"prettyName": "\x1b[2JDebian"}, hardware={})
     assert "\x1b" not in text(outcome("web01", [{"changed": True, "job": inspected}], check=False))
+
+
+def test_a_vm_that_got_no_job_has_a_document_all_the_same() -> None:
+    refused = outcome("web01", [{"failed": True, "msg": "spec.source.path is missing"}], check=False)
+    assert refused is not None
+    document = refused.document()
+    assert document["metadata"] == {"name": "web01"}
+    assert document["status"]["phase"] == "FAILED"
+    assert document["status"]["lastError"]["message"] == "spec.source.path is missing"
+    assert document["status"]["lastError"]["retryable"] is False
+
+
+def test_a_failed_jobs_document_says_why() -> None:
+    told = {"failed": True, "changed": True, "job": job(phase="FAILED"), "error": {**ERROR, "retryable": True}}
+    failed = outcome("web01", [told], check=False)
+    assert failed is not None
+    document = failed.document()
+    assert document["metadata"]["name"] == "web01-convert"
+    assert document["status"]["lastError"] == {**ERROR, "retryable": True}
+    assert document["status"]["result"]["verdict"] == "boots"
+
+
+def test_a_job_that_was_not_waited_for_is_no_failure_in_a_report() -> None:
+    told = {"failed": True, "job": job(phase="RUNNING"), "error": {**ERROR, "reason": "WaitTimeout"}}
+    going = outcome("web01", [told], check=False)
+    assert going is not None
+    assert going.document()["status"]["phase"] == "RUNNING"
+
+
+def test_a_job_that_was_done_and_then_looked_at_was_done() -> None:
+    whole = {"changed": False, "jobs": [job()]}
+    done = outcome("web01", [{"changed": False, "job": job()}, whole], check=False)
+    assert done is not None
+    assert done.word == "unchanged"
+    looked = outcome("web01", [whole], check=False)
+    assert looked is not None
+    assert looked.word == "COMPLETED"

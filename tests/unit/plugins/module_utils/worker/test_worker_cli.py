@@ -30,6 +30,7 @@ from ansible_collections.hyper2kvm.core.plugins.module_utils.worker import (
     node_agent,
 )
 
+from tests.tools import sample_jobs
 from tests.tools.machine import wait_for
 from tests.unit.plugins.module_utils.backends.samples import job
 from tests.unit.plugins.module_utils.worker.conftest import FAKE_WORKER, Site
@@ -356,3 +357,42 @@ def test_capabilities_are_shown(run: Run, monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setattr(capabilities, "probe", lambda folder: told)
     assert json.loads(run("capabilities", "--json")[1]) == {"kvm": {"available": False, "detail": "none\x1b[2J here"}}
     assert run("capabilities")[1].splitlines()[1] == "kvm         no  none [2J here"
+
+
+def leave_result(output: pathlib.Path) -> None:
+    """Have a job leave its result below an output root."""
+    (output / "web01").mkdir(parents=True)
+    result = sample_jobs.recorded()["web01-convert"]["status"]["result"]
+    (output / "web01/result.json").write_text(json.dumps(result), encoding="utf-8")
+
+
+def test_a_folder_of_results_is_reported_and_gets_no_queue(
+    tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    leave_result(tmp_path / "results")
+    page = tmp_path / "report.html"
+    assert cli.main(["report", str(page), "--output-root", str(tmp_path / "results")]) == 0
+    out = capsys.readouterr().out
+    assert out.startswith(f"{page}: written, ") and ", 1 jobs, made in " in out
+    assert [path.name for path in (tmp_path / "results").iterdir()] == ["web01"]
+
+
+def test_a_report_has_the_queues_jobs_and_older_results(site: Site, run: Run) -> None:
+    leave_result(site.output)
+    page, table = site.root / "report.html", site.root / "report.csv"
+    file = site.root / "job.yaml"
+    file.write_text(DOCUMENT)
+    run("submit", str(file))
+    (site.output / "web01/plan.json").write_text("{", encoding="utf-8")
+    code, dummy, err = run("report", str(page), "--csv", str(table), "--title", "Wave 1")
+    assert code == 0 and "web01/plan.json is not in it: " in err
+    lines = {line.split(",")[0]: line.split(",")[3] for line in table.read_text(encoding="utf-8").splitlines()}
+    assert lines == {"job": "outcome", "web01-convert": "booted", "web01-inspect": "not finished"}
+    assert "<title>Wave 1</title>" in page.read_text(encoding="utf-8")
+    assert run("report", str(page), "--title", "Wave 1")[1].startswith(f"{page}: unchanged, ")
+
+
+def test_a_report_of_nothing_is_told(site: Site, run: Run) -> None:
+    site.output.mkdir(exist_ok=True)
+    code, dummy, err = run("report", str(site.root / "report.html"))
+    assert code == 2 and "No job left anything" in err
