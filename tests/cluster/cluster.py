@@ -209,6 +209,9 @@ class Cluster:
         self.until_api_answers()
         self.apply(*plans.storage_classes())
         self.until_ready(*(node.name for node in wanted))
+        for machine in (self._machine(node.name) for node in wanted):
+            # Kubelet is Ready whether kube-proxy has begun or not.
+            until(functools.partial(_has_services, machine), f"kube-proxy on {machine.name}")
 
     def _last_words(self) -> str:
         logs = sorted(self.root.glob("*/log/*.log"))
@@ -283,6 +286,12 @@ def _responds(machine: Machine) -> bool:
     with contextlib.suppress(ClusterError):
         machine.run("ctr", "version")
         return True
+    return False
+
+
+def _has_services(machine: Machine) -> bool:
+    with contextlib.suppress(ClusterError):
+        return f" {plans.API_SERVICE}/32 " in machine.run("iptables-save", "--table", "nat")
     return False
 
 

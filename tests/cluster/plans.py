@@ -19,7 +19,8 @@ CONTROL_PLANE_ADDRESS = "10.99.0.1"
 BRIDGE = "nodes"
 _NETWORK_BITS = 24
 _SERVICES = "10.96.0.0/16"
-_API_SERVICE = "10.96.0.1"
+#: Where pods find the API server.
+API_SERVICE = "10.96.0.1"
 _PODS = "10.244.0.0/16"
 
 #: As node machines see them. The volume provisioner knows both.
@@ -126,7 +127,7 @@ def control_plane(site: Site, relay: int) -> Plan:
     """
     authority = site.authority
     server = f"127.0.0.1:{API_PORT}"
-    api_addresses = (CONTROL_PLANE_ADDRESS, _API_SERVICE, "127.0.0.1")
+    api_addresses = (CONTROL_PLANE_ADDRESS, API_SERVICE, "127.0.0.1")
     names = ("localhost", "kubernetes", "kubernetes.default", "kubernetes.default.svc")
     authority.certify(
         "apiserver", "kube-apiserver", "kube", *(f"IP:{one}" for one in api_addresses), *(f"DNS:{one}" for one in names)

@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import collections.abc as c
+import functools
 import json
 import pathlib
 import re
@@ -55,10 +56,17 @@ def on(node: str) -> dict[str, t.Any]:
 
 
 def succeeded(cluster: Cluster, namespace: str, *names: str) -> None:
-    """Wait until these pods have ended well."""
+    """Wait until these pods have ended, well."""
     for name in names:
-        condition = "--for=jsonpath={.status.phase}=Succeeded"
-        cluster.kubectl("--namespace", namespace, "wait", condition, f"pod/{name}", "--timeout=90s")
+        until(functools.partial(ended, cluster, namespace, name), f"pod {name} to end", 180)
+        phase = cluster.get("--namespace", namespace, "pod", name)["status"]["phase"]
+        assert phase == "Succeeded", cluster.kubectl("--namespace", namespace, "logs", name)
+
+
+def ended(cluster: Cluster, namespace: str, name: str) -> bool:
+    """Whether a pod's containers will not run any more."""
+    phase: str = cluster.get("--namespace", namespace, "pod", name)["status"]["phase"]
+    return phase in ("Succeeded", "Failed")
 
 
 def loops(below: str = "/") -> set[tuple[str, str, int]]:
@@ -221,11 +229,11 @@ def test_a_worker_runs_by_itself_as_docker_would_run_it(cluster: Cluster, data: 
         worker = subprocess.Popen(node.entering(*run), stdin=subprocess.DEVNULL, stdout=log, stderr=log)
     try:
 
-        def ended() -> bool:
+        def over() -> bool:
             attached.update(loops("/data/"))
             return result.exists() or worker.poll() is not None
 
-        until(ended, f"{result}; see {data / 'log'}", 900)
+        until(over, f"{result}; see {data / 'log'}", 900)
         assert json.loads(result.read_text(encoding="utf-8"))["operation"] == "convert"
         assert len(list(result.parent.glob("*.qcow2"))) == 1
         kind, healthy = image_config(images.product())["Healthcheck"]["Test"]
