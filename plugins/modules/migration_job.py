@@ -16,8 +16,8 @@ description:
     removes it.
   - A job whose target is there, made from the same source with the same document, is not done again.
   - With O(backend=kubernetes) the target is out of sight, and the job's record decides. A job that is completed is not
-    done again, though its target be gone; remove the job to have it done anew. Where the record is gone, as
-    O(ttl_seconds_after_finished) has it, the job is handed in, and its worker does not overwrite the target that it finds.
+    done again, though its target be gone; remove the job to have it done anew. Where the record is gone, as after
+    O(ttl_seconds_after_finished), the job is handed in, and its worker does not overwrite the target that it finds.
   - With its action plugin the task shows the job's progress while it waits.
   - An empty string counts as an option that is not given, so that blank answers of a survey do no harm.
 extends_documentation_fragment:
