@@ -4,6 +4,7 @@ SHELL := /bin/bash
 VENV := .venv
 BIN := $(CURDIR)/$(VENV)/bin
 LINK := .collections/ansible_collections/hyper2kvm/core
+DEPENDENCIES := .collections/.dependencies
 # Outside the checkout: ansible-test sees no files in a folder that an enclosing git repository ignores.
 SANITY_ROOT := $(or $(TMPDIR),/tmp)/hyper2kvm-sanity
 SANITY_TREE := $(SANITY_ROOT)/ansible_collections/hyper2kvm/core
@@ -21,7 +22,7 @@ export HYPER2KVM_TEST_GUESTS := $(GUEST_CACHE)
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
-setup: $(VENV)/.done $(LINK) ## Install system packages, a virtual environment and the collection's link
+setup: $(VENV)/.done $(LINK) $(DEPENDENCIES) ## Install system packages, a virtual environment and the collection's link
 
 $(VENV)/.done: requirements.txt requirements-dev.txt bindep.txt scripts/install-packages
 	test -x $(BIN)/python || scripts/create-venv $(VENV)
@@ -42,6 +43,11 @@ $(LINK):
 	mkdir -p $(dir $@)
 	touch .collections/ansible_collections/__init__.py
 	ln -sfn ../../.. $@
+
+# What galaxy.yml depends on.
+$(DEPENDENCIES): galaxy.yml scripts/install-collections | $(LINK) $(VENV)/.done
+	$(BIN)/python scripts/install-collections .collections
+	touch $@
 
 demo: setup ## Build a VMware-style Debian guest (once) and migrate it
 	mkdir -p .cache/demo/input

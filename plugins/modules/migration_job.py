@@ -12,8 +12,12 @@ version_added: 1.0.0
 author:
   - hyper2kvm contributors (@hyper2kvm)
 description:
-  - Hands a job to the queue of the host that the module runs on, changes it, stops it or removes it.
+  - Hands a job to the queue of the host that the module runs on, or to a Kubernetes cluster; changes it, stops it or
+    removes it.
   - A job whose target is there, made from the same source with the same document, is not done again.
+  - With O(backend=kubernetes) the target is out of sight, and the job's record decides. A job that is completed is not
+    done again, though its target be gone; remove the job to have it done anew. Where the record is gone, as after
+    O(ttl_seconds_after_finished), the job is handed in, and its worker does not overwrite the target that it finds.
   - With its action plugin the task shows the job's progress while it waits.
   - An empty string counts as an option that is not given, so that blank answers of a survey do no harm.
 extends_documentation_fragment:
@@ -27,6 +31,8 @@ attributes:
     details:
       - For the operations V(convert), V(fix), V(rehearse) and V(plan) the guest is inspected, and every change of it
         planned, on an overlay in a temporary folder. This takes root.
+      - With O(backend=kubernetes) the API server checks the document and stores nothing. What would change in the guest
+        tells the operation V(plan), as a job.
   diff_mode:
     support: full
     details: RV(diff) is a list; in check mode it has an entry for each file of the guest that would change.
@@ -36,6 +42,7 @@ options:
       - V(present) sees to it that the job has been done or is on its way. A job that failed or was cancelled is tried
         again, a suspended one goes on. With O(name) alone the job must exist, and nothing but its waiting is done.
       - V(absent) cancels the job, waits for its end and removes its record. Its target stays, unless O(remove_target).
+        On a cluster a job that no worker has is removed at once.
       - V(suspended) holds the job back; a running one is checkpointed and goes back to the queue.
       - V(cancelled) stops the job for good and keeps its record.
     type: str
@@ -45,6 +52,7 @@ options:
     description:
       - With O(state=absent), remove what the job has published as well.
       - A target that is in use, or that was changed since it was published, is left alone and is an error.
+      - With O(backend=kubernetes) this is always an error, for targets lie on the cluster's storage.
     type: bool
     default: false
   wait:
@@ -89,6 +97,15 @@ EXAMPLES = r"""
   hyper2kvm.core.migration_job:
     definition: "{{ lookup('ansible.builtin.file', 'db01.json') | from_json }}"
     wait: false
+
+- name: Hand a job to a cluster, in the namespace of a team
+  hyper2kvm.core.migration_job:
+    backend: kubernetes
+    namespace: team-a
+    context: production
+    name: web01
+    source:
+      path: web01.ova
 
 - name: Wait for a job that was handed in before
   hyper2kvm.core.migration_job:

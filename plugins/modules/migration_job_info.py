@@ -12,7 +12,7 @@ version_added: 1.0.0
 author:
   - hyper2kvm contributors (@hyper2kvm)
 description:
-  - Returns jobs from the queue of the host that the module runs on.
+  - Returns jobs from the queue of the host that the module runs on, or from a namespace of a Kubernetes cluster.
   - A job that waits says in C(status.waiting) why it is not running.
   - An empty string counts as an option that is not given, so that blank answers of a survey do no harm.
 extends_documentation_fragment:
@@ -37,7 +37,9 @@ options:
     elements: str
     default: []
   events:
-    description: Return the events of the job O(name) too.
+    description:
+      - Return the events of the job O(name) too.
+      - With O(backend=kubernetes) this is an error, which names the node that has them.
     type: bool
     default: false
   wait_timeout:

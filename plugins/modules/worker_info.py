@@ -12,7 +12,7 @@ version_added: 1.0.0
 author:
   - hyper2kvm contributors (@hyper2kvm)
 description:
-  - Returns the workers that are alive on the queue of the host that the module runs on.
+  - Returns the workers that are alive on the queue of the host that the module runs on, or in a Kubernetes cluster.
   - A capability is something that the worker tried when it started.
 extends_documentation_fragment:
   - hyper2kvm.core.attributes
@@ -44,10 +44,15 @@ workers:
       description: What the worker said of itself when it started, as in the Worker Job Protocol.
       type: dict
     running:
-      description: The phases of the jobs that it holds, by the jobs' names.
+      description:
+        - The phases of the jobs that it holds, by the jobs' names.
+        - With O(backend=kubernetes), jobs of other namespaces are C(<namespace>/<name>), and their phases are empty.
       type: dict
     seconds_since_heartbeat:
-      description: Age of its last sign of life.
+      description:
+        - Age of its last sign of life.
+        - With O(backend=kubernetes) by the clock of the host that the module runs on, and 0 where the login may not see
+          the workers' Leases.
       type: float
     free_scratch_bytes:
       description: Room for overlays.
