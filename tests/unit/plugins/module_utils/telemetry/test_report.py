@@ -126,6 +126,22 @@ def test_rates_hold_all_bytes_of_the_copies() -> None:
     assert sum(rates.written) * width == pytest.approx(sum(record.bytes_written for record in copied))
 
 
+@pytest.mark.parametrize("instant", ["0000-01-01T00:00:00Z", "2026-02-30T00:00:00Z", "9999-12-31T23:59:59Z"])
+def test_numbers_and_times_that_nobody_can_mean_do_no_harm(instant: str) -> None:
+    job = sample_jobs.recorded()["web01-convert"]
+    status = job["status"]
+    status["stages"][4] |= {"seconds": 1e300}
+    status["stages"][5] |= {"startedAt": instant, "seconds": 1e300}
+    status |= {"startedAt": instant, "finishedAt": instant}
+    status["result"] |= {"seconds": 1e300, "completedAt": instant}
+    status["result"]["disks"][0] |= {"bytesRead": 10**400, "bytesWritten": 10**400, "virtualSizeBytes": 10**400}
+    status["result"]["artifacts"][0]["sizeBytes"] = 10**400
+    status["result"]["hardware"]["memoryBytes"] = 10**400
+    batch = batch_of(job, *sample_jobs.three()[1:])
+    assert batch.unreadable == []
+    _check_all(batch)
+
+
 # -- documents ---------------------------------------------------------------------------------------------------------
 
 
@@ -223,6 +239,15 @@ def test_what_was_cut_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     assert re.search(r"\d+ characters before it are left out here", shown)
     # What the target does not have is among them.
     assert "301 warnings are left out here" in shown
+
+
+def test_all_diffs_of_a_vm_share_its_limit() -> None:
+    job = sample_jobs.recorded()["db01-convert"]
+    for change in job["status"]["result"]["changes"]:
+        change["diff"] = "+line\n" * 40_000
+    tree = parsed(page(batch_of(job), NO_PICTURES))
+    shown = sum(len(text) for added in tree.iter("ins") for text in added.itertext())
+    assert Limits.for_jobs(1).diff - 6 <= shown <= Limits.for_jobs(1).diff
 
 
 def test_500_vms_share_what_a_report_may_take() -> None:
@@ -356,12 +381,13 @@ def test_files_are_written_once_and_keep_their_permissions(tmp_path: pathlib.Pat
     assert {file.changed for file in write(batch, NO_PICTURES, wanted, dry_run=True)} == {True}
     assert list(tmp_path.iterdir()) == []
     assert {file.changed for file in write(batch, NO_PICTURES, wanted, dry_run=False)} == {True}
-    wanted[Format.CSV].chmod(0o600)
+    assert oct(wanted[Format.CSV].stat().st_mode)[-3:] == "644"
+    wanted[Format.CSV].chmod(0o640)
     assert {file.changed for file in write(batch, NO_PICTURES, wanted, dry_run=False)} == {False}
     others = write(batch_of(failed()), NO_PICTURES, wanted, dry_run=False)
     assert {file.changed for file in others} == {True}
     assert [file.size for file in others] == [file.path.stat().st_size for file in others]
-    assert oct(wanted[Format.CSV].stat().st_mode)[-3:] == "600"
+    assert oct(wanted[Format.CSV].stat().st_mode)[-3:] == "640"
     assert sorted(os.listdir(tmp_path)) == ["a.csv", "a.html", "a.xml"]
 
 
