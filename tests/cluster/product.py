@@ -156,8 +156,9 @@ class Product:
             for node in ("node1", "node2"):
                 machine = self.cluster.node(node)
                 with contextlib.suppress(ClusterError):
-                    found += machine.run("sh", "-c", f"ls {_OWN}/temp").split()
-                    found += machine.run("sh", "-c", "pgrep -a -f '^h2k:|qemu-storage-daemon|qemu-system' || :").split()
+                    found += machine.run("ls", f"{_OWN}/temp").split()
+                    names = machine.run("ps", "-A", "-o", "comm=").splitlines()
+                    found += [name for name in names if name.startswith(("h2k:", "qemu-"))]
             return found
 
         until(lambda: left() == [], f"nothing to be left of jobs, and not {left()}", 120)
