@@ -24,6 +24,7 @@ import typing as t
 
 from tests.cluster import cgroups, images, plans, programs
 from tests.cluster.certificates import Authority
+from tests.cluster.init import Plan
 from tests.cluster.machine import ClusterError, Machine, execute, until
 from tests.guests.host import REPOSITORY
 
@@ -204,8 +205,10 @@ class Cluster:
         for node in wanted:
             cgroups.make(self._cgroup / node.name)
         self._start_control_plane()
-        with concurrent.futures.ThreadPoolExecutor(len(wanted)) as pool:
-            list(pool.map(lambda node: self._start_node(node, pause), wanted))
+        # One after another: they have a certificate in common, which the first of them makes.
+        starting = [(one, plans.node(site, one)) for one in wanted if not self._machine(one.name).is_running()]
+        with concurrent.futures.ThreadPoolExecutor() as pool:
+            list(pool.map(lambda one: self._start_node(*one, pause), starting))
         self.until_api_answers()
         self.apply(*plans.storage_classes())
         self.until_ready(*(node.name for node in wanted))
@@ -236,11 +239,9 @@ class Cluster:
             plan = plans.control_plane(self._site, relay=listener.fileno())
             machine.start(plan, connect=lambda _machine: None, inherited=[listener.fileno()])
 
-    def _start_node(self, node: plans.Node, pause: pathlib.Path) -> None:
+    def _start_node(self, node: plans.Node, plan: Plan, pause: pathlib.Path) -> None:
         machine = self._machine(node.name)
-        if machine.is_running():
-            return
-        machine.start(plans.node(self._site, node), connect=functools.partial(self._connect, node))
+        machine.start(plan, connect=functools.partial(self._connect, node))
         until(lambda: _responds(machine), f"containerd on {node.name}")
         _load(machine, pause)
 
