@@ -298,6 +298,21 @@ def test_without_the_api_server_for_too_long_a_job_stops_and_goes_on_later(site:
     wait_for(lambda: site.trace("web01")[-1:] == ["2 inspect begin"])
 
 
+def test_an_agent_that_hangs_is_ended_with_its_jobs(site: NodeSite) -> None:
+    pod = site.start(*SHORT_LEASE)
+    site.submit(seconds="600", deaf="yes")
+    site.assign()
+    pid = site.job_process(pod)
+    wait_for(lambda: site.trace("web01"))
+    os.kill(site.agent(pod), signal.SIGSTOP)
+    assert pod.wait(120) == 1
+    assert not alive(pid)
+    site.start(*SHORT_LEASE)
+    lost = site.wait_phase(Phase.QUEUED).last_error
+    assert lost is not None
+    assert lost.reason == status.WORKER_LOST
+
+
 def test_with_an_operator_jobs_go_on_by_themselves(site: NodeSite) -> None:
     site.start_operator()
     pod = site.start("--slots", "2")

@@ -79,8 +79,8 @@ _NODE_SECONDS = 10.0
 _NODE_AGAIN_SECONDS = 300.0
 #: Free space is told anew when it has changed by so much, in bytes.
 _SPACE_STEP = 1024**3
-#: A worker whose lease lags so far behind the keeper's word hangs.
-_HANGS_SECONDS = 40.0
+#: A worker that lags behind its keeper for so long hangs.
+_HANGS_SECONDS = 15.0
 #: From the request to end: for the worker's checkpoints, and for all.
 _CHECKPOINT_SECONDS = 20.0
 _LEAVE_SECONDS = 30.0
@@ -170,6 +170,7 @@ class NodeAgent:
         self._stale = True
         self._told_node: models.WorkerStatus | None = None
         self._tell_node_again = 0.0
+        self._lagging_since: float | None = None
         self._said: dict[str, str] = {}
 
     async def run(self, login: Login | None) -> int:
@@ -477,8 +478,8 @@ class NodeAgent:
         while True:
             try:
                 state = await self._state()
+                self._end_if_it_hangs(state)
                 if state is not None:
-                    self._end_if_it_hangs(state)
                     await self._tell_node(self._describe(state))
                 self._forget_saying("node")
             except (JobError, Fenced, asyncio.TimeoutError) as error:
@@ -498,10 +499,17 @@ class NodeAgent:
         workers = await self._in_queue(self._backend.workers)
         return next((one for one in workers if one.registration.pid == self._worker.pid), None)
 
-    def _end_if_it_hangs(self, state: WorkerState) -> None:
+    def _end_if_it_hangs(self, state: WorkerState | None) -> None:
+        """End a worker that was at work once, and has not taken over the keeper's word for too long."""
         said = boottime() - keeper.read(self._config.state_dir / KEEPER)
-        if state.seconds_since_heartbeat - said > _HANGS_SECONDS:
-            log.error("the worker was not heard of for %.0f s; ending it", state.seconds_since_heartbeat)
+        little = self._config.lease_seconds / 3
+        lags = state is None or state.seconds_since_heartbeat - said > little
+        if self._told_node is None or said > little or not lags:
+            self._lagging_since = None
+        elif self._lagging_since is None:
+            self._lagging_since = time.monotonic()
+        elif time.monotonic() - self._lagging_since > _HANGS_SECONDS:
+            log.error("the worker hangs; ending it")
             self._worker.signal(signal.SIGKILL)
 
     def _describe(self, state: WorkerState) -> models.WorkerStatus:
