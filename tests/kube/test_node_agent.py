@@ -73,7 +73,7 @@ def test_a_guest_is_converted_from_folder_to_folder_of_its_namespace(site: NodeS
 
 
 def test_a_node_tells_what_it_offers_and_has(site: NodeSite) -> None:
-    site.start("--slots", "3", "--label", "site=vienna", "--output-shared")
+    pod = site.start("--slots", "3", "--label", "site=vienna", "--output-shared")
     told = site.worker()
     assert told is not None
     assert (told.name, told.host, told.slots, told.labels) == (site.name, site.name, 3, {"site": "vienna"})
@@ -87,6 +87,12 @@ def test_a_node_tells_what_it_offers_and_has(site: NodeSite) -> None:
     wait_for(lambda: site.renewed() > first)
     health = subprocess.run([ENGINE, "health", "--state-dir", site.root / "state"], check=False, capture_output=True)
     assert health.returncode == 0
+    site.delete()
+    os.kill(site.main(pod), signal.SIGTERM)
+    assert pod.wait(60) == 0
+    told = site.worker()
+    assert told is not None
+    assert not told.schedulable
 
 
 def test_what_a_node_lacks_is_told(site: NodeSite) -> None:
