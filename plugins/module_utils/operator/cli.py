@@ -44,9 +44,6 @@ def main(argv: c.Sequence[str] | None = None) -> int:
     try:
         asyncio.run(_run(options))
         return OK
-    except LeadershipLost as error:
-        log.error("%s", error)
-        return LOST
     except JobError as error:
         print(f"hyper2kvm-operator: {error}", file=sys.stderr)
         return BAD_INPUT
@@ -74,14 +71,15 @@ def _parser() -> argparse.ArgumentParser:
         type=int,
         default=_PORT,
         metavar="PORT",
-        help=f"for /livez, /readyz and /metrics (default: {_PORT})",
+        help=f"for /healthz, /readyz and /metrics (default: {_PORT})",
     )
     return parser
 
 
 async def _run(options: argparse.Namespace) -> None:
     namespace = options.namespace or own_namespace()
-    identity = f"{os.uname().nodename}-{secrets.token_hex(4)}"
+    # A pod's container that is started anew is another process, and has to win the election anew.
+    identity = f"{os.environ.get('POD_NAME') or os.uname().nodename}-{secrets.token_hex(4)}"
     state = State(Metrics())
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -113,6 +111,10 @@ async def _act(api: Api, namespace: str, identity: str, leadership: Leadership, 
     works = [asyncio.create_task(state.controller.run()), asyncio.create_task(leadership.keep())]
     try:
         await asyncio.gather(*works)
+    except LeadershipLost as error:
+        log.error("%s", error)
+        # Nothing may hold this up, not even a task that does not end.
+        os._exit(LOST)
     finally:
         for work in works:
             work.cancel()

@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import collections
 import collections.abc as c
-import contextlib
 import dataclasses
 import datetime
 import itertools
@@ -36,9 +35,8 @@ from ..backends.kube.resources import (
 from ..protocol import fields, models
 from ..protocol.errors import JobError
 from ..protocol.lifecycle import HELD, Phase
-from ..scheduling.matching import Unmet
 from . import happenings
-from .decide import WORKER_LEASE_SECONDS, Decision, Job, Worker, decide
+from .decide import CORDONED, DRAINING, NODE_MISSING, WORKER_LEASE_SECONDS, Decision, Job, Worker, decide
 from .finished import Remover, finished_jobs
 from .metrics import Metrics
 from .view import Finished, LeaseView, node_of_lease, read_cordoned, read_finished, read_job, read_lease
@@ -115,7 +113,7 @@ class Controller:
 
     async def run(self) -> t.NoReturn:
         """Act, for ever."""
-        runs = [*(cache.run() for cache in self._caches), self._remover.run(), self._decide_for_ever()]
+        runs = [*(cache.run() for cache in self._caches), self._remover.run(), self._tick(), self._decide_for_ever()]
         tasks = [asyncio.create_task(run) for run in runs]
         self._spawn(self._take_stock())
         try:
@@ -191,13 +189,17 @@ class Controller:
             await cache.synced.wait()
         log.info("%d jobs, %d workers", len(self._jobs.objects), len(self._workers.objects))
         while True:
-            with contextlib.suppress(asyncio.TimeoutError):
-                await asyncio.wait_for(self._dirty.wait(), _LOOK_SECONDS)
+            await self._dirty.wait()
             self._dirty.clear()
             with self._metrics.reconcile_seconds.time():
                 self._reconcile()
             self._looked = time.monotonic()
             await asyncio.sleep(_PAUSE_SECONDS)
+
+    async def _tick(self) -> None:
+        while True:
+            await asyncio.sleep(_LOOK_SECONDS)
+            self._dirty.set()
 
     def _reconcile(self) -> None:
         moment = time.monotonic()
@@ -228,12 +230,12 @@ class Controller:
             cordoned = self._nodes.objects.get(node)
             closed = None
             if cordoned is None:
-                closed = Unmet("NodeMissing", "its node is not known to the cluster")
+                closed = NODE_MISSING
             elif cordoned:
-                closed = Unmet("NodeCordoned", "its node is cordoned")
+                closed = CORDONED
             elif not told.schedulable:
-                closed = Unmet("WorkerDraining", "is about to end, and takes no further job")
-            alive[node] = Worker(told, closed, bool(cordoned))
+                closed = DRAINING
+            alive[node] = Worker(told, closed)
         return alive
 
     def _gone(self, moment: float) -> c.Container[str]:

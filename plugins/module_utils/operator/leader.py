@@ -20,11 +20,11 @@ log = logging.getLogger(__name__)
 
 #: No worker's Lease can be called so: theirs begin with another text.
 LEASE_NAME = "operator.hyper2kvm.io"
-LEASE_SECONDS = 15
-_RENEW_SECONDS = 4.0
+LEASE_SECONDS = 30
+_RENEW_SECONDS = 5.0
 _RETRY_SECONDS = 2.0
 #: A leader that could not renew for so long stops, well before another may begin.
-_GIVE_UP_SECONDS = 10.0
+_GIVE_UP_SECONDS = 20.0
 
 
 class LeadershipLost(Exception):
@@ -60,21 +60,19 @@ class Leadership:
         """Renew the Lease, for ever.
 
         Raises:
-            LeadershipLost: it is somebody else's, or could not be renewed for 10 s.
+            LeadershipLost: it is somebody else's, or could not be renewed for 20 s.
         """
         renewed, pause = time.monotonic(), _RENEW_SECONDS
         while True:
             await asyncio.sleep(pause)
             begun = time.monotonic()
             try:
-                # A request that hangs must not keep us from giving up.
-                patience = max(0.1, renewed + _GIVE_UP_SECONDS - begun)
-                await asyncio.wait_for(self._write(_mine(self._identity)), patience)
+                await _within(self._write(_mine(self._identity)), renewed + _GIVE_UP_SECONDS - begun)
                 renewed, pause = begun, _RENEW_SECONDS
             except (Changed, Absent) as error:
                 raise LeadershipLost(f"the Lease {LEASE_NAME} is not ours any more: {error}") from error
             except (JobError, asyncio.TimeoutError) as error:
-                log.warning("election: %s", error or "no answer in time")
+                log.warning("election: %s", error)
                 pause = _RETRY_SECONDS
                 if time.monotonic() - renewed >= _GIVE_UP_SECONDS:
                     raise LeadershipLost(f"the Lease {LEASE_NAME} could not be renewed in time") from error
@@ -112,6 +110,21 @@ class Leadership:
 
     async def _write(self, patch: list[Object]) -> None:
         await self._api.patch(LEASES, LEASE_NAME, patch, self._namespace)
+
+
+async def _within(write: c.Coroutine[object, object, None], seconds: float) -> None:
+    """Await ``write``, for so long at most. Raises: asyncio.TimeoutError.
+
+    ``asyncio.wait_for`` would not do: before Python 3.12 it may swallow that its caller was cancelled.
+    """
+    task = asyncio.create_task(write)
+    try:
+        await asyncio.wait({task}, timeout=max(0.1, seconds))
+        if not task.done():
+            raise asyncio.TimeoutError("no answer in time")
+        task.result()
+    finally:
+        task.cancel()
 
 
 async def _succeeds(write: c.Awaitable[object]) -> bool:

@@ -2,7 +2,7 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""What the operator tells over HTTP, on one port: ``/livez``, ``/readyz`` and ``/metrics``."""
+"""What the operator tells over HTTP, on one port: ``/healthz``, ``/readyz`` and ``/metrics``."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ async def serving(state: State, host: str, port: int) -> c.AsyncIterator[int]:
         return web.Response(body=state.metrics.text(), headers={"Content-Type": "text/plain; version=0.0.4"})
 
     application = web.Application()
-    application.add_routes([web.get("/livez", live), web.get("/readyz", ready), web.get("/metrics", metrics)])
+    application.add_routes([web.get("/healthz", live), web.get("/readyz", ready), web.get("/metrics", metrics)])
     runner = web.AppRunner(application, access_log=None)
     await runner.setup()
     try:
