@@ -51,6 +51,8 @@ class NodeSite:
     root: pathlib.Path
     server: ApiServer
     namespace: str
+    account: dict[str, str] = dataclasses.field(default_factory=dict)
+    """Variables by which the pod logs in; empty: as an administrator, with its Lease in the test's namespace."""
     processes: list[subprocess.Popen[bytes]] = dataclasses.field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -94,11 +96,11 @@ class NodeSite:
         # As in a container, its processes are not those of its predecessor's PID namespace.
         pod = ["unshare", "--pid", "--fork", "--kill-child", "--mount-proc"]
         command = [*pod, sys.executable, str(program), "run", "--kubernetes", "--node-name", self.name]
-        environment = {
-            **os.environ,
+        administrator = {
             "K8S_AUTH_KUBECONFIG": str(self.server.kubeconfig()),
             "HYPER2KVM_NAMESPACE": self.namespace,
         }
+        environment = {**os.environ, **(self.account or administrator)}
         before = self.worker()
         with open(self.root / "worker.log", "ab") as log:
             process = subprocess.Popen(

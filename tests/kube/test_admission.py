@@ -40,23 +40,28 @@ def tokens(api_server: ApiServer) -> dict[str, str]:
     api_server.install(REPOSITORY / "k8s" / "base")
     tokens = {"": api_server.kubectl("-n", HOME, "create", "token", "hyper2kvm-worker").strip()}
     for node in ("a", "b"):
-        pod = {
-            "apiVersion": "v1",
-            "kind": "Pod",
-            "metadata": {"name": f"worker-{node}", "namespace": HOME},
-            "spec": {
-                "serviceAccountName": "hyper2kvm-worker",
-                "nodeName": node,
-                "containers": [{"name": "worker", "image": "none"}],
-            },
-        }
-        made = {"apiVersion": "v1", "kind": "Node", "metadata": {"name": node}}
-        for document in (made, pod):
-            api_server.kubectl("create", "-f", "-", stdin=json.dumps(document))
-        uid = api_server.kubectl("-n", HOME, "get", "pod", f"worker-{node}", "-o", "jsonpath={.metadata.uid}")
-        bound = ["--bound-object-kind=Pod", f"--bound-object-name=worker-{node}", f"--bound-object-uid={uid}"]
-        tokens[node] = api_server.kubectl("-n", HOME, "create", "token", "hyper2kvm-worker", *bound).strip()
+        tokens[node] = token_of_worker(api_server, node)
     return tokens
+
+
+def token_of_worker(server: ApiServer, node: str) -> str:
+    """Make a node and the pod of its worker, as objects alone, and return a token as that pod would have it."""
+    pod = {
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": {"name": f"worker-{node}", "namespace": HOME},
+        "spec": {
+            "serviceAccountName": "hyper2kvm-worker",
+            "nodeName": node,
+            "containers": [{"name": "worker", "image": "none"}],
+        },
+    }
+    made = {"apiVersion": "v1", "kind": "Node", "metadata": {"name": node}}
+    for document in (made, pod):
+        server.kubectl("create", "-f", "-", stdin=json.dumps(document))
+    uid = server.kubectl("-n", HOME, "get", "pod", f"worker-{node}", "-o", "jsonpath={.metadata.uid}")
+    bound = ["--bound-object-kind=Pod", f"--bound-object-name=worker-{node}", f"--bound-object-uid={uid}"]
+    return server.kubectl("-n", HOME, "create", "token", "hyper2kvm-worker", *bound).strip()
 
 
 @pytest.fixture

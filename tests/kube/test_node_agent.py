@@ -21,8 +21,10 @@ from ansible_collections.hyper2kvm.core.plugins.module_utils.protocol.lifecycle 
 from ansible_collections.hyper2kvm.core.plugins.module_utils.worker.pipeline import STAGES
 
 from tests import guests
+from tests.guests.host import REPOSITORY
 from tests.kube.api_server import ApiServer
 from tests.kube.node_site import ENGINE, NodeSite, alive, wait_for
+from tests.kube.test_admission import HOME, token_of_worker
 
 #: Short enough for a test, and long enough for a busy machine: jobs stop after two thirds.
 SHORT_LEASE = ("--lease-seconds", "15")
@@ -73,7 +75,7 @@ def test_a_guest_is_converted_from_folder_to_folder_of_its_namespace(site: NodeS
 
 
 def test_a_node_tells_what_it_offers_and_has(site: NodeSite) -> None:
-    site.start("--slots", "3", "--label", "site=vienna", "--output-shared")
+    pod = site.start("--slots", "3", "--label", "site=vienna", "--output-shared")
     told = site.worker()
     assert told is not None
     assert (told.name, told.host, told.slots, told.labels) == (site.name, site.name, 3, {"site": "vienna"})
@@ -87,6 +89,12 @@ def test_a_node_tells_what_it_offers_and_has(site: NodeSite) -> None:
     wait_for(lambda: site.renewed() > first)
     health = subprocess.run([ENGINE, "health", "--state-dir", site.root / "state"], check=False, capture_output=True)
     assert health.returncode == 0
+    site.delete()
+    os.kill(site.main(pod), signal.SIGTERM)
+    assert pod.wait(60) == 0
+    told = site.worker()
+    assert told is not None
+    assert not told.schedulable
 
 
 def test_what_a_node_lacks_is_told(site: NodeSite) -> None:
@@ -99,6 +107,34 @@ def test_what_a_node_lacks_is_told(site: NodeSite) -> None:
     (ready,) = told.conditions
     assert (ready.type, ready.status, ready.reason) == ("Ready", "False", "RootMissing")
     assert str(site.root / "input") in ready.message
+
+
+def test_a_workers_rights_are_enough_and_another_nodes_job_is_left_alone(site: NodeSite) -> None:
+    site.server.install(REPOSITORY / "k8s" / "base")
+    login = site.server.login_with(token_of_worker(site.server, site.name))
+    site.account = {
+        "K8S_AUTH_HOST": str(login.host),
+        "K8S_AUTH_API_KEY": str(login.api_key),
+        "K8S_AUTH_SSL_CA_CERT": str(login.ca_cert),
+        "HYPER2KVM_NAMESPACE": HOME,
+    }
+    pod = site.start()
+    site.submit(stages="copy", seconds="3")
+    site.assign()
+    site.wait_phase(Phase.RUNNING, Phase.PROGRESSING)
+    site.wait_phase(Phase.COMPLETED)
+    site.submit("taken", seconds="600", deaf="yes")
+    site.assign("taken")
+    wait_for(lambda: site.trace("taken"))
+    pid = site.job_process(pod)
+    assert os.stat(f"/proc/{pid}/ns/net").st_ino != os.stat(f"/proc/{site.main(pod)}/ns/net").st_ino
+    # Its next word is of an attempt that is over, and so is refused; the watch may tell it even sooner.
+    site.take_back("taken")
+    site.assign("taken", node="another-node")
+    wait_for(lambda: not alive(pid))
+    assert site.get("taken").status.assigned_node == "another-node"
+    assert "Forbidden" not in site.log()
+    assert "forbidden" not in site.log()
 
 
 def test_progress_is_told_seldom_and_the_end_at_once(site: NodeSite) -> None:
@@ -296,6 +332,21 @@ def test_without_the_api_server_for_too_long_a_job_stops_and_goes_on_later(site:
     assert (back.last_error, back.assigned_node) == (None, None)
     site.assign()
     wait_for(lambda: site.trace("web01")[-1:] == ["2 inspect begin"])
+
+
+def test_an_agent_that_hangs_is_ended_with_its_jobs(site: NodeSite) -> None:
+    pod = site.start(*SHORT_LEASE)
+    site.submit(seconds="600", deaf="yes")
+    site.assign()
+    pid = site.job_process(pod)
+    wait_for(lambda: site.trace("web01"))
+    os.kill(site.agent(pod), signal.SIGSTOP)
+    assert pod.wait(120) == 1
+    assert not alive(pid)
+    site.start(*SHORT_LEASE)
+    lost = site.wait_phase(Phase.QUEUED).last_error
+    assert lost is not None
+    assert lost.reason == status.WORKER_LOST
 
 
 def test_with_an_operator_jobs_go_on_by_themselves(site: NodeSite) -> None:

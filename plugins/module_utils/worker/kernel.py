@@ -16,6 +16,7 @@ import signal
 
 _CLONE_NEWNS = 0x00020000
 _CLONE_NEWPID = 0x20000000
+_CLONE_NEWNET = 0x40000000
 _MS_NOSUID = 2
 _MS_NODEV = 4
 _MS_NOEXEC = 8
@@ -80,6 +81,15 @@ def private_mounts() -> None:
     """
     _check(_libc.unshare(_CLONE_NEWNS), "unshare")
     _check(_libc.mount(b"none", b"/", None, _MS_REC | _MS_PRIVATE, None), "mount")
+
+
+def leave_network() -> None:
+    """Move the calling process to a network namespace of its own, in which there is nothing.
+
+    Raises:
+        OSError: this process may not.
+    """
+    _check(_libc.unshare(_CLONE_NEWNET), "unshare")
 
 
 def own_mounts() -> None:

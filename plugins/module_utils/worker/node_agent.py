@@ -79,8 +79,8 @@ _NODE_SECONDS = 10.0
 _NODE_AGAIN_SECONDS = 300.0
 #: Free space is told anew when it has changed by so much, in bytes.
 _SPACE_STEP = 1024**3
-#: A worker whose lease lags so far behind the keeper's word hangs.
-_HANGS_SECONDS = 40.0
+#: A worker that lags behind its keeper for so long hangs.
+_HANGS_SECONDS = 15.0
 #: From the request to end: for the worker's checkpoints, and for all.
 _CHECKPOINT_SECONDS = 20.0
 _LEAVE_SECONDS = 30.0
@@ -166,10 +166,13 @@ class NodeAgent:
         self._next_progress: dict[str, float] = {}
         self._next_ask: dict[str, float] = {}
         self._rest_until: dict[str, float] = {}
+        self._minded: float | None = None
+        """When the jobs were last looked at; None: not yet."""
         self._seen_version = -1
         self._stale = True
         self._told_node: models.WorkerStatus | None = None
         self._tell_node_again = 0.0
+        self._lagging_since: float | None = None
         self._said: dict[str, str] = {}
 
     async def run(self, login: Login | None) -> int:
@@ -185,7 +188,8 @@ class NodeAgent:
                 self._jobs = Cache(self._api, JOBS, self._read, self._changed, fields=assigned_to(self._node.name))
                 self._worker_end = asyncio.ensure_future(self._worker.wait())
                 ends = [self._worker_end, asyncio.ensure_future(self._leaving.wait())]
-                tasks = [asyncio.ensure_future(one) for one in (self._keep(), self._jobs.run(), self._work())]
+                works = (self._keep(), self._jobs.run(), self._work(), self._say_alive())
+                tasks = [asyncio.ensure_future(one) for one in works]
                 try:
                     await asyncio.wait([*ends, *tasks], return_when=asyncio.FIRST_COMPLETED)
                     for task in tasks:
@@ -211,6 +215,16 @@ class NodeAgent:
         await self._jobs.synced.wait()
         await asyncio.gather(self._mind_jobs(), self._mind_node())
 
+    async def _say_alive(self) -> None:
+        """Say so while the jobs are minded. That the API server is away at the start, so that none are, is no fault."""
+        while True:
+            if self._minded is None or time.monotonic() - self._minded < _SILENT_SECONDS / 2:
+                try:
+                    keeper.write(self._config.state_dir / ALIVE, boottime())
+                except OSError as error:
+                    self._say("alive", f"the state folder cannot be written: {error.strerror}")
+            await asyncio.sleep(_ALIVE_SECONDS)
+
     async def _leave(self) -> None:
         """Let the worker make its checkpoints, and hand back what this node has."""
         log.info("node %s: leaving", self._node.name)
@@ -224,9 +238,13 @@ class NodeAgent:
         with contextlib.suppress(JobError):
             await self._in_queue(self._backend.bury_workers)
         self._stale = True
-        while self._assigned and time.monotonic() < deadline:
+        while (self._assigned or self._is_schedulable()) and time.monotonic() < deadline:
             self._wake.set()
             await asyncio.sleep(_TURN_SECONDS)
+
+    def _is_schedulable(self) -> bool:
+        """Whether the cluster believes that this node takes jobs."""
+        return self._told_node is not None and self._told_node.schedulable
 
     # -- the lease -----------------------------------------------------------------------------------------------------
 
@@ -328,21 +346,18 @@ class NodeAgent:
             self._here[given.uid] = given
         for uid in self._here.keys() - uids:
             del self._here[uid]
-        for memory in (self._next_progress, self._next_ask, self._rest_until):
+        memories: tuple[dict[str, t.Any], ...] = (self._next_progress, self._next_ask, self._rest_until, self._over)
+        for memory in memories:
             for uid in memory.keys() - uids - self._assigned.keys():
                 del memory[uid]
 
     # -- bringing the two together -------------------------------------------------------------------------------------
 
     async def _mind_jobs(self) -> None:
-        alive = self._config.state_dir / ALIVE
-        said = 0.0
         while True:
             self._wake.clear()
+            self._minded = time.monotonic()
             try:
-                if boottime() - said > _ALIVE_SECONDS:
-                    said = boottime()
-                    keeper.write(alive, said)
                 await self._refresh()
                 open_here = {uid for uid, given in self._here.items() if not given.spent}
                 await asyncio.gather(*(self._mind(uid) for uid in open_here | self._assigned.keys()))
@@ -359,6 +374,7 @@ class NodeAgent:
             return
         try:
             await self._settle(uid)
+            self._forget_saying(uid)
         except (JobError, asyncio.TimeoutError) as error:
             self._say(uid, f"job {uid}: {error or 'no answer in time'}")
             self._rest_until[uid] = time.monotonic() + _REST_SECONDS
@@ -429,8 +445,7 @@ class NodeAgent:
         kept = {uid: given for uid, given in self._here.items() if given.spent and uid not in self._assigned}
         moment = time.monotonic()
         due = [uid for uid in kept if self._next_ask.get(uid, 0.0) <= moment]
-        for uid in due[:_ASK_AT_ONCE]:
-            await self._ask(kept[uid])
+        await asyncio.gather(*(self._ask(kept[uid]) for uid in due[:_ASK_AT_ONCE]))
         finished = [uid for uid, given in kept.items() if given.job.status.phase in TERMINAL]
         for uid in finished[: max(0, len(kept) - _MAX_KEPT)]:
             await self._drop(kept[uid])
@@ -448,6 +463,7 @@ class NodeAgent:
         except (JobError, asyncio.TimeoutError) as error:
             self._say(given.uid, f"job {metadata.key}: {error or 'no answer in time'}")
             return
+        self._forget_saying(given.uid)
         if found is None or self._is_useless(given, found):
             await self._drop(given)
 
@@ -474,11 +490,13 @@ class NodeAgent:
 
     async def _mind_node(self) -> None:
         """Keep the node's MigrationWorker true, and end a worker that hangs."""
+        state: WorkerState | None = None
         while True:
             try:
-                state = await self._state()
+                found = await self._state()
+                self._end_if_it_hangs(found)
+                state = found or state
                 if state is not None:
-                    self._end_if_it_hangs(state)
                     await self._tell_node(self._describe(state))
                 self._forget_saying("node")
             except (JobError, Fenced, asyncio.TimeoutError) as error:
@@ -489,19 +507,27 @@ class NodeAgent:
 
     async def _news_of_node(self) -> None:
         """Wait for what must be told at once: that this node takes no further job."""
-        if self._told_node is not None and not self._told_node.schedulable:
+        if self._told_node is None or self._is_schedulable():
+            await self._leaving.wait()
+        else:
             await asyncio.Event().wait()
-        await self._leaving.wait()
 
     async def _state(self) -> WorkerState | None:
         """Return the worker as the queue sees it; None while it is not registered."""
         workers = await self._in_queue(self._backend.workers)
         return next((one for one in workers if one.registration.pid == self._worker.pid), None)
 
-    def _end_if_it_hangs(self, state: WorkerState) -> None:
+    def _end_if_it_hangs(self, state: WorkerState | None) -> None:
+        """End a worker that was at work once, and has not taken over the keeper's word for too long."""
         said = boottime() - keeper.read(self._config.state_dir / KEEPER)
-        if state.seconds_since_heartbeat - said > _HANGS_SECONDS:
-            log.error("the worker was not heard of for %.0f s; ending it", state.seconds_since_heartbeat)
+        little = self._config.lease_seconds / 3
+        lags = state is None or state.seconds_since_heartbeat - said > little
+        if self._told_node is None or said > little or not lags:
+            self._lagging_since = None
+        elif self._lagging_since is None:
+            self._lagging_since = time.monotonic()
+        elif time.monotonic() - self._lagging_since > _HANGS_SECONDS:
+            log.error("the worker hangs; ending it")
             self._worker.signal(signal.SIGKILL)
 
     def _describe(self, state: WorkerState) -> models.WorkerStatus:

@@ -13,6 +13,7 @@ import pathlib
 import signal
 
 from ..backends.host import lock_file
+from ..backends.kube.api import SERVICE_ACCOUNT, VARIABLES
 from ..protocol import errors
 from ..protocol.errors import JobError
 from . import kernel
@@ -92,6 +93,23 @@ class Worker:
         return self._ended
 
 
+def cut_off(account: pathlib.Path) -> None:
+    """Take from this process, and from all that it starts, what speaks to the cluster: network, and login.
+
+    Jobs read what strangers made, and neither they nor the queue's agent have anybody to speak to. ``account`` is the
+    folder with the pod's token, where this is a pod.
+
+    Raises:
+        OSError: this process may not.
+    """
+    kernel.leave_network()
+    kernel.private_mounts()
+    if account.is_mount():
+        kernel.detach_mount(str(account.resolve()))
+    for variable in VARIABLES.values():
+        os.environ.pop(variable, None)
+
+
 def _work(waiting: int, config: Config, pipeline: Pipeline) -> None:
     code = 1
     try:
@@ -99,6 +117,7 @@ def _work(waiting: int, config: Config, pipeline: Pipeline) -> None:
         # If the parent died before the line above, nobody holds the pipe's other end any more.
         if os.read(waiting, 1) == _GO:
             os.close(waiting)
+            cut_off(SERVICE_ACCOUNT)
             Agent(config, pipeline).run()
             code = 0
     except JobError as error:

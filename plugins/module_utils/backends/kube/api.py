@@ -41,7 +41,7 @@ _CONNECTIONS = 64
 #: A watch is ended by the server after this time, and silence for longer means that it is dead.
 _WATCH_SECONDS = 240
 _WATCH_GRACE_SECONDS = 15.0
-_SERVICE_ACCOUNT = pathlib.Path("/var/run/secrets/kubernetes.io/serviceaccount")
+SERVICE_ACCOUNT = pathlib.Path("/var/run/secrets/kubernetes.io/serviceaccount")
 NAMESPACE_VARIABLE = "HYPER2KVM_NAMESPACE"
 
 
@@ -122,7 +122,7 @@ def own_namespace() -> str:
     if named:
         return named
     try:
-        return (_SERVICE_ACCOUNT / "namespace").read_text(encoding="ascii").strip()
+        return (SERVICE_ACCOUNT / "namespace").read_text(encoding="ascii").strip()
     except OSError:
         raise environment(
             "NamespaceUnknown",
