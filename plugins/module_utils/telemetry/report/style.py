@@ -20,8 +20,8 @@ STYLE = """
     --ground: #14181d; --raised: #1d232a; --text: #e4e8ec; --faint: #a3adb8; --line: #39424c; --link: #7db8ff;
     --good: #74d69a; --good-ground: #12321f; --doubtful: #f0c068; --doubtful-ground: #382a0c;
     --bad: #ff9b9b; --bad-ground: #411a1c; --open: #b9c2cc; --open-ground: #2a313a;
-    --inspect: #64748a; --plan: #4f7396; --fix: #8462ba; --rehearse: #2f8f7f; --copy: #3179c4; --commit: #6361c9;
-    --verify: #2f9558; --publish: #8a8150; --other: #6b6b6b; --failed: #c04545; --word: #ffffff;
+    --inspect: #5d6c81; --plan: #466a8c; --fix: #7a59b0; --rehearse: #26796b; --copy: #2b6db3; --commit: #5a58c2;
+    --verify: #257d49; --publish: #756d40; --other: #656565; --failed: #b63d3d; --word: #ffffff;
   }
 }
 * { box-sizing: border-box; }

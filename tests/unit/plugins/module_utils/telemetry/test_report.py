@@ -22,6 +22,7 @@ from ansible_collections.hyper2kvm.core.plugins.module_utils.protocol import mod
 from ansible_collections.hyper2kvm.core.plugins.module_utils.protocol.errors import JobError
 from ansible_collections.hyper2kvm.core.plugins.module_utils.telemetry.report import evidence
 from ansible_collections.hyper2kvm.core.plugins.module_utils.telemetry.report.batch import Batch, Outcome, Record
+from ansible_collections.hyper2kvm.core.plugins.module_utils.telemetry.report.charts import STAGES
 from ansible_collections.hyper2kvm.core.plugins.module_utils.telemetry.report.documents import read_folder, read_jobs
 from ansible_collections.hyper2kvm.core.plugins.module_utils.telemetry.report.evidence import Limits, Pictures
 from ansible_collections.hyper2kvm.core.plugins.module_utils.telemetry.report.files import Format, write
@@ -193,6 +194,23 @@ def test_a_folder_that_is_none_is_told(tmp_path: pathlib.Path) -> None:
 
 
 # -- the page ----------------------------------------------------------------------------------------------------------
+
+
+def _luminance(colour: str) -> float:
+    """As WCAG defines it."""
+    parts = [int(colour[place : place + 2], 16) / 255 for place in (1, 3, 5)]
+    red, green, blue = (part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts)
+    return 0.2126 * red + 0.7152 * green + 0.0722 * blue
+
+
+@pytest.mark.parametrize("scheme", [0, 1])
+def test_words_in_bars_can_be_read(scheme: int) -> None:
+    # axe does not look at drawings.
+    light, dark = STYLE.split("@media (prefers-color-scheme: dark)")
+    colours = dict(re.findall(r"--([a-z-]+): (#[0-9a-f]{6})", (light, dark)[scheme]))
+    for name in (*STAGES, "other", "failed"):
+        darker, lighter = sorted([_luminance(colours["word"]), _luminance(colours[name])])
+        assert (lighter + 0.05) / (darker + 0.05) >= 4.5, name
 
 
 def test_a_page_tells_everything_of_a_vm() -> None:
