@@ -208,7 +208,8 @@ class Cluster:
         # One after another: they have a certificate in common, which the first of them makes.
         starting = [(one, plans.node(site, one)) for one in wanted if not self._machine(one.name).is_running()]
         with concurrent.futures.ThreadPoolExecutor() as pool:
-            list(pool.map(lambda one: self._start_node(*one, pause), starting))
+            for start in [pool.submit(self._start_node, node, plan, pause) for node, plan in starting]:
+                start.result()
         self.until_api_answers()
         self.apply(*plans.storage_classes())
         self.until_ready(*(node.name for node in wanted))
