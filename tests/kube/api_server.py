@@ -77,19 +77,16 @@ class ApiServer:
 
     def kubeconfig(self, user: str = "admin", namespace: str = "default") -> pathlib.Path:
         """A file with that login; JSON, which is YAML as well."""
-        path = self._folder / f"{user}-{namespace}.kubeconfig"
-        cluster = {"server": self.url, "certificate-authority": str(self._folder / "pki" / "apiserver.crt")}
-        document = {
-            "apiVersion": "v1",
-            "kind": "Config",
-            "clusters": [{"name": "test", "cluster": cluster}],
-            "users": [{"name": user, "user": {"token": self._tokens[user]}}],
-            "contexts": [{"name": "test", "context": {"cluster": "test", "user": user, "namespace": namespace}}],
-            "current-context": "test",
-        }
-        path.touch(mode=0o600)
-        path.write_text(json.dumps(document, indent=2), encoding="ascii")
-        return path
+        return self._write_kubeconfig(f"{user}-{namespace}", self._tokens[user], namespace)
+
+    def account_kubeconfig(self, namespace: str, account: str) -> pathlib.Path:
+        """A file with the login of a service account."""
+        name = f"account-{account}"
+        path = self._folder / f"{name}.kubeconfig"
+        if path.exists():
+            return path
+        token = self.kubectl("-n", namespace, "create", "token", account, "--duration=24h").strip()
+        return self._write_kubeconfig(name, token, namespace)
 
     def kubectl(self, *words: str, stdin: str = "", user: str = "admin") -> str:
         """Run kubectl and return its output.
@@ -149,6 +146,21 @@ class ApiServer:
         for path in paths:
             self.kubectl("apply", "--server-side", "-k", str(path))
         self.kubectl("wait", "--for=condition=Established", "--timeout=60s", "crd", "--all")
+
+    def _write_kubeconfig(self, name: str, token: str, namespace: str) -> pathlib.Path:
+        path = self._folder / f"{name}.kubeconfig"
+        cluster = {"server": self.url, "certificate-authority": str(self._folder / "pki" / "apiserver.crt")}
+        document = {
+            "apiVersion": "v1",
+            "kind": "Config",
+            "clusters": [{"name": "test", "cluster": cluster}],
+            "users": [{"name": name, "user": {"token": token}}],
+            "contexts": [{"name": "test", "context": {"cluster": "test", "user": name, "namespace": namespace}}],
+            "current-context": "test",
+        }
+        path.touch(mode=0o600)
+        path.write_text(json.dumps(document, indent=2), encoding="ascii")
+        return path
 
     def _run(self, program: str, *arguments: str) -> None:
         if program in self._running:

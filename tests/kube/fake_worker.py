@@ -32,8 +32,7 @@ from ansible_collections.hyper2kvm.core.plugins.module_utils.protocol import mod
 from ansible_collections.hyper2kvm.core.plugins.module_utils.protocol.errors import JobError
 from ansible_collections.hyper2kvm.core.plugins.module_utils.protocol.lifecycle import HELD, Actor, Phase
 
-#: What a worker must be able to do for every operation.
-CAPABILITIES = ("qemu-img", "root", "attach", "boot-test")
+from tests.kube.registrations import registration
 
 Work = t.Callable[[models.MigrationJob], c.Awaitable[None]]
 """Stands for the execution: returns when the job is done, raises JobError where it fails."""
@@ -46,20 +45,6 @@ async def at_once(job: models.MigrationJob) -> None:
 async def for_ever(job: models.MigrationJob) -> None:
     """Work that never ends by itself."""
     await asyncio.Event().wait()
-
-
-def registration(node: str, slots: int, **fields: t.Any) -> models.WorkerStatus:
-    """What the worker of ``node`` tells of itself; it can do everything."""
-    return models.WorkerStatus(
-        name=node,
-        host=node,
-        boot_id="fake",
-        pid=1,
-        collection_version="1.0.0",
-        slots=slots,
-        capabilities={name: models.Capability(available=True) for name in CAPABILITIES},
-        **fields,
-    )
 
 
 class FakeWorker:

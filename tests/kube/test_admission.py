@@ -27,7 +27,7 @@ from ansible_collections.hyper2kvm.core.plugins.module_utils.backends.kube.resou
 
 from tests.guests.host import REPOSITORY
 from tests.kube.api_server import ApiServer
-from tests.kube.fake_worker import registration
+from tests.kube.registrations import registration
 
 HOME = "hyper2kvm-workers"
 SECRETS = Resource("", "v1", "secrets", "Secret")

@@ -35,9 +35,8 @@ from ..backends.kube.resources import (
 from ..protocol import fields, models
 from ..protocol.errors import JobError
 from ..protocol.lifecycle import HELD, Phase
-from ..scheduling.matching import Unmet
 from . import happenings
-from .decide import WORKER_LEASE_SECONDS, Decision, Job, Worker, decide
+from .decide import CORDONED, DRAINING, NODE_MISSING, WORKER_LEASE_SECONDS, Decision, Job, Worker, decide
 from .finished import Remover, finished_jobs
 from .metrics import Metrics
 from .view import Finished, LeaseView, node_of_lease, read_cordoned, read_finished, read_job, read_lease
@@ -231,12 +230,12 @@ class Controller:
             cordoned = self._nodes.objects.get(node)
             closed = None
             if cordoned is None:
-                closed = Unmet("NodeMissing", "its node is not known to the cluster")
+                closed = NODE_MISSING
             elif cordoned:
-                closed = Unmet("NodeCordoned", "its node is cordoned")
+                closed = CORDONED
             elif not told.schedulable:
-                closed = Unmet("WorkerDraining", "is about to end, and takes no further job")
-            alive[node] = Worker(told, closed, bool(cordoned))
+                closed = DRAINING
+            alive[node] = Worker(told, closed)
         return alive
 
     def _gone(self, moment: float) -> c.Container[str]:

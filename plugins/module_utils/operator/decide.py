@@ -10,6 +10,7 @@ import collections
 import collections.abc as c
 import dataclasses
 import datetime
+import functools
 
 from ..protocol import models, status
 from ..protocol.errors import ErrorClass, JobError, environment
@@ -23,6 +24,11 @@ WORKER_LEASE_SECONDS = 60.0
 #: The reasons for which a job waits are written at most so often, and only when other kinds of them came up.
 EXPLAIN_SECONDS = 10.0
 _MAX_REASONS = 10
+
+
+CORDONED = Unmet("NodeCordoned", "its node is cordoned")
+NODE_MISSING = Unmet("NodeMissing", "its node is not known to the cluster")
+DRAINING = Unmet("WorkerDraining", "is about to end, and takes no further job")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,10 +55,20 @@ class Job:
     settled: bool = False
     """It is counted, and not decided upon: a write is under way, or the last one failed a moment ago."""
 
-    @property
+    @functools.cached_property
     def key(self) -> str:
         """What it is called in the whole cluster."""
         return f"{self.namespace}/{self.name}"
+
+    @functools.cached_property
+    def suspended(self) -> bool:
+        """Whether its status says that it is held back; ``suspend`` says whether it is to be."""
+        return any(one.type == "Suspended" and one.status == "True" for one in self.status.conditions)
+
+    @functools.cached_property
+    def waiting_kinds(self) -> frozenset[str]:
+        """The kinds of the reasons for which it waits, as far as they are written."""
+        return frozenset(reason.reason for reason in self.status.waiting)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,9 +77,8 @@ class Worker:
 
     status: models.WorkerStatus
     closed: Unmet | None = None
-    """Why it gets no job for the time being (its node is cordoned, it is about to end); None: it may get some."""
-    cordoned: bool = False
-    """Its node is cordoned: it loses the jobs that it has not begun."""
+    """Why it gets no job for the time being; None: it may get some. :data:`CORDONED` also loses what it has not begun.
+    """
 
 
 @dataclasses.dataclass(frozen=True)
@@ -91,34 +106,40 @@ def decide(
         told: when the reasons for which a job waits were last written, by the job's key.
     """
     desk = _Desk(workers, now)
-    queue: list[tuple[Job, models.JobStatus]] = []
+    # With what a job's status is before it is assigned; None: as it is, or a few steps on, which cost time to make and
+    # are made only where they are written.
+    queue: list[tuple[Job, models.JobStatus | None]] = []
     for job in jobs:
-        if job.status.phase in HELD:
+        held = job.status.phase in HELD
+        if held:
             desk.occupy(job.status.assigned_node)
         if job.settled or job.deleting:
             continue
-        after = _steps(job, workers, gone, now)
-        if after.phase in TERMINAL:
+        after = _without_worker(job, workers, gone, now) if held else _ended(job, now)
+        if after is not None and after.phase in TERMINAL:
             yield Decision(job, after)
-        elif after.phase is Phase.QUEUED:
-            desk.release(job.status.assigned_node)
+        elif after is not None or not held:
+            # The slot that it leaves is of no use: its node is gone, or cordoned.
             queue.append((job, after))
     queue.sort(key=lambda item: (-item[0].priority, item[0].created, item[0].key))
-    later: list[tuple[Job, models.JobStatus]] = []
+    later: list[tuple[Job, models.JobStatus | None]] = []
     for job, after in queue:
-        node = desk.place(job, after)
+        node = desk.place(job, after or job.status)
         if node is None:
             later.append((job, after))
         else:
-            assigned = status.record_attempt(after, node, WORKER_LEASE_SECONDS, Actor.CONTROL, now)
+            before = after or _queued(job, now)
+            assigned = status.record_attempt(before, node, WORKER_LEASE_SECONDS, Actor.CONTROL, now)
             yield Decision(job, _stamped(job, assigned.model_copy(update={"assigned_node": node})))
     ahead: list[str] = []
     for job, after in later:
-        if after is not job.status or now - told.get(job.key, _NEVER) >= _EXPLAIN_EVERY:
-            reasons = desk.explain(job, after, ahead)
-            if after is not job.status or _kinds(reasons) != _kinds(after.waiting):
-                yield Decision(job, _stamped(job, after.model_copy(update={"waiting": reasons})))
-        if desk.may_run(job, after):
+        moves = after is not None or job.status.phase is not Phase.QUEUED or job.suspend != job.suspended
+        differs = moves or desk.kinds(job, after or job.status, ahead) != job.waiting_kinds
+        if differs and (moves or now - told.get(job.key, _NEVER) >= _EXPLAIN_EVERY):
+            reasons = desk.explain(job, after or job.status, ahead)
+            waits = (after or _queued(job, now)).model_copy(update={"waiting": reasons})
+            yield Decision(job, _stamped(job, waits))
+        if desk.may_run(job, after or job.status):
             ahead.append(job.name)
 
 
@@ -126,45 +147,43 @@ _NEVER = datetime.datetime.min.replace(tzinfo=datetime.timezone.utc)
 _EXPLAIN_EVERY = datetime.timedelta(seconds=EXPLAIN_SECONDS)
 
 
-def _steps(
-    job: Job, workers: c.Mapping[str, Worker], gone: c.Container[str], now: datetime.datetime
-) -> models.JobStatus:
-    """Return the job's status after the steps that have nothing to do with other jobs; the very same where none is.
-
-    A job that a worker holds, and goes on to hold, keeps its phase.
-    """
-    before = job.status
-    if before.phase in HELD:
-        return _without_worker(job, workers, gone, now)
+def _ended(job: Job, now: datetime.datetime) -> models.JobStatus | None:
+    """Return the end of a job that no worker has and none will get; None: it may yet be done."""
     if job.cancel:
-        return _stamped(job, status.advance(before, Phase.CANCELLED, Actor.CONTROL, now))
-    after = before
-    if after.phase is Phase.CREATED and job.problem is None:
+        return _stamped(job, status.advance(job.status, Phase.CANCELLED, Actor.CONTROL, now))
+    if job.problem is not None:
+        before = job.status if job.status.phase is Phase.CREATED else _queued(job, now)
+        failed = status.fail(before, job.problem, Actor.CONTROL, now, backoff_limit=0)
+        return _stamped(job, failed.model_copy(update={"result": job.problem.details}))
+    if job.deadline is not None and now >= job.deadline:
+        return _stamped(job, _too_late(job, _queued(job, now), now))
+    return None
+
+
+def _queued(job: Job, now: datetime.datetime) -> models.JobStatus:
+    """Return the status of a job that no worker has, after the steps that bring it into the queue."""
+    after = job.status
+    if after.phase is Phase.CREATED:
         after = status.advance(after, Phase.VALIDATED, Actor.CONTROL, now)
     if after.phase is Phase.VALIDATED:
         after = status.advance(after, Phase.QUEUED, Actor.CONTROL, now)
-    if job.problem is not None:
-        failed = status.fail(after, job.problem, Actor.CONTROL, now, backoff_limit=0)
-        return _stamped(job, failed.model_copy(update={"result": job.problem.details}))
-    if job.deadline is not None and now >= job.deadline:
-        return _stamped(job, _too_late(job, after, now))
-    if job.suspend != _holds(after, "Suspended"):
-        after = status.suspended(after, job.suspend, now)
-    return after
+    return after if job.suspend == job.suspended else status.suspended(after, job.suspend, now)
 
 
 def _without_worker(
     job: Job, workers: c.Mapping[str, Worker], gone: c.Container[str], now: datetime.datetime
-) -> models.JobStatus:
-    """Return what becomes of a held job whose worker is lost, or has not begun and is not to: see :func:`_steps`."""
+) -> models.JobStatus | None:
+    """Return what becomes of a held job whose worker is lost, or has not begun and is not to; None: it has it still."""
     before, node = job.status, job.status.assigned_node or ""
-    after = before
+    late = job.deadline is not None and now >= job.deadline
+    # What ends it anyway is its worker's to do, as long as that is there.
+    ends = job.cancel or late
     if not node or node in gone:
         if job.cancel:
             after = status.advance(
                 before, Phase.CANCELLED, Actor.CONTROL, now, message="its worker was lost, and it was to be cancelled"
             )
-        elif job.deadline is not None and now >= job.deadline:
+        elif late:
             after = _too_late(job, before, now)
         else:
             error = JobError(
@@ -175,13 +194,13 @@ def _without_worker(
                 before.stage or "",
             )
             after = status.fail(before, error, Actor.CONTROL, now, backoff_limit=job.backoff_limit)
-    elif before.phase is Phase.ASSIGNED and node in workers and workers[node].cordoned and not job.cancel:
+    elif before.phase is Phase.ASSIGNED and node in workers and workers[node].closed == CORDONED and not ends:
         after = status.advance(
             before, Phase.QUEUED, Actor.CONTROL, now, reason="NodeCordoned", message=f"the node {node} was cordoned"
         )
-    if after is before:
-        return before
-    if after.phase is Phase.QUEUED and job.suspend != _holds(after, "Suspended"):
+    else:
+        return None
+    if after.phase is Phase.QUEUED and job.suspend != job.suspended:
         after = status.suspended(after, job.suspend, now)
     return _stamped(job, after.model_copy(update={"assigned_node": None}))
 
@@ -199,14 +218,6 @@ def _stamped(job: Job, after: models.JobStatus) -> models.JobStatus:
     return after.model_copy(update={"observed_generation": job.generation})
 
 
-def _holds(before: models.JobStatus, condition: str) -> bool:
-    return any(one.type == condition and one.status == "True" for one in before.conditions)
-
-
-def _kinds(reasons: c.Iterable[models.WaitReason]) -> set[str]:
-    return {reason.reason for reason in reasons}
-
-
 class _Desk:
     """Hands out the workers' free slots."""
 
@@ -216,13 +227,10 @@ class _Desk:
         self._running: collections.Counter[str] = collections.Counter()
         self._fitting: dict[Demand, list[str]] = {}
         self._reasons: dict[Demand, list[models.WaitReason]] = {}
+        self._kinds: dict[tuple[Demand | None, bool, bool, bool], frozenset[str]] = {}
 
     def occupy(self, node: str | None) -> None:
         self._running[node or ""] += 1
-
-    def release(self, node: str | None) -> None:
-        if node is not None:
-            self._running[node] -= 1
 
     def place(self, job: Job, after: models.JobStatus) -> str | None:
         """Return the node whose worker is to have the job, and take one of its slots; None: it has to wait."""
@@ -241,6 +249,13 @@ class _Desk:
     def may_run(self, job: Job, after: models.JobStatus) -> bool:
         """Whether only a worker is missing."""
         return not job.suspend and self._wait(after) <= 0
+
+    def kinds(self, job: Job, after: models.JobStatus, ahead: c.Sequence[str]) -> frozenset[str]:
+        """Return of what kinds the reasons are that :meth:`explain` gives: the same for many jobs."""
+        alike = job.demand, job.suspend, self._wait(after) > 0, bool(ahead)
+        if alike not in self._kinds:
+            self._kinds[alike] = frozenset(reason.reason for reason in self.explain(job, after, ahead))
+        return self._kinds[alike]
 
     def explain(self, job: Job, after: models.JobStatus, ahead: c.Sequence[str]) -> list[models.WaitReason]:
         """Return why the job waits; ``ahead``: the jobs that go first."""
