@@ -24,12 +24,13 @@ KEPT = ["hyper2kvm-input", "hyper2kvm-output"]
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> t.Iterator[ApiServer]:
-    """An API server with the one controller that deletion takes, and without our definitions."""
+    """An API server with the controllers that deletion takes, and without our definitions."""
     folder = tmp_path_factory.mktemp("deploy")
     with serving(folder / "server") as found:
         found.kubectl("delete", "-k", str(REPOSITORY / "k8s/crds"))
         command = [programs() / "kube-controller-manager", f"--kubeconfig={found.kubeconfig()}", "--secure-port=0"]
-        only = ["--controllers=garbage-collector-controller", "--leader-elect=false"]
+        needed = "garbage-collector-controller,persistentvolumeclaim-protection-controller"
+        only = [f"--controllers={needed}", "--leader-elect=false"]
         with (folder / "controllers.log").open("wb") as log:
             controllers = subprocess.Popen([*command, *only], stdout=log, stderr=log)
         try:
