@@ -91,7 +91,7 @@ faults: guests ## A few rounds of the tests that break things
 test-cluster: setup-cluster ## Tests on a real Kubernetes cluster, which they bring up and take down
 	python -m tests.guests build tiny --cache $(GUEST_CACHE)
 	python -m tests.cluster build
-	python -m pytest tests/cluster
+	python -m pytest tests/kube tests/cluster
 
 test-faults: guests fuzz ## Many rounds of them (kills, full disks, 1,000 jobs), and of changed inputs
 	HYPER2KVM_FAULT_ROUNDS=25 python -m pytest tests/faults
