@@ -187,7 +187,7 @@ def test_the_playbook_ends_with_the_same_table(
     done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=False, timeout=PATIENCE)
     assert done.returncode == 0, done.stdout + done.stderr
     assert re.search(r"web01 .*tiny\.ova", done.stdout), done.stdout
-    product.completed(namespace, "web01")
+    assert product.until_over(namespace, "web01-convert")["web01-convert"]["phase"] == "COMPLETED"
     again = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=True, timeout=PATIENCE)
     assert re.search(r"web01 .*changed=0", again.stdout), again.stdout
 

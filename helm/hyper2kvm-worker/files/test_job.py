@@ -53,8 +53,10 @@ def migrated(backend: KubernetesBackend) -> int:
         if job.status.phase is not Phase.COMPLETED:
             print(job.status.last_error or f"It is not over after {SECONDS:.0f} s.", file=sys.stderr)
             return 1
-        if target.is_dir() and (target / f"{name}.raw").read_bytes() != content:
-            print(f"{target} does not hold what {source} holds.", file=sys.stderr)
+        (disk,) = [one for one in job.status.artifacts if one.kind == "disk"]
+        # Where each node has an output of its own, this pod may see another one.
+        if target.is_dir() and (OUTPUT / backend.namespace / disk.path).read_bytes() != content:
+            print(f"{disk.path} does not hold what {source} holds.", file=sys.stderr)
             return 1
         print("From the input storage to the output storage: well.")
         return 0
