@@ -317,11 +317,17 @@ class NodeAgent:
         if after.assigned_node is None:
             log.info("job %s: %s", metadata.key, after.phase.value)
             self._let_go(uid, job.status.epoch)
-        else:
+        elif not self._has_newer(uid, job.status.epoch):
             self._assigned[uid] = job_of(found)
 
+    def _has_newer(self, uid: str, epoch: int) -> bool:
+        """Whether the watch told of a later attempt: the operator may be faster than the answer to a write."""
+        known = self._assigned.get(uid)
+        return known is not None and known.status.epoch > epoch
+
     def _let_go(self, uid: str, epoch: int) -> None:
-        self._assigned.pop(uid, None)
+        if not self._has_newer(uid, epoch):
+            self._assigned.pop(uid, None)
         self._over[uid] = epoch
         self._next_ask[uid] = time.monotonic() + _ASK_UNFINISHED_SECONDS
 
