@@ -142,9 +142,9 @@ class Controller:
         self._dirty.set()
         before, after = change.before, change.after
         if after is not None:
-            known = before is not None and before.uid == after.uid
-            if after.status.phase in HELD and (not known or before.status.epoch < after.status.epoch):  # type: ignore[union-attr]
-                self._assigned(after, new=known)
+            known = before if before is not None and before.uid == after.uid else None
+            if after.status.phase in HELD and (known is None or known.status.epoch < after.status.epoch):
+                self._assigned(after, new=known is not None)
             return
         self._trouble.pop(change.key, None)
         self._told.pop(change.key, None)
