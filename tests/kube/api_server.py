@@ -145,7 +145,12 @@ class ApiServer:
         """Create what these folders hold (each has a kustomization), and wait until their CRDs are served."""
         for path in paths:
             self.kubectl("apply", "--server-side", "-k", str(path))
-        self.kubectl("wait", "--for=condition=Established", "--timeout=60s", "crd", "--all")
+        # kubectl itself cannot wait for one that has no conditions yet.
+        end = time.monotonic() + _PATIENCE_SECONDS
+        while not all(_established(one) for one in json.loads(self.kubectl("get", "crd", "-o", "json"))["items"]):
+            if time.monotonic() > end:
+                raise BuildError("the API server does not serve the CRDs")
+            time.sleep(0.1)
 
     def _write_kubeconfig(self, name: str, token: str, namespace: str) -> pathlib.Path:
         path = self._folder / f"{name}.kubeconfig"
@@ -202,6 +207,11 @@ def serving(folder: pathlib.Path) -> t.Iterator[ApiServer]:
     finally:
         server.close()
         shutil.rmtree(folder / "etcd", ignore_errors=True)
+
+
+def _established(crd: dict[str, t.Any]) -> bool:
+    conditions = crd.get("status", {}).get("conditions") or []
+    return any(one["type"] == "Established" and one["status"] == "True" for one in conditions)
 
 
 def _free_ports(count: int) -> list[int]:

@@ -104,7 +104,7 @@ def test_nodes_are_labelled_and_let_go(play: Play, server: ApiServer) -> None:
 
     def read() -> tuple[bool, bool]:
         found = json.loads(server.kubectl("get", "node", "node1", "--output", "json"))
-        labelled = found["metadata"]["labels"].get("hyper2kvm.io/worker-enabled") == "true"
+        labelled = found["metadata"].get("labels", {}).get("hyper2kvm.io/worker-enabled") == "true"
         return labelled, any(one["key"] == "privileged" for one in found["spec"].get("taints", []))
 
     settings = {"hyper2kvm_worker_nodes": "node1", "hyper2kvm_worker_dedicated": True}
