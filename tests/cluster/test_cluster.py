@@ -20,7 +20,6 @@ import pytest
 from tests.cluster import images
 from tests.cluster.cluster import Cluster
 from tests.cluster.machine import ClusterError, until
-from tests.e2e.migration import GUESTS
 from tests.guests import build
 
 #: What a worker needs of its node to move a guest.
@@ -203,7 +202,7 @@ def data(tmp_path: pathlib.Path) -> c.Iterator[pathlib.Path]:
     """A folder with ``input``, in which there is a job, and ``output``."""
     (tmp_path / "input" / "jobs").mkdir(parents=True)
     (tmp_path / "output").mkdir()
-    guest = build("tiny", GUESTS) / "tiny.ova"
+    guest = build("tiny") / "tiny.ova"
     (tmp_path / "input" / "web01.ova").write_bytes(guest.read_bytes())
     job = {
         "apiVersion": "hyper2kvm.io/v1",
