@@ -15,9 +15,10 @@ import xml.etree.ElementTree as ET
 import pytest
 import yaml
 
-from tests.e2e.migration import GUESTS, job, same_content
-from tests.faults.faulty_host import STAGES, FaultyHost, wait_for
+from tests.e2e.migration import job, same_content
+from tests.faults.faulty_host import STAGES, FaultyHost
 from tests.guests import build
+from tests.tools.machine import wait_for
 
 MIB = 1024**2
 #: Of the guest tiny.
@@ -128,7 +129,7 @@ def test_a_killed_copy_goes_on_where_it_was(host: FaultyHost, devices: Devices) 
     assert [begun.count(one) for one in STAGES] == [2 if one == "copy" else 1 for one in STAGES]
     (disk,) = host.result("web01/result.json")["disks"]
     assert disk["bytesRead"] < 0.75 * ova.stat().st_size
-    same_content(build("debian12", GUESTS) / "disk.raw", "raw", device)
+    same_content(build("debian12") / "disk.raw", "raw", device)
     host.check_nothing_left()
 
 
@@ -142,7 +143,7 @@ def test_a_kill_after_the_last_stage_leaves_the_device_whole(host: FaultyHost, d
     host.finish(*allowing(device))
     host.completed(name)
     assert host.started(name) == list(STAGES)
-    same_content(build("tiny", GUESTS) / "disk.raw", "raw", device)
+    same_content(build("tiny") / "disk.raw", "raw", device)
     host.check_nothing_left()
 
 

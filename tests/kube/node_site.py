@@ -36,8 +36,9 @@ from ansible_collections.hyper2kvm.core.plugins.module_utils.protocol.lifecycle 
 
 from tests.guests.host import REPOSITORY
 from tests.kube.api_server import ApiServer
+from tests.tools.machine import alive, wait_for
 from tests.unit.plugins.module_utils.backends.samples import job
-from tests.unit.plugins.module_utils.worker.conftest import FAKE_WORKER, alive, wait_for
+from tests.unit.plugins.module_utils.worker.conftest import FAKE_WORKER
 
 T = t.TypeVar("T")
 OPERATOR = REPOSITORY / "scripts" / "hyper2kvm-operator"

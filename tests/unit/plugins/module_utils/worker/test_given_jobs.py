@@ -21,8 +21,9 @@ from ansible_collections.hyper2kvm.core.plugins.module_utils.protocol.lifecycle 
 from ansible_collections.hyper2kvm.core.plugins.module_utils.worker import keeper, workdirs
 from ansible_collections.hyper2kvm.core.plugins.module_utils.worker.context import Roots
 
+from tests.tools.machine import alive, wait_for
 from tests.unit.plugins.module_utils.backends.samples import assigned
-from tests.unit.plugins.module_utils.worker.conftest import Site, alive, wait_for
+from tests.unit.plugins.module_utils.worker.conftest import Site
 from tests.unit.plugins.module_utils.worker.fake_worker import COLLECTIONS
 
 UID = "11111111-1111-1111-1111-111111111111"

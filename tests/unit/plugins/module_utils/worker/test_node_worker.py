@@ -17,7 +17,7 @@ import pytest
 from ansible_collections.hyper2kvm.core.plugins.module_utils.protocol.errors import JobError
 from ansible_collections.hyper2kvm.core.plugins.module_utils.worker import kernel, node_worker
 
-from tests.unit.plugins.module_utils.worker.conftest import alive, wait_for
+from tests.tools.machine import alive, wait_for
 
 
 def in_child(work: t.Callable[[], bool]) -> bool:
