@@ -113,15 +113,21 @@ class Bench:
         return await self.until(name, lambda seen: seen.phase is phase)
 
     async def events(self, name: str) -> list[str]:
-        """The reasons of the Events about a job, sorted."""
+        """The reasons of the Events about a job, sorted; not of an earlier test's job of that name."""
+        uid = (await self.job(name)).metadata.uid
         found = await self.api.all(EVENTS, "default")
-        return sorted(event["reason"] for event in found if event["regarding"]["name"] == name)
+        return sorted(event["reason"] for event in found if event["regarding"]["uid"] == uid)
 
     async def until_events(self, name: str, *reasons: str) -> None:
         """Wait until these are the Events about a job."""
-        async with asyncio.timeout(_PATIENCE_SECONDS):
-            while await self.events(name) != sorted(reasons):
-                await asyncio.sleep(0.1)
+        seen: list[str] = []
+        try:
+            async with asyncio.timeout(_PATIENCE_SECONDS):
+                while seen != sorted(reasons):
+                    seen = await self.events(name)
+                    await asyncio.sleep(0.1)
+        except TimeoutError:
+            raise AssertionError(f"job {name}: told {seen}, not {sorted(reasons)}") from None
 
     def kubectl_get(self, name: str) -> str:
         """What ``kubectl get mj`` says about a job."""

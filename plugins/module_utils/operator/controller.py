@@ -167,6 +167,8 @@ class Controller:
 
     async def _take_stock(self) -> None:
         """Look once at the jobs that are over: what is to be removed some time, and what nobody may have told."""
+        # After the open ones were listed, so that none can end unseen between the two.
+        await self._jobs.synced.wait()
         wait = _FIRST_BACKOFF_SECONDS
         while True:
             try:
