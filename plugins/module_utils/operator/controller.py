@@ -53,7 +53,7 @@ _LOOK_SECONDS = 1.0
 _FIRST_BACKOFF_SECONDS = 0.1
 _LONGEST_BACKOFF_SECONDS = 60.0
 _EVENT_TRIES = 5
-#: A new leader tells of the ends that its predecessor may not have come to tell.
+#: A new leader tells what its predecessor may not have come to tell of jobs that ended so lately.
 _RECENT = datetime.timedelta(seconds=120)
 
 
@@ -142,9 +142,9 @@ class Controller:
         self._dirty.set()
         before, after = change.before, change.after
         if after is not None:
-            known = before is not None and before.uid == after.uid
-            if after.status.phase in HELD and (not known or before.status.epoch < after.status.epoch):  # type: ignore[union-attr]
-                self._assigned(after, new=known)
+            known = before if before is not None and before.uid == after.uid else None
+            if after.status.phase in HELD and (known is None or known.status.epoch < after.status.epoch):
+                self._assigned(after, new=known is not None)
             return
         self._trouble.pop(change.key, None)
         self._told.pop(change.key, None)
@@ -172,10 +172,13 @@ class Controller:
             try:
                 async for job in finished_jobs(self._api):
                     end = job.status.finished_at
-                    if end is not None and _now() - fields.moment(end) < _RECENT:
-                        self._ended(job)
-                    else:
+                    if end is None or _now() - fields.moment(end) > _RECENT:
                         self._remover.add(job)
+                        continue
+                    if job.status.attempts:
+                        event = happenings.assigned(job.namespace, job.name, job.uid, job.status, self._identity)
+                        self._tell(event)
+                    self._ended(job)
                 return
             except JobError as error:
                 log.warning("jobs that are over: %s", error)

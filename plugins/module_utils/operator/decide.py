@@ -119,8 +119,7 @@ def decide(
         if after is not None and after.phase in TERMINAL:
             yield Decision(job, after)
         elif after is not None or not held:
-            if held:
-                desk.release(job.status.assigned_node)
+            # The slot that it leaves is of no use: its node is gone, or cordoned.
             queue.append((job, after))
     queue.sort(key=lambda item: (-item[0].priority, item[0].created, item[0].key))
     later: list[tuple[Job, models.JobStatus | None]] = []
@@ -176,12 +175,15 @@ def _without_worker(
 ) -> models.JobStatus | None:
     """Return what becomes of a held job whose worker is lost, or has not begun and is not to; None: it has it still."""
     before, node = job.status, job.status.assigned_node or ""
+    late = job.deadline is not None and now >= job.deadline
+    # What ends it anyway is its worker's to do, as long as that is there.
+    ends = job.cancel or late
     if not node or node in gone:
         if job.cancel:
             after = status.advance(
                 before, Phase.CANCELLED, Actor.CONTROL, now, message="its worker was lost, and it was to be cancelled"
             )
-        elif job.deadline is not None and now >= job.deadline:
+        elif late:
             after = _too_late(job, before, now)
         else:
             error = JobError(
@@ -192,7 +194,7 @@ def _without_worker(
                 before.stage or "",
             )
             after = status.fail(before, error, Actor.CONTROL, now, backoff_limit=job.backoff_limit)
-    elif before.phase is Phase.ASSIGNED and node in workers and workers[node].closed == CORDONED and not job.cancel:
+    elif before.phase is Phase.ASSIGNED and node in workers and workers[node].closed == CORDONED and not ends:
         after = status.advance(
             before, Phase.QUEUED, Actor.CONTROL, now, reason="NodeCordoned", message=f"the node {node} was cordoned"
         )
@@ -229,10 +231,6 @@ class _Desk:
 
     def occupy(self, node: str | None) -> None:
         self._running[node or ""] += 1
-
-    def release(self, node: str | None) -> None:
-        if node is not None:
-            self._running[node] -= 1
 
     def place(self, job: Job, after: models.JobStatus) -> str | None:
         """Return the node whose worker is to have the job, and take one of its slots; None: it has to wait."""

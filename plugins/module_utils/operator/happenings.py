@@ -19,8 +19,8 @@ _MAX_NOTE = 1024
 
 
 def assigned(namespace: str, name: str, uid: str, status: models.JobStatus, reporter: str) -> Object:
-    """Return the Event that a node got a job."""
-    note = f"attempt {len(status.attempts)} on node {status.assigned_node}"
+    """Return the Event of a job's last assignment to a node; it has been assigned."""
+    note = f"attempt {len(status.attempts)} on node {status.attempts[-1].worker}"
     return _event((namespace, name, uid), f"assigned-{status.epoch}", ("Normal", "Assigned", "Assign", note), reporter)
 
 

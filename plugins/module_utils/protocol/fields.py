@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import datetime
+import functools
 import typing as t
 
 from . import _pydantic as p
@@ -174,6 +175,16 @@ def _utf8(value: t.Any) -> t.Any:
     except UnicodeEncodeError:
         raw = value.encode("utf-8", "surrogatepass")
     return raw.decode("utf-8", "backslashreplace")
+
+
+@functools.cache
+def defaults(model: type[p.BaseModel]) -> dict[str, t.Any]:
+    """Return the defaults of a model's fields, by their names; nobody may change them. Of a required one it is no value
+    that a field could have.
+
+    Kept, because pydantic examines a default's factory anew each time that it is asked.
+    """
+    return {name: field.get_default(call_default_factory=True) for name, field in model.model_fields.items()}
 
 
 def duplicates(values: t.Iterable[str]) -> list[str]:

@@ -32,6 +32,7 @@ from .fields import (
     SourceNetwork,
     TimeZone,
     UserName,
+    defaults,
     refuse_duplicates,
 )
 
@@ -509,10 +510,11 @@ class Metadata(Document):
 
 def changed_fields(model: p.BaseModel) -> set[str]:
     """Return the names of the fields that differ from their defaults, as documents spell them."""
+    unchanged = defaults(type(model))
     return {
         field.alias or name
         for name, field in type(model).model_fields.items()
-        if getattr(model, name) != field.get_default(call_default_factory=True)
+        if getattr(model, name) != unchanged[name]
     }
 
 

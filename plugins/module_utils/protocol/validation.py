@@ -169,6 +169,7 @@ def _paths(value: t.Any, path: str) -> t.Iterator[str]:
 def _asked_for(model: p.BaseModel, path: str) -> dict[str, t.Any]:
     document = t.cast(models.Document, model).to_document()
     wanted: dict[str, t.Any] = {}
+    unchanged = fields.defaults(type(model))
     for name, field in type(model).model_fields.items():
         value, alias = getattr(model, name), field.alias or name
         if f"{path}.{alias}" in _NOT_COMPARED:
@@ -177,7 +178,7 @@ def _asked_for(model: p.BaseModel, path: str) -> dict[str, t.Any]:
             inner = _asked_for(value, f"{path}.{alias}")
             if inner:
                 wanted[alias] = inner
-        elif value != field.get_default(call_default_factory=True):
+        elif value != unchanged[name]:
             wanted[alias] = document[alias]
     return wanted
 

@@ -288,6 +288,9 @@ def test_a_cordoned_node_gives_back_what_it_has_not_begun() -> None:
     after = decisions(jobs, workers)
     assert {name: (one.assigned_node, one.epoch) for name, one in after.items()} == {"waits": ("b", 2)}
     assert after["waits"].attempts[0].error is None
+    # What ends it anyway is its worker's to do.
+    for fields in ({"cancel": True}, {"deadline": NOW - SECOND}):
+        assert decisions([job("waits", held("a"), **fields)], workers) == {}
 
 
 def test_suspending_and_cancelling_what_waits() -> None:
