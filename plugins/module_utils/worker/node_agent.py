@@ -317,17 +317,15 @@ class NodeAgent:
         if after.assigned_node is None:
             log.info("job %s: %s", metadata.key, after.phase.value)
             self._let_go(uid, job.status.epoch)
-        elif not self._has_newer(uid, job.status.epoch):
+        elif self._assigned.get(uid) is job:
+            # Else the watch was faster with something newer, and will tell of this write as well.
             self._assigned[uid] = job_of(found)
 
-    def _has_newer(self, uid: str, epoch: int) -> bool:
-        """Whether the watch told of a later attempt: the operator may be faster than the answer to a write."""
-        known = self._assigned.get(uid)
-        return known is not None and known.status.epoch > epoch
-
     def _let_go(self, uid: str, epoch: int) -> None:
-        if not self._has_newer(uid, epoch):
-            self._assigned.pop(uid, None)
+        known = self._assigned.get(uid)
+        if known is not None and known.status.epoch <= epoch:
+            # The watch may be faster with the next attempt than the answer that the last one is over.
+            del self._assigned[uid]
         self._over[uid] = epoch
         self._next_ask[uid] = time.monotonic() + _ASK_UNFINISHED_SECONDS
 
@@ -470,7 +468,7 @@ class NodeAgent:
             self._say(given.uid, f"job {metadata.key}: {error or 'no answer in time'}")
             return
         self._forget_saying(given.uid)
-        if found is None or self._is_useless(given, found):
+        if given.uid not in self._assigned and (found is None or self._is_useless(given, found)):
             await self._drop(given)
 
     def _is_useless(self, given: Given, found: models.MigrationJob) -> bool:
