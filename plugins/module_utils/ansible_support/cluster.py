@@ -45,7 +45,8 @@ class ClusterPlace:
         document is not done again, though its target be gone. Where the record is gone, the job is handed in, and its
         worker finds the target.
         """
-        assert backend is not None
+        if backend is None:
+            raise AssertionError("backend is not None")
         name = job.metadata.name
         existing = find(backend, name)
         done = existing is not None and existing.status.phase is Phase.COMPLETED

@@ -125,7 +125,7 @@ def test_disks_on_devices_are_block_disks_and_claims_for_block_volumes() -> None
     assert {claim["spec"]["resources"]["requests"]["storage"] for claim in claims} == {"8192Mi"}
     volumes = document["spec"]["template"]["spec"]["volumes"]
     assert [v["persistentVolumeClaim"]["claimName"] for v in volumes] == [c["metadata"]["name"] for c in claims]
-    comments = text.split("apiVersion")[0]
+    comments = text.split("apiVersion", maxsplit=1)[0]
     assert "web01-disk1: /dev/vg0/web01-1" in comments and "image-upload" not in comments
 
 
@@ -304,7 +304,7 @@ def test_names_inside_the_manifest_agree() -> None:
 def test_a_pod_has_one_network_of_its_own() -> None:
     spec = _manifest(VARIANTS["uefi"])["spec"]["template"]["spec"]
     assert [sorted(n) for n in spec["networks"]] == [["name", "pod"], ["multus", "name"]]
-    assert "vm-network" in kubevirt.virtual_machine(VARIANTS["uefi"]).split("apiVersion")[0]
+    assert "vm-network" in kubevirt.virtual_machine(VARIANTS["uefi"]).split("apiVersion", maxsplit=1)[0]
 
 
 def test_comments_say_how_each_disk_gets_filled() -> None:
@@ -386,7 +386,7 @@ def test_cards_are_plugged_in_where_the_job_says() -> None:
     ]
     ways = [next(way for way in ("masquerade", "bridge") if way in i) for i in spec["domain"]["devices"]["interfaces"]]
     assert ways == ["bridge", "bridge", "masquerade", "bridge"]
-    comments = kubevirt.virtual_machine(machine).split("apiVersion")[0]
+    comments = kubevirt.virtual_machine(machine).split("apiVersion", maxsplit=1)[0]
     assert "prod/lan, storage, rest." in comments and "nic2 is masqueraded" in comments
 
 

@@ -117,7 +117,7 @@ def test_the_next_attempt_may_be_given_while_the_former_still_runs(site: Site) -
 def test_what_is_taken_away_stops_and_is_cleared_only_if_it_is_gone_for_good(site: Site, drop: bool) -> None:
     site.start()
     give(site, seconds="600", deaf="yes", child="yes", leave="yes")
-    wait_for(lambda: (site.scratch / f"team-a.web01.{UID}" / "mnt").exists())
+    wait_for((site.scratch / f"team-a.web01.{UID}" / "mnt").exists)
     pid = running_pid(site)
     if drop:
         site.queue.drop(UID)
