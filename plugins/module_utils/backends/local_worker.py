@@ -40,18 +40,24 @@ class LocalWorkerSide(Store):
     """What workers do with the queue."""
 
     def register(
-        self, registration: models.WorkerRegistration, roots: str, lease_seconds: float, since: float | None = None
+        self,
+        registration: models.WorkerRegistration,
+        roots: str,
+        lease_seconds: float,
+        since: float | None = None,
+        free_bytes: tuple[int, int] = (0, 0),
     ) -> None:
         """Make this process known as a worker.
 
         ``roots`` says which folders it serves, in any form; ``lease_seconds`` is how long it may be silent before
-        others may take over what it runs; ``since`` is as with :meth:`heartbeat`.
+        others may take over what it runs; ``since`` is as with :meth:`heartbeat`; ``free_bytes`` is the free space
+        below its scratch and output roots, which each heartbeat tells anew.
         """
         with self._change() as change:
             change.tx.execute(
                 "INSERT OR REPLACE INTO workers"
                 " (name, registration, roots, process, lease_seconds, lease, free_scratch, free_output)"
-                " VALUES (?, ?, ?, ?, ?, ?, 0, 0)",
+                " VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
                 (
                     registration.name,
                     json.dumps(registration.to_document()),
@@ -59,6 +65,7 @@ class LocalWorkerSide(Store):
                     ProcessId.of(os.getpid()).dump(),
                     lease_seconds,
                     Instant.after(lease_seconds, since).dump(),
+                    *free_bytes,
                 ),
             )
 

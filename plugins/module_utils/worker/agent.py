@@ -145,7 +145,11 @@ class Agent:
         for attempt in range(_REGISTER_ATTEMPTS):
             try:
                 self._backend.register(
-                    self._registration, self._config.roots_text, self._config.lease_seconds, self._in_touch()
+                    self._registration,
+                    self._config.roots_text,
+                    self._config.lease_seconds,
+                    self._in_touch(),
+                    self._free_bytes(),
                 )
                 return
             except JobError:
@@ -247,16 +251,22 @@ class Agent:
         news = self._config.keeper is not None and since > self._renewed
         if began < self._next_beat and not news:
             return
+        scratch, output = self._free_bytes()
         beat = models.Heartbeat(
             worker=self._name,
             time=timestamp(now()),
             running={hold.uid: hold.epoch for hold in self._running},
-            free_scratch_bytes=shutil.disk_usage(self._config.roots.scratch).free,
-            free_output_bytes=shutil.disk_usage(self._config.roots.output).free,
+            free_scratch_bytes=scratch,
+            free_output_bytes=output,
         )
         self._backend.heartbeat(beat, since)
         self._renewed = since
         self._next_beat = began + self._config.lease_seconds / _BEATS
+
+    def _free_bytes(self) -> tuple[int, int]:
+        """The free space below the scratch and the output root."""
+        roots = self._config.roots
+        return shutil.disk_usage(roots.scratch).free, shutil.disk_usage(roots.output).free
 
     def _guard_lease(self) -> None:
         """Kill the jobs if the lease could not be renewed in time, before anybody may take them over."""
