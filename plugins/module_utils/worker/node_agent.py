@@ -61,6 +61,7 @@ _RENEWALS = 6
 _RENEW_TIMEOUT_SECONDS = 5.0
 _RENEW_AGAIN_SECONDS = 1.0
 _REQUEST_SECONDS = 10.0
+_CANCEL_AGAIN_SECONDS = 1.0
 #: Between two looks at the queue.
 _TURN_SECONDS = 0.25
 #: A job's first progress is told after the first time, further ones at most once in the second.
@@ -148,6 +149,17 @@ def is_alive(state_dir: pathlib.Path) -> bool | None:
     return boottime() - keeper.read(path) < _SILENT_SECONDS if path.exists() else None
 
 
+async def _end(tasks: c.Sequence[asyncio.Future[t.Any]]) -> None:
+    """Cancel tasks, and wait until they have ended."""
+    pending = set(tasks)
+    while pending:
+        # Not once: before Python 3.12, asyncio.wait_for forgets a cancellation that comes together with its answer.
+        for one in pending:
+            one.cancel()
+        pending = (await asyncio.wait(pending, timeout=_CANCEL_AGAIN_SECONDS))[1]
+    await asyncio.gather(*tasks, return_exceptions=True)
+
+
 class NodeAgent:
     """One node's agent, for one life of its worker."""
 
@@ -202,9 +214,7 @@ class NodeAgent:
                     await self._leave()
                     return 0
                 finally:
-                    for one in (*ends, *tasks):
-                        one.cancel()
-                    await asyncio.gather(*ends, *tasks, return_exceptions=True)
+                    await _end([*ends, *tasks])
 
     async def _work(self) -> None:
         """Hand back what a predecessor had, let the worker begin, and mind the jobs."""

@@ -2,12 +2,13 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""The node agent when the watch is faster than the answer to a write: no real API server does that when asked to."""
+"""The node agent when two things meet: a watch that is faster than an answer, a cancellation that comes with one."""
 
 from __future__ import annotations
 
 import asyncio
 import collections.abc as c
+import contextlib
 import pathlib
 import typing as t
 
@@ -123,3 +124,20 @@ def test_only_a_test_that_fails_means_that_the_job_is_gone(
     except Changed:
         assert code == 409
     assert [job.status.epoch for job in agent._assigned.values()] == kept
+
+
+def test_a_task_that_swallows_a_cancellation_is_ended_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(node_agent, "_CANCEL_AGAIN_SECONDS", 0.01)
+
+    async def works() -> None:
+        with contextlib.suppress(asyncio.CancelledError):
+            await asyncio.Event().wait()
+        await asyncio.Event().wait()
+
+    async def ends() -> bool:
+        task = asyncio.ensure_future(works())
+        await asyncio.sleep(0)
+        await asyncio.wait_for(node_agent._end([task]), 60)
+        return task.cancelled()
+
+    assert asyncio.run(ends())
