@@ -20,8 +20,11 @@ def size(count: float) -> str:
 
 def duration(seconds: float) -> str:
     """Return a time for people: ``4.2 s``, ``1 min 12 s``, ``2 h 5 min``."""
-    if seconds < 10:
-        return f"{seconds:.1f} s"
+    return f"{seconds:.1f} s" if seconds < 10 else rough_duration(seconds)
+
+
+def rough_duration(seconds: float) -> str:
+    """Return a time for people who watch it change, or an estimate: ``4 s``, ``1 min 12 s``, ``2 h 5 min``."""
     whole = round(seconds)
     if whole < 60:
         return f"{whole} s"

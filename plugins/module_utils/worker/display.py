@@ -10,17 +10,7 @@ import collections.abc as c
 
 from ..protocol import models
 from ..protocol.lifecycle import Phase
-from ..telemetry.units import size
-
-
-def duration(seconds: float) -> str:
-    """Return a time for people: ``5 s``, ``3 min 20 s``, ``2 h 5 min``."""
-    whole = round(seconds)
-    if whole < 60:
-        return f"{whole} s"
-    if whole < 3600:
-        return f"{whole // 60} min {whole % 60} s"
-    return f"{whole // 3600} h {whole % 3600 // 60} min"
+from ..telemetry.units import rough_duration, size
 
 
 def plain(text: str) -> str:
@@ -45,7 +35,7 @@ def progress(told: models.Progress) -> str:
     if told.rate_per_second:
         parts.append(f"{size(told.rate_per_second)}/s")
     if told.eta_seconds is not None:
-        parts.append(f"{duration(told.eta_seconds)} left")
+        parts.append(f"{rough_duration(told.eta_seconds)} left")
     if told.message:
         parts.append(plain(told.message))
     return ", ".join(parts)
@@ -94,7 +84,7 @@ def job_details(job: models.MigrationJob) -> str:
         lines.append(f"  stage: {status.stage}" + (f" ({told})" if told else ""))
     lines += [f"  waits: {plain(wait.message)}" for wait in status.waiting]
     lines += [
-        f"  {stage.name}: {'skipped' if stage.skipped else duration(stage.seconds)}"
+        f"  {stage.name}: {'skipped' if stage.skipped else rough_duration(stage.seconds)}"
         + (f", {plain(stage.detail)}" if stage.detail else "")
         for stage in status.stages
     ]
@@ -136,7 +126,7 @@ def event_line(event: models.Event) -> str:
     elif kind == "stagestarted":
         text = f"{data['stage']} begins"
     elif kind == "stageended":
-        text = f"{data['name']} ended after {duration(data['seconds'])}" + (
+        text = f"{data['name']} ended after {rough_duration(data['seconds'])}" + (
             f": {data['detail']}" if data.get("detail") else ""
         )
     elif kind == "warning":
