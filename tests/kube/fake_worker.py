@@ -21,7 +21,6 @@ from ansible_collections.hyper2kvm.core.plugins.module_utils.backends.kube.resou
     WORKERS,
     Object,
     assigned_to,
-    job_key,
     job_of,
     status_patch,
     worker_lease,
@@ -109,7 +108,7 @@ class FakeWorker:
         after = status.advance(job.status, Phase.RUNNING, Actor.WORKER, now) if _fresh(job) else job.status
         after = status.advance(after, Phase.COMPLETED, Actor.WORKER, now)
         await self._write(job, after)
-        self.done.append((job_key(job), job.status.epoch))
+        self.done.append((job.metadata.key, job.status.epoch))
 
     async def _write(self, job: models.MigrationJob, after: models.JobStatus) -> None:
         assert job.metadata.namespace is not None

@@ -66,10 +66,8 @@ def assigned_to(node: str) -> str:
     return f"status.assignedNode={node}"
 
 
-def job_key(job: Object | models.MigrationJob) -> str:
-    """Return ``<namespace>/<name>``: what a job is called within the whole cluster."""
-    if isinstance(job, models.MigrationJob):
-        return f"{job.metadata.namespace}/{job.metadata.name}"
+def job_key(job: Object) -> str:
+    """Return ``<namespace>/<name>``: what an API object's job is called within the whole cluster."""
     return f"{job['metadata']['namespace']}/{job['metadata']['name']}"
 
 
@@ -88,7 +86,7 @@ def job_of(found: Object) -> models.MigrationJob:
     metadata = {key: found["metadata"][key] for key in _METADATA if key in found["metadata"]}
     document = {"apiVersion": JOBS.api_version, "kind": JOBS.kind, "metadata": metadata, "spec": found.get("spec")}
     try:
-        status = models.JobStatus.model_validate(found.get("status", {}))
+        status = status_of(found)
     except p.ValidationError as error:
         raise invalid(
             "InvalidStatus",
