@@ -14,11 +14,11 @@ import os
 import pathlib
 import re
 import stat
-import types
 import typing as t
 
 from ..protocol.errors import JobError, environment, invalid
 from .blockmap import BLOCK, REGION
+from .closing import Closing
 from .command import cancelled_error, run_command
 from .copylog import RegionRecord
 from .usage import writer_of
@@ -41,7 +41,7 @@ _fallocate = ctypes.CDLL(None, use_errno=True).fallocate64
 _fallocate.argtypes = (ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int64)
 
 
-class BlockDevice:
+class BlockDevice(Closing):
     """A block device that is held for writing: while it is open nobody can mount it or make it part of something else.
 
     A context manager.
@@ -164,17 +164,6 @@ class BlockDevice:
     def close(self) -> None:
         """Let go of the device."""
         os.close(self.descriptor)
-
-    def __enter__(self) -> BlockDevice:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: types.TracebackType | None,
-    ) -> None:
-        self.close()
 
 
 def open_allowed(name: str, allowed: c.Iterable[str], private: c.Collection[pathlib.Path]) -> BlockDevice:

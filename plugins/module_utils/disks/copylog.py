@@ -17,11 +17,11 @@ import json
 import os
 import pathlib
 import struct
-import types
 import typing as t
 import zlib
 
 from .blockmap import BLOCK
+from .closing import Closing
 
 #: Little-endian: number of the region, offset in the target of its first block, bitmap of its blocks with data (bit 0
 #: is the first), content digest; then the CRC-32 of these.
@@ -50,7 +50,7 @@ class RegionRecord:
         return self.blocks.bit_count() * BLOCK
 
 
-class CopyLog:
+class CopyLog(Closing):
     """The log of one disk's copy. A context manager; only one thread appends."""
 
     def __init__(self, path: pathlib.Path, key: t.Mapping[str, t.Any]) -> None:
@@ -127,17 +127,6 @@ class CopyLog:
     def close(self) -> None:
         """Close the file; it stays."""
         os.close(self._descriptor)
-
-    def __enter__(self) -> CopyLog:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: types.TracebackType | None,
-    ) -> None:
-        self.close()
 
     def _restore(self) -> None:
         header, newline, _rest = os.pread(self._descriptor, _MAX_HEADER, 0).partition(b"\n")

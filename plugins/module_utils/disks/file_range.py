@@ -10,12 +10,12 @@ import errno
 import os
 import pathlib
 import stat
-import types
 
 from ..protocol.errors import JobError, invalid, transient
+from .closing import Closing
 
 
-class FileRange:
+class FileRange(Closing):
     """The bytes ``offset`` to ``offset + length`` of a file, as if they were a file: an image within an OVA.
 
     A context manager; offsets of its methods count from the range's begin.
@@ -88,17 +88,6 @@ class FileRange:
     def close(self) -> None:
         """Close the file."""
         os.close(self.descriptor)
-
-    def __enter__(self) -> FileRange:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: types.TracebackType | None,
-    ) -> None:
-        self.close()
 
 
 def truncated(path: pathlib.Path) -> JobError:

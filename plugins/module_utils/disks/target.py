@@ -20,11 +20,11 @@ import pathlib
 import struct
 import sys
 import threading
-import types
 import typing as t
 
 from .block_device import BlockDevice
 from .blockmap import BLOCK, BLOCKS_PER_REGION
+from .closing import Closing
 from .copylog import CopyLog, RegionRecord, file_identity
 from .file_range import sync_file
 from .qcow2 import FLAG_COPIED, MAGIC
@@ -152,8 +152,8 @@ def _open(path: pathlib.Path, log: CopyLog) -> _File:
     return _File(descriptor, log)
 
 
-class _Target:
-    """What all targets share: a context manager around the file or device."""
+class _Target(Closing):
+    """What all targets share."""
 
     def __init__(self, file: _File) -> None:
         self._file = file
@@ -162,19 +162,9 @@ class _Target:
         """See :class:`.scan.Sink`."""
         self._file.record(record)
 
-    def __enter__(self: _Self) -> _Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: types.TracebackType | None,
-    ) -> None:
+    def close(self) -> None:
+        """Close the file."""
         self._file.close()
-
-
-_Self = t.TypeVar("_Self", bound=_Target)
 
 
 class _FlatTarget(_Target):

@@ -10,9 +10,9 @@ import contextlib
 import os
 import pathlib
 import stat as st
-import types
 import typing as t
 
+from ..disks.closing import Closing
 from ..protocol.errors import environment, unsupported
 from . import paths
 from .faults import check_regular, check_size, explained
@@ -31,7 +31,7 @@ Owner = tuple[int, int]
 """User and group id."""
 
 
-class GuestTree(Reading):
+class GuestTree(Closing, Reading):
     """Files below ``root``, which stands for the guest's ``/``."""
 
     def __init__(self, root: pathlib.Path, *, writable: bool = False) -> None:
@@ -57,14 +57,6 @@ class GuestTree(Reading):
         if self._root >= 0:
             os.close(self._root)
             self._root = -1
-
-    def __enter__(self) -> GuestTree:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: types.TracebackType | None
-    ) -> None:
-        self.close()
 
     # -- reading -------------------------------------------------------------------------------------------------------
 

@@ -9,9 +9,8 @@ from __future__ import annotations
 import codecs
 import pathlib
 import re
-import types
-import typing as t
 
+from ...disks.closing import Closing
 from .. import paths
 
 #: How much of a console is kept in the file, and how much of its end in memory. Characters.
@@ -77,7 +76,7 @@ class Cleaner:
         return ""
 
 
-class Console:
+class Console(Closing):
     """What the guest wrote, in a file and, its end, in memory."""
 
     def __init__(self, path: pathlib.Path) -> None:
@@ -104,11 +103,6 @@ class Console:
         lines = [paths.printable(line.rstrip()[:300].replace("\t", " ")) for line in self.text.split("\n")]
         return [line for line in lines if line.strip()][-count:]
 
-    def __enter__(self) -> Console:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: types.TracebackType | None
-    ) -> t.Literal[False]:
+    def close(self) -> None:
+        """Close the file."""
         self._file.close()
-        return False

@@ -14,9 +14,9 @@ import selectors
 import socket
 import subprocess
 import tempfile
-import types
 import typing as t
 
+from ...disks.closing import Closing
 from ...disks.command import clean_environment, last_lines
 from ...protocol.errors import JobError
 from . import confinement
@@ -45,7 +45,7 @@ class QemuEnded(Exception):
     """The machine is gone, or stands still for good; the message says what QEMU said."""
 
 
-class Emulator:
+class Emulator(Closing):
     """A running QEMU; a context manager that ends it."""
 
     def __init__(
@@ -164,12 +164,3 @@ class Emulator:
         if not piece:
             self._selector.unregister(connection)
         return piece
-
-    def __enter__(self) -> Emulator:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: types.TracebackType | None
-    ) -> t.Literal[False]:
-        self.close()
-        return False

@@ -18,9 +18,9 @@ import pathlib
 import socket
 import subprocess
 import tempfile
-import types
 import typing as t
 
+from ...disks.closing import Closing
 from ...disks.command import clean_environment, confined, last_lines
 from ...disks.qemu import file_blockdev
 from ...protocol.errors import JobError, environment
@@ -40,7 +40,7 @@ class Layer:
     format: str
 
 
-class LayerServer:
+class LayerServer(Closing):
     """A running storage daemon with one export for each layer; a context manager."""
 
     def __init__(self, layers: t.Sequence[Layer], folder: pathlib.Path) -> None:
@@ -96,15 +96,6 @@ class LayerServer:
             self._process.kill()
             self._process.wait()
         self._stderr.close()
-
-    def __enter__(self) -> LayerServer:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: types.TracebackType | None
-    ) -> t.Literal[False]:
-        self.close()
-        return False
 
 
 def _command(layers: t.Sequence[Layer], listener: int) -> list[str]:
