@@ -136,8 +136,13 @@ Amount = t.Annotated[float, p.Field(ge=0)]
 class Document(p.BaseModel):
     """What somebody wants. Unknown fields are refused, because one that is silently ignored is a broken promise."""
 
+    # Each task of a playbook is a new process, which reads one or two of these documents: the others need not be built.
     model_config = p.ConfigDict(
-        alias_generator=p.to_camel, populate_by_name=True, extra="forbid", use_attribute_docstrings=True
+        alias_generator=p.to_camel,
+        populate_by_name=True,
+        extra="forbid",
+        use_attribute_docstrings=True,
+        defer_build=True,
     )
 
     def to_document(self) -> dict[str, t.Any]:
