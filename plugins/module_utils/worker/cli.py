@@ -225,18 +225,18 @@ def _run(options: argparse.Namespace, pipeline: Pipeline | None) -> int:
 
 def _run_on_node(options: argparse.Namespace, pipeline: Pipeline) -> int:
     from ..backends.kube.api import own_namespace
-    from . import node_agent
+    from . import node_agent, node_status
 
     name = options.node_name or os.environ.get("NODE_NAME")
     if not name:
         raise invalid("NoNodeName", "This node's name in the cluster is not known.", "Give --node-name or NODE_NAME.")
     if options.once or options.idle_seconds is not None:
         raise invalid("InvalidOptions", "The worker of a node ends when it is told to.", "Leave out how it ends.")
-    node = node_agent.Node(name, own_namespace(), options.output_shared)
+    node = node_status.Node(name, own_namespace(), options.output_shared)
     try:
         return node_agent.run(_config(options), pipeline, node)
     except JobError as error:
-        node_agent.tell_unfit(node, error)
+        node_status.tell_unfit(node, error)
         raise
 
 

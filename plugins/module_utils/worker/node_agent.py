@@ -27,30 +27,26 @@ import time
 import typing as t
 
 from ..backends.base import Fenced, WorkerState
-from ..backends.host import boot_id, boottime, now
-from ..backends.kube.api import Absent, Api, Changed, Exists, Login
+from ..backends.host import boottime, now
+from ..backends.kube.api import Absent, Api, Changed, Login
 from ..backends.kube.cache import Cache, Change
 from ..backends.kube.resources import (
     JOBS,
-    WORKERS,
     Object,
     assigned_to,
     job_of,
     status_patch,
     worker_lease,
-    worker_object,
-    worker_status_patch,
 )
 from ..backends.local import LocalBackend
 from ..backends.local_grants import Given
 from ..protocol import fields, models, status
 from ..protocol.errors import ErrorClass, JobError
 from ..protocol.lifecycle import HELD, TERMINAL, Phase
-from ..scheduling.matching import ALWAYS_NEEDED
-from . import keeper, node_relay, node_worker, workdirs
+from . import keeper, node_relay, node_status, node_worker, workdirs
 from .config import Config
-from .installation import collection_version
 from .job_process import Pipeline
+from .node_status import Node
 
 log = logging.getLogger(__name__)
 
@@ -78,14 +74,11 @@ _MAX_KEPT = 100
 _NODE_SECONDS = 10.0
 #: Without any news, in case that somebody deleted what was told.
 _NODE_AGAIN_SECONDS = 300.0
-#: Free space is told anew when it has changed by so much, in bytes.
-_SPACE_STEP = 1024**3
 #: A worker that lags behind its keeper for so long hangs.
 _HANGS_SECONDS = 15.0
 #: From the request to end: for the worker's checkpoints, and for all.
 _CHECKPOINT_SECONDS = 20.0
 _LEAVE_SECONDS = 30.0
-_MOST_RUNNING_TOLD = 256
 #: Between two words in the file by which :func:`is_alive` knows that this process minds its jobs.
 _ALIVE_SECONDS = 5.0
 _SILENT_SECONDS = 60.0
@@ -94,18 +87,6 @@ _CONFLICT = 409
 
 KEEPER = "keeper"
 ALIVE = "node-agent"
-
-
-@dataclasses.dataclass(frozen=True)
-class Node:
-    """Who this is in the cluster."""
-
-    name: str
-    """The node's name, and that of its MigrationWorker."""
-    namespace: str
-    """Where its Lease is."""
-    output_shared: bool = False
-    """Whether other nodes see the same output root."""
 
 
 def run(config: Config, pipeline: Pipeline, node: Node, login: Login | None = None) -> int:
@@ -126,21 +107,6 @@ def run(config: Config, pipeline: Pipeline, node: Node, login: Login | None = No
     finally:
         backend.close()
         os.close(holding)
-
-
-def tell_unfit(node: Node, error: JobError, login: Login | None = None) -> None:
-    """Say in the node's MigrationWorker why no worker starts there; where that cannot be said, the log has it."""
-
-    async def tell() -> None:
-        condition = _ready(False, error.reason, f"{error.message} {error.suggestion}".strip())
-        told = models.WorkerStatus(**_identity(node), slots=1, schedulable=False, conditions=[condition])
-        async with Api.connect(login) as api:
-            await asyncio.wait_for(_write_worker(api, node, told), _REQUEST_SECONDS)
-
-    try:
-        asyncio.run(tell())
-    except (JobError, asyncio.TimeoutError) as problem:
-        log.warning("the cluster cannot be told: %s", problem)
 
 
 def is_alive(state_dir: pathlib.Path) -> bool | None:
@@ -511,7 +477,7 @@ class NodeAgent:
                 self._end_if_it_hangs(found)
                 state = found or state
                 if state is not None:
-                    await self._tell_node(self._describe(state))
+                    await self._tell_node(self._described(state))
                 self._forget_saying("node")
             except (JobError, Fenced, asyncio.TimeoutError) as error:
                 self._say("node", f"the node cannot be told of: {error or 'no answer in time'}")
@@ -544,32 +510,16 @@ class NodeAgent:
             log.error("the worker hangs; ending it")
             self._worker.signal(signal.SIGKILL)
 
-    def _describe(self, state: WorkerState) -> models.WorkerStatus:
-        registration = state.registration
-        lacking = [
-            f"{name} ({one.detail or 'its probe failed'})"
-            for name, one in registration.capabilities.items()
-            if name in ALWAYS_NEEDED and not one.available
-        ]
-        if lacking:
-            ready = _ready(False, "CapabilityMissing", f"The node lacks what every job needs: {', '.join(lacking)}.")
-        else:
-            ready = _ready(True, "Ready", "The worker has what every job needs.")
-        running = sorted(job.metadata.key for job in self._assigned.values())
-        return models.WorkerStatus(
-            **{**registration.to_document(), **_identity(self._node)},
-            free_scratch_bytes=state.free_scratch_bytes,
-            free_output_bytes=state.free_output_bytes,
-            running=running[:_MOST_RUNNING_TOLD],
-            schedulable=not self._leaving.is_set(),
-            output_shared=self._node.output_shared,
-            conditions=[_since(ready, self._told_node)],
+    def _described(self, state: WorkerState) -> models.WorkerStatus:
+        running = [job.metadata.key for job in self._assigned.values()]
+        return node_status.describe(
+            self._node, state, running, schedulable=not self._leaving.is_set(), before=self._told_node
         )
 
     async def _tell_node(self, told: models.WorkerStatus) -> None:
         moment = time.monotonic()
-        if self._told_node is None or moment > self._tell_node_again or _differs(told, self._told_node):
-            await asyncio.wait_for(_write_worker(self._api, self._node, told), _REQUEST_SECONDS)
+        if self._told_node is None or moment > self._tell_node_again or node_status.differs(told, self._told_node):
+            await asyncio.wait_for(node_status.write(self._api, self._node, told), _REQUEST_SECONDS)
             self._told_node = told
             self._tell_node_again = moment + _NODE_AGAIN_SECONDS
 
@@ -595,48 +545,3 @@ def _seconds_left(job: models.MigrationJob) -> float | None:
     if limit is None or created is None:
         return None
     return limit - (now() - fields.moment(created)).total_seconds()
-
-
-def _identity(node: Node) -> dict[str, t.Any]:
-    return {
-        "name": node.name,
-        "host": node.name,
-        "bootId": boot_id(),
-        "pid": os.getpid(),
-        "collectionVersion": collection_version(),
-    }
-
-
-def _ready(ready: bool, reason: str, message: str) -> models.Condition:
-    word: t.Literal["True", "False"] = "True" if ready else "False"
-    instant = fields.timestamp(now())
-    return models.Condition(type="Ready", status=word, reason=reason, message=message, last_transition_time=instant)
-
-
-def _since(condition: models.Condition, before: models.WorkerStatus | None) -> models.Condition:
-    """Return a condition with the time at which it became what it is."""
-    for known in before.conditions if before is not None else ():
-        if (known.type, known.status) == (condition.type, condition.status):
-            return condition.model_copy(update={"last_transition_time": known.last_transition_time})
-    return condition
-
-
-def _differs(told: models.WorkerStatus, before: models.WorkerStatus) -> bool:
-    """Whether there is news worth a write: free space changes with each block that is copied."""
-    space = ("free_scratch_bytes", "free_output_bytes")
-    if any(abs(getattr(told, name) - getattr(before, name)) >= _SPACE_STEP for name in space):
-        return True
-    return told != before.model_copy(update={name: getattr(told, name) for name in space})
-
-
-async def _write_worker(api: Api, node: Node, told: models.WorkerStatus) -> None:
-    """Write the status of the node's MigrationWorker, which is made where there is none."""
-    patch = worker_status_patch(told)
-    try:
-        await api.patch(WORKERS, node.name, patch, subresource="status")
-        return
-    except Absent:
-        pass
-    with contextlib.suppress(Exists):
-        await api.create(WORKERS, worker_object(node.name))
-    await api.patch(WORKERS, node.name, patch, subresource="status")

@@ -19,7 +19,7 @@ from ansible_collections.hyper2kvm.core.plugins.module_utils.backends.kube.cache
 from ansible_collections.hyper2kvm.core.plugins.module_utils.backends.local import LocalBackend
 from ansible_collections.hyper2kvm.core.plugins.module_utils.protocol import models, status
 from ansible_collections.hyper2kvm.core.plugins.module_utils.protocol.errors import ErrorClass
-from ansible_collections.hyper2kvm.core.plugins.module_utils.worker import node_agent, node_relay
+from ansible_collections.hyper2kvm.core.plugins.module_utils.worker import node_agent, node_relay, node_status
 from ansible_collections.hyper2kvm.core.plugins.module_utils.worker.config import Config, make_roots
 
 from tests.unit.plugins.module_utils.backends.samples import assigned
@@ -51,7 +51,7 @@ def agent(tmp_path: pathlib.Path) -> node_agent.NodeAgent:
     state = tmp_path / "state"
     roots = make_roots(tmp_path / "input", tmp_path / "output", state_dir=state)
     made = node_agent.NodeAgent(
-        Config(roots, state), node_agent.Node("node-1", "home"), LocalBackend(state), t.cast(t.Any, None)
+        Config(roots, state), node_status.Node("node-1", "home"), LocalBackend(state), t.cast(t.Any, None)
     )
     made._wake = asyncio.Event()
     return made
