@@ -89,6 +89,7 @@ class Database:
         self._patience = patience
         self._lock = threading.RLock()
         self._connection: sqlite3.Connection | None = None
+        self._opened = 0
 
     def close(self) -> None:
         """Close the connection; the next use opens another."""
@@ -119,11 +120,15 @@ class Database:
             if not keep:
                 connection.rollback()
 
-    def data_version(self) -> int:
-        """Return a number that differs from the last one if another connection has written since."""
+    def data_version(self) -> tuple[int, int]:
+        """Return what differs from the last one if another connection has written since, or this one is new.
+
+        SQLite's own number says nothing across connections: a new one may begin with that of the old one, whatever was
+        written in between.
+        """
         with self._lock, self._spoken_for():
             version: int = self._open().execute("PRAGMA data_version").fetchone()[0]
-            return version
+            return self._opened, version
 
     def writer(self) -> int | None:
         """Return the PID of the process that is in a write transaction, as far as it can be seen from here."""
@@ -196,6 +201,7 @@ class Database:
                 connection.close()
                 raise
             self._connection = connection
+            self._opened += 1
         return self._connection
 
     def _create(self, connection: sqlite3.Connection) -> None:

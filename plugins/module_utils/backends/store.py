@@ -197,8 +197,8 @@ class Store:
         """Close the connection to the database, before a fork or at the end; it reopens by itself."""
         self._database.close()
 
-    def data_version(self) -> int:
-        """Return a number that differs from the last one if another connection has written since."""
+    def data_version(self) -> tuple[int, int]:
+        """Return what differs from the last one if another connection has written since, or this one is new."""
         return self._database.data_version()
 
     @contextlib.contextmanager

@@ -101,7 +101,7 @@ class Agent:
         self._next_beat = 0.0
         self._next_look = 0.0
         self._next_sweep = 0.0
-        self._seen_version = -1
+        self._seen_version = (0, 0)
         self._busy_since = time.monotonic()
         self._wake = os.pipe()
         self.failed_jobs = 0

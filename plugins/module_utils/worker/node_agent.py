@@ -146,7 +146,7 @@ class NodeAgent:
         self._rest_until: dict[str, float] = {}
         self._minded: float | None = None
         """When the jobs were last looked at; None: not yet."""
-        self._seen_version = -1
+        self._seen_version = (0, 0)
         self._stale = True
         self._told_node: models.WorkerStatus | None = None
         self._tell_node_again = 0.0

@@ -421,6 +421,22 @@ def test_watching_shows_each_change_until_the_end(queue: LocalBackend, tmp_path:
 # -- lost workers ----------------------------------------------------------------------------------------------------
 
 
+def test_what_others_write_while_a_connection_is_made_anew_is_not_missed(
+    queue: LocalBackend, tmp_path: pathlib.Path
+) -> None:
+    other = LocalBackend(tmp_path / "state")
+    for number in range(4):
+        before = queue.data_version()
+        assert queue.data_version() == before
+        queue.close()
+        other.submit(job(f"web{number}"))
+        assert queue.data_version() != before
+    before = queue.data_version()
+    other.submit(job("last"))
+    assert queue.data_version() != before
+    other.close()
+
+
 def test_the_job_of_a_worker_whose_lease_ended_is_taken_over(queue: LocalBackend) -> None:
     queue.submit(job())
     queue.register(worker(), "", 0.05)
