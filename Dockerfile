@@ -38,6 +38,7 @@ LABEL org.opencontainers.image.title="hyper2kvm operator" \
 ENV PATH=/opt/hyper2kvm/venv/bin:/opt/hyper2kvm/collections/ansible_collections/hyper2kvm/core/scripts:/usr/local/bin:/usr/bin:/bin
 COPY --from=builder /opt/hyper2kvm/venv /opt/hyper2kvm/venv
 COPY --from=builder /opt/hyper2kvm/collections /opt/hyper2kvm/collections
+ENV HYPER2KVM_LOG_FORMAT=json
 # A number, so that Kubernetes can see that it is not root.
 USER 65532:65532
 ENTRYPOINT ["hyper2kvm-operator"]
@@ -60,6 +61,7 @@ LABEL org.opencontainers.image.title="hyper2kvm worker" \
 ENV PATH=/opt/hyper2kvm/venv/bin:/opt/hyper2kvm/collections/ansible_collections/hyper2kvm/core/scripts:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
 COPY --from=builder /opt/hyper2kvm/venv /opt/hyper2kvm/venv
 COPY --from=builder /opt/hyper2kvm/collections /opt/hyper2kvm/collections
+ENV HYPER2KVM_LOG_FORMAT=json
 # A worker that does not renew its lease is not among those that are listed.
 HEALTHCHECK --interval=60s --timeout=30s --start-period=60s \
     CMD hyper2kvm-worker workers --json | grep -q .

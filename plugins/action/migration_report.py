@@ -10,7 +10,7 @@ import typing as t
 from ansible.plugins.action import ActionBase
 from ansible.utils.display import Display
 from ansible_collections.hyper2kvm.core.plugins.plugin_utils.blanks import without_blanks
-from ansible_collections.hyper2kvm.core.plugins.plugin_utils.report import Outcome, outcome, report
+from ansible_collections.hyper2kvm.core.plugins.plugin_utils.report import outcome, report
 
 #: The options that name files.
 _FILES = ("path", "csv", "junit")
@@ -35,6 +35,7 @@ class ActionModule(ActionBase):  # type: ignore[misc]
                 **{option: {"type": "raw"} for option in self._task.args},
                 "hosts": {"type": "list", "elements": "str"},
                 "variables": {"type": "list", "elements": "str", "required": True},
+                "table": {"type": "bool", "default": True},
             }
         )
         found = [
@@ -42,9 +43,17 @@ class ActionModule(ActionBase):  # type: ignore[misc]
             for host in given["hosts"]
         ]
         outcomes = [one for one in found if one is not None]
-        result = _printed(outcomes)
+        lines = report(outcomes)
+        if given["table"]:
+            _print(lines)
+        result = {
+            "changed": False,
+            "results": {one.host: one.to_data() for one in outcomes},
+            "failed_hosts": [one.host for one in outcomes if one.error is not None],
+            "table": lines,
+        }
         if outcomes and any(option in args for option in _FILES):
-            rest = {option: value for option, value in args.items() if option not in ("hosts", "variables")}
+            rest = {option: value for option, value in args.items() if option not in ("hosts", "variables", "table")}
             result |= self._write({**rest, "jobs": [one.document() for one in outcomes]}, variables)
         return result
 
@@ -53,17 +62,10 @@ class ActionModule(ActionBase):  # type: ignore[misc]
         return result
 
 
-def _printed(outcomes: c.Sequence[Outcome]) -> dict[str, t.Any]:
-    lines = report(outcomes)
+def _print(lines: c.Sequence[str]) -> None:
     display = Display()
     for line in ["", *lines, ""] if lines else []:
         display.display(line)
-    return {
-        "changed": False,
-        "results": {one.host: one.to_data() for one in outcomes},
-        "failed_hosts": [one.host for one in outcomes if one.error is not None],
-        "table": lines,
-    }
 
 
 def _results(variables: c.Mapping[str, t.Any], names: c.Iterable[str]) -> list[c.Mapping[str, t.Any]]:

@@ -60,6 +60,10 @@ options:
   junit:
     description: File for the same as JUnit XML, in which each VM is a test, for CI servers.
     type: path
+  table:
+    description: Whether to print the table of O(hosts).
+    type: bool
+    default: true
   title:
     description: What the report is called.
     type: str

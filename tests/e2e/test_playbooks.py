@@ -153,6 +153,36 @@ def test_a_report_on_a_vm_without_a_job(inventory: Inventory) -> None:
     assert waited.status == 2 and "There is no job web01-convert" in waited.output
 
 
+def test_a_report_in_files_holds_all_batches_and_is_the_same_again(inventory: Inventory) -> None:
+    inventory.add("web01", "web02")
+    inventory.add("bad01", fail="NoRootDevice")
+    folder = inventory.folder / "reports"
+    folder.mkdir()
+    files = {form: folder / f"night.{form}" for form in ("html", "csv", "xml")}
+    asked = {
+        "hyper2kvm_report_path": str(files["html"]),
+        "hyper2kvm_report_csv": str(files["csv"]),
+        "hyper2kvm_report_junit": str(files["xml"]),
+        "hyper2kvm_report_title": "Night of the three",
+        "hyper2kvm_serial": 1,
+    }
+    assert inventory.play(MIGRATE, "--check", **asked).status == 0
+    assert list(folder.iterdir()) == []
+    played = inventory.play(MIGRATE, **asked)
+    assert played.status == 2, played.output
+    page = files["html"].read_text()
+    assert "<title>Night of the three</title>" in page and "Look at its console." in page
+    assert len(files["csv"].read_text().splitlines()) == 1 + 3
+    assert files["xml"].read_text().count("<testcase") == 3
+    # Each batch has printed its own.
+    assert len(re.findall("^VM +result", played.output, re.MULTILINE)) == 3
+
+    written = {path: path.stat().st_mtime_ns for path in files.values()}
+    reported = inventory.play(MIGRATE, "--tags", "report", **asked)
+    assert reported.status == 2 and reported.recap("web01")["changed"] == 0, reported.output
+    assert {path: path.stat().st_mtime_ns for path in files.values()} == written
+
+
 def test_check_mode_hands_nothing_in(inventory: Inventory) -> None:
     inventory.add("web01")
     played = inventory.play("hyper2kvm.core.inspect", "--check")

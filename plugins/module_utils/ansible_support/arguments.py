@@ -191,6 +191,7 @@ REPORT: dict[str, t.Any] = {
     "path": {"type": "path"},
     "csv": {"type": "path"},
     "junit": {"type": "path"},
+    "table": {"type": "bool", "default": True},
     "title": {"type": "str", "default": "Migration report"},
 }
 

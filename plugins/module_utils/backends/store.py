@@ -21,6 +21,8 @@ from ..scheduling.matching import Offer
 from .base import Fenced, Hold, NotFound
 from .database import Database
 from .event_file import catch_up, event_file
+from .event_stream import NAME as STREAM
+from .event_stream import EventStream, Rotation
 from .host import Instant, ProcessId, refuse_network_filesystem
 from .records import Record
 
@@ -222,13 +224,18 @@ class Store:
         with contextlib.suppress(OSError):
             catch_up(self._database, self._events, name)
 
+    def export_stream(self, rotation: Rotation) -> None:
+        """Catch up the file of all jobs' events, where nobody else does so; it is caught up later if that fails."""
+        with contextlib.suppress(OSError):
+            EventStream(self._events, rotation).catch_up(self._database)
+
     def reconcile_events(self) -> None:
         """Catch up the event files of all jobs, and remove those of jobs that are gone, after somebody died."""
         with self._database.writing() as tx:
             names = {row["name"] for row in tx.execute("SELECT name FROM jobs")}
             files = {event_file(self._events, name) for name in names}
             for file in self._events.glob("*.jsonl"):
-                if file not in files:
+                if file not in files and file.name != STREAM:
                     file.unlink(missing_ok=True)
         for name in sorted(names):
             self._export(name)

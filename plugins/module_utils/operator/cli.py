@@ -21,6 +21,7 @@ import sys
 from ..backends.kube.api import NAMESPACE_VARIABLE, Api, Login, own_namespace
 from ..protocol._pydantic import HAS_PYDANTIC
 from ..protocol.errors import JobError
+from ..telemetry import logs
 from .controller import Controller
 from .leader import Leadership, LeadershipLost
 from .metrics import Metrics
@@ -38,9 +39,7 @@ def main(argv: c.Sequence[str] | None = None) -> int:
     if not HAS_PYDANTIC:
         print(f"hyper2kvm-operator: {sys.executable} lacks pydantic; install pydantic 2 there", file=sys.stderr)
         return BAD_INPUT
-    logging.basicConfig(
-        format="%(asctime)s %(levelname)s %(message)s", level=logging.INFO, stream=sys.stderr, force=True
-    )
+    logs.configure(options.log_format, options.log_level)
     try:
         asyncio.run(_run(options))
         return OK
@@ -73,6 +72,7 @@ def _parser() -> argparse.ArgumentParser:
         metavar="PORT",
         help=f"for /healthz, /readyz and /metrics (default: {_PORT})",
     )
+    logs.add_options(parser)
     return parser
 
 

@@ -35,6 +35,7 @@ from ..backends.kube.resources import (
 from ..protocol import fields, models
 from ..protocol.errors import JobError
 from ..protocol.lifecycle import HELD, Phase
+from ..telemetry.logs import JobLog
 from . import happenings
 from .decide import CORDONED, DRAINING, NODE_MISSING, WORKER_LEASE_SECONDS, Decision, Job, Worker, decide
 from .finished import Remover, finished_jobs
@@ -288,7 +289,7 @@ class Controller:
                 found = await self._api.patch(JOBS, job.name, patch, job.namespace, subresource="status")
             self._metrics.writes.labels("status", "written").inc()
             self._trouble.pop(job.key, None)
-            log.info("job %s: %s", job.key, _told(job.status, after))
+            _log_of(job).info("%s", _told(job.status, after))
             self._jobs.fold(found)
         except JobError as error:
             self._metrics.writes.labels("status", type(error).__name__).inc()
@@ -319,15 +320,15 @@ class Controller:
         trouble.count = min(trouble.count + 1, 16)
         trouble.until = time.monotonic() + wait * random.uniform(0.5, 1.0)
         if isinstance(error, Absent):
-            log.info("job %s: it is gone", job.key)
+            _log_of(job).info("it is gone")
         elif isinstance(error, Changed):
-            log.info("job %s: changed meanwhile, looking again", job.key)
+            _log_of(job).info("changed meanwhile, looking again")
             try:
                 self._jobs.fold(await self._api.get(JOBS, job.name, job.namespace))
             except JobError as again:
-                log.warning("job %s: %s", job.key, again)
+                _log_of(job).warning("%s", again)
         else:
-            log.log(logging.ERROR if isinstance(error, Refused) else logging.WARNING, "job %s: %s", job.key, error)
+            _log_of(job).log(logging.ERROR if isinstance(error, Refused) else logging.WARNING, "%s", error)
 
     # -- telling -----------------------------------------------------------------------------------------------------
 
@@ -403,6 +404,10 @@ _OPEN = (Phase.CREATED, Phase.VALIDATED, Phase.QUEUED, *HELD)
 
 def _now() -> datetime.datetime:
     return datetime.datetime.now(datetime.timezone.utc)
+
+
+def _log_of(job: Job) -> JobLog:
+    return JobLog(log, job.key, job.status.epoch)
 
 
 def _told(before: models.JobStatus, after: models.JobStatus) -> str:

@@ -16,6 +16,7 @@ from ..backends.kube.api import Absent, Api, Changed, Expired
 from ..backends.kube.resources import JOBS
 from ..protocol.errors import JobError
 from ..protocol.lifecycle import TERMINAL
+from ..telemetry.logs import JobLog
 from .view import Finished, read_finished
 
 log = logging.getLogger(__name__)
@@ -47,13 +48,14 @@ class Remover:
         while True:
             while self._due and self._due[0][0] <= self._now():
                 due, namespace, name, uid = heapq.heappop(self._due)
+                said = JobLog(log, f"{namespace}/{name}")
                 try:
                     await self._api.delete(JOBS, name, namespace, uid=uid)
-                    log.info("job %s/%s: its record was removed, as its ttlSecondsAfterFinished asks", namespace, name)
+                    said.info("its record was removed, as its ttlSecondsAfterFinished asks")
                 except (Absent, Changed):
                     continue
                 except JobError as error:
-                    log.warning("job %s/%s: %s", namespace, name, error)
+                    said.warning("%s", error)
                     again = self._now() + datetime.timedelta(seconds=_RETRY_SECONDS)
                     heapq.heappush(self._due, (max(due, again), namespace, name, uid))
             await asyncio.sleep(_LOOK_SECONDS)

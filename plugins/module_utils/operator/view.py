@@ -17,6 +17,7 @@ from ..protocol.errors import JobError
 from ..protocol.fields import moment
 from ..protocol.lifecycle import TERMINAL
 from ..scheduling.matching import Demand
+from ..telemetry.logs import JobLog
 from .decide import Job
 
 log = logging.getLogger(__name__)
@@ -57,7 +58,7 @@ def read_job(found: Object, earlier: Job | None) -> Job | None:
             return None
         status = status_of(found)
     except (p.ValidationError, ValueError) as error:
-        log.error("job %s: its status cannot be read, so nothing is done about it: %s", job_key(found), error)
+        JobLog(log, job_key(found)).error("its status cannot be read, so nothing is done about it: %s", error)
         return None
     changing = {
         "resource_version": metadata["resourceVersion"],

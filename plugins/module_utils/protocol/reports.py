@@ -344,6 +344,8 @@ class Event(Report):
     """Of the claim under which it happened; 0: before the first (extension attribute, Integer)."""
     data: dict[str, t.Any] = p.Field(default_factory=dict)
     """Details, by the kind of event."""
+    position: t.Annotated[int, p.Field(ge=1)] | None = None
+    """Its place among the events of all jobs of a queue, rising; only in their common file (extension attribute)."""
 
     def line(self) -> str:
         """Return the event as a line of a JSON Lines file, without its line feed."""

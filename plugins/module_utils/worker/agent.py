@@ -28,6 +28,7 @@ from ..protocol.errors import JobError
 from ..protocol.fields import timestamp
 from ..protocol.lifecycle import TERMINAL, Phase
 from ..scheduling.matching import TARGET_DEVICE
+from ..telemetry.logs import JobLog
 from . import job_process, keeper, workdirs
 from .capabilities import probe
 from .config import Config, worker_name
@@ -137,6 +138,8 @@ class Agent:
         finally:
             self._kill_all()
             with contextlib.suppress(JobError):
+                self._backend.export_stream(self._config.event_rotation)
+            with contextlib.suppress(JobError):
                 self._backend.unregister(self._name)
             self._backend.close()
             log.info("worker %s ends", self._name)
@@ -225,6 +228,7 @@ class Agent:
                 self._stop(running, order)
         self._take_over()
         self._backend.maintain()
+        self._backend.export_stream(self._config.event_rotation)
         if time.monotonic() >= self._next_sweep:
             self._next_sweep = time.monotonic() + _SWEEP_SECONDS
             self._backend.reconcile_events()
@@ -303,7 +307,7 @@ class Agent:
     # -- jobs ----------------------------------------------------------------------------------------------------------
 
     def _start(self, job: models.MigrationJob) -> None:
-        log.info("job %s: attempt %d", job.metadata.key, job.status.epoch)
+        JobLog(log, job.metadata.key, job.status.epoch).info("attempt %d", job.status.epoch)
         # A connection to SQLite must not cross a fork.
         self._backend.close()
         try:
@@ -325,7 +329,7 @@ class Agent:
         if running.order is not None:
             return
         running.order = order
-        log.info("job %s: %s", running.child.name, order.value)
+        running.child.log.info("%s", order.value)
         at_once = order is Order.FENCED
         running.kill_at = time.monotonic() + (0.0 if at_once else _GRACE_SECONDS)
         running.signal(signal.SIGKILL if at_once else signal.SIGTERM)
@@ -345,7 +349,7 @@ class Agent:
                     self._backend.release(hold, "the worker could not keep its hold on the job")
                 self._clear(running.child)
             else:
-                log.error("job %s: its process %d cannot be killed", running.child.name, running.child.process.pid)
+                running.child.log.error("its process %d cannot be killed", running.child.process.pid)
 
     def _settle_ended(self) -> None:
         for hold, running in list(self._running.items()):
@@ -354,7 +358,7 @@ class Agent:
             try:
                 self._settle(running, running.code or 0)
             except Fenced:
-                log.info("job %s: it is no longer ours", running.child.name)
+                running.child.log.info("it is no longer ours")
             # Not before its end is written: a queue out of reach is tried again as long as the lease lasts.
             del self._running[hold]
             self._clear(running.child)
@@ -398,7 +402,7 @@ class Agent:
             try:
                 workdirs.clear(child.workdir, self._config.roots, self._config.state_dir, remove=useless)
             except OSError as error:
-                log.warning("job %s: cannot clear %s: %s", child.name, child.workdir, error)
+                child.log.warning("cannot clear %s: %s", child.workdir, error)
 
     def _is_over(self, uid: str) -> bool:
         phase = self._backend.phase(uid)
@@ -411,5 +415,5 @@ class Agent:
             dead = lost.process is None or lost.process.kill()
             if lost.process is not None and lost.process.alive():
                 continue
-            log.warning("job %s: its worker %s is gone", lost.name, lost.worker)
+            JobLog(log, lost.name, lost.epoch).warning("its worker %s is gone", lost.worker)
             self._backend.reclaim(lost, dead)

@@ -11,8 +11,8 @@ from __future__ import annotations
 import argparse
 import collections.abc as c
 import contextlib
+import datetime
 import json
-import logging
 import os
 import pathlib
 import signal
@@ -22,11 +22,14 @@ import time
 import typing as t
 
 from ..backends.base import Outcome
+from ..backends.event_stream import Rotation
 from ..backends.local import LocalBackend
 from ..protocol import jobspec1, models, validation
 from ..protocol._pydantic import HAS_PYDANTIC
 from ..protocol.errors import JobError, invalid
+from ..protocol.fields import moment
 from ..protocol.lifecycle import TERMINAL, Phase
+from ..telemetry import logs
 from ..telemetry.units import size
 from . import display
 from .config import LEASE_SECONDS, NODE_LEASE_SECONDS, Config, default_state_dir, make_roots
@@ -35,6 +38,7 @@ from .job_process import Pipeline
 OK, JOB_FAILED, BAD_INPUT = 0, 1, 2
 _FOLLOW_SECONDS = 0.3
 _REFRESH_SECONDS = 1.0
+_AGES = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 _DEVICES_VARIABLE = "HYPER2KVM_TARGET_DEVICES"
 _CONTAINER_INPUT, _CONTAINER_OUTPUT, _CONTAINER_JOBS = "/data/input", "/data/output", "jobs"
 _CONTAINER_STATE, _CONTAINER_SCRATCH = "/data/state", "/data/temp"
@@ -54,11 +58,9 @@ def main(argv: c.Sequence[str] | None = None, pipeline: Pipeline | None = None) 
     if not HAS_PYDANTIC:
         print(f"hyper2kvm-worker: {sys.executable} lacks pydantic; install pydantic 2 there", file=sys.stderr)
         return BAD_INPUT
-    logging.basicConfig(
-        format="%(asctime)s %(levelname)s %(message)s", level=logging.INFO, stream=sys.stderr, force=True
-    )
     try:
         if options.command == "run":
+            logs.configure(options.log_format, options.log_level)
             return _run(options, pipeline)
         if options.command == "capabilities":
             return _capabilities(options)
@@ -138,11 +140,23 @@ def _parser() -> argparse.ArgumentParser:
         help="tell the cluster that all nodes have the same output root (or HYPER2KVM_OUTPUT_SHARED=true)",
     )
 
-    submit = command(
-        "submit",
-        _submit,
-        "hand in jobs",
+    run.add_argument(
+        "--event-file-bytes",
+        type=_positive,
+        default=Rotation.max_bytes,
+        metavar="N",
+        help="size at which the file of all jobs' events is followed by another (default: %(default)s)",
     )
+    run.add_argument(
+        "--event-files",
+        type=_two_or_more,
+        default=Rotation.files,
+        metavar="N",
+        help="how many of these files are kept, 2 or more (default: %(default)s)",
+    )
+    logs.add_options(run)
+
+    submit = command("submit", _submit, "hand in jobs")
     submit.add_argument("file", nargs="+", metavar="FILE", help="job document, YAML or JSON; - for standard input")
     submit.add_argument("--force", action="store_true", help="replace a job of that name with a different document")
     submit.add_argument("--wait", action="store_true", help="wait for their end; status 1 if one does not succeed")
@@ -160,7 +174,12 @@ def _parser() -> argparse.ArgumentParser:
     events.add_argument("--follow", action="store_true", help="go on showing")
     events.add_argument("--job", metavar="JOB", help="of this job only")
     events.add_argument(
-        "--since", type=int, default=0, metavar="SEQUENCE", help="only events after this one of each job"
+        "--since",
+        type=_since,
+        default=0,
+        metavar="WHEN",
+        help="only events after this one of each job (12), of this age (90s, 10m, 2h, 3d) or after this time "
+        "(2026-05-01T22:00:00Z)",
     )
     workers = command("workers", _workers, "show the workers that are alive")
     command("health", _health, "status 0 if a worker of this queue is alive and minds its jobs; for probes")
@@ -176,10 +195,33 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _positive(text: str) -> int:
+    return _at_least(1, text)
+
+
+def _two_or_more(text: str) -> int:
+    return _at_least(2, text)
+
+
+def _at_least(least: int, text: str) -> int:
     number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError("must be 1 or more")
+    if number < least:
+        raise argparse.ArgumentTypeError(f"must be {least} or more")
     return number
+
+
+def _since(text: str) -> int | datetime.datetime:
+    """Return the sequence or the time (UTC) that somebody wrote: ``12``, ``90s``, ``10m``, ``2h``, ``3d``, RFC 3339."""
+    if text.isdigit():
+        return int(text)
+    if text[:-1].isdigit() and text[-1] in _AGES:
+        age = datetime.timedelta(seconds=int(text[:-1]) * _AGES[text[-1]])
+        return datetime.datetime.now(datetime.timezone.utc) - age
+    try:
+        return moment(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(
+            f"{text} is neither a sequence (12) nor an age (90s, 10m, 2h, 3d) nor a time (2026-05-01T22:00:00Z)"
+        ) from None
 
 
 # -- folders -----------------------------------------------------------------------------------------------------------
@@ -269,6 +311,7 @@ def _config(options: argparse.Namespace) -> Config:
         accepts=accepts,
         lease_seconds=options.lease_seconds or (NODE_LEASE_SECONDS if options.kubernetes else LEASE_SECONDS),
         jobs_dir=jobs_dir,
+        event_rotation=Rotation(options.event_file_bytes, options.event_files),
     )
 
 
@@ -445,11 +488,12 @@ def _delete(backend: LocalBackend, options: argparse.Namespace) -> int:
 
 def _events(backend: LocalBackend, options: argparse.Namespace) -> int:
     seen: dict[str, tuple[str, int]] = {}
+    after_sequence = options.since if isinstance(options.since, int) else 0
     while True:
         names = [options.job] if options.job else [job.metadata.key for job in backend.list()]
         news = []
         for name in names:
-            uid, since = seen.get(name, ("", options.since))
+            uid, since = seen.get(name, ("", after_sequence))
             events = backend.events(name, since)
             if events and uid and events[0].jobuid != uid:
                 # A new job has taken the name; its events count from 1.
@@ -457,6 +501,8 @@ def _events(backend: LocalBackend, options: argparse.Namespace) -> int:
             if events:
                 seen[name] = (events[-1].jobuid, events[-1].sequence)
                 news += events
+        if isinstance(options.since, datetime.datetime):
+            news = [event for event in news if moment(event.time) > options.since]
         for event in sorted(news, key=lambda event: event.time):
             if options.json:
                 _print_json(event.to_document())

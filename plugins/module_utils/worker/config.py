@@ -13,6 +13,7 @@ import os
 import pathlib
 import re
 
+from ..backends.event_stream import Rotation
 from ..protocol import errors, models
 from .context import Roots
 
@@ -37,6 +38,8 @@ class Config:
     """How long the worker may be silent before others may take its jobs over."""
     jobs_dir: pathlib.Path | None = None
     """A folder whose job documents the worker hands in by itself; None: there is none."""
+    event_rotation: Rotation = dataclasses.field(default_factory=Rotation)
+    """How much of the stream of all events is kept."""
     keeper: pathlib.Path | None = None
     """Of :mod:`.keeper`: the worker's leases begin when this file says so; None: whenever it renews them."""
 

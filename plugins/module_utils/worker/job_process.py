@@ -24,6 +24,7 @@ from ..backends.host import ProcessId
 from ..backends.local import LocalBackend
 from ..protocol import models, validation
 from ..protocol.errors import ErrorClass, JobError
+from ..telemetry.logs import JobLog
 from . import kernel, workdirs
 from .config import Config, roots_of
 from .context import Reporter, Roots, Stopped
@@ -47,6 +48,11 @@ class Child:
     process: ProcessId
     workdir: pathlib.Path
     _gate: int
+
+    @property
+    def log(self) -> JobLog:
+        """The log about this attempt."""
+        return JobLog(log, self.name, self.hold.epoch)
 
     def begin(self) -> None:
         """Let the process begin: from now on a successor can find it in the queue, and make sure that it is dead."""
@@ -81,7 +87,7 @@ def start(job: models.MigrationJob, config: Config, pipeline: Pipeline) -> Child
             _guard(config.roots)
             code = _run(job, hold, config, pipeline, workdir)
         except BaseException:
-            log.exception("job %s: its process failed", job.metadata.key)
+            JobLog(log, job.metadata.key, hold.epoch).exception("its process failed")
         finally:
             # Nothing that the agent set up is torn down in its copy.
             logging.shutdown()
@@ -119,6 +125,7 @@ def _guard(roots: Roots) -> None:
 
 def _run(job: models.MigrationJob, hold: Hold, config: Config, pipeline: Pipeline, workdir: pathlib.Path) -> int:
     name = job.metadata.key
+    said = JobLog(log, name, hold.epoch)
     backend = LocalBackend(config.state_dir)
     reporter = QueueReporter(backend, LocalBackend(config.state_dir), hold, name, config.lease_seconds)
     signal.signal(signal.SIGTERM, lambda *args: reporter.stop())
@@ -130,14 +137,14 @@ def _run(job: models.MigrationJob, hold: Hold, config: Config, pipeline: Pipelin
         with workdirs.held(workdir, config.state_dir, spec_digest):
             result = pipeline(job, roots_of(config.roots, job.metadata.namespace), reporter, workdir)
             reporter.insist(lambda: backend.complete(hold, result))
-        log.info("job %s: COMPLETED", name)
+        said.info("COMPLETED")
         return 0
     except Stopped:
         return EXIT_STOPPED if reporter.cancelled() else EXIT_UNREPORTED
     except JobError as caught:
         error = caught
     except Exception as caught:
-        log.exception("job %s: a mistake in the program", name)
+        said.exception("a mistake in the program")
         error = JobError(
             ErrorClass.INTERNAL,
             "InternalError",
@@ -146,7 +153,7 @@ def _run(job: models.MigrationJob, hold: Hold, config: Config, pipeline: Pipelin
         )
     if reporter.cancelled():
         return EXIT_STOPPED
-    log.error("job %s: %s", name, error)
+    said.error("%s", error)
     try:
         reporter.insist(lambda: backend.fail(hold, error))
     except (Stopped, JobError):

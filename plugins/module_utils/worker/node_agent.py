@@ -43,6 +43,7 @@ from ..backends.local_grants import Given
 from ..protocol import fields, models, status
 from ..protocol.errors import ErrorClass, JobError
 from ..protocol.lifecycle import HELD, TERMINAL, Phase
+from ..telemetry.logs import JobLog
 from . import keeper, node_relay, node_status, node_worker, workdirs
 from .config import Config
 from .job_process import Pipeline
@@ -286,12 +287,12 @@ class NodeAgent:
             if error.code == _CONFLICT:
                 # That tells nothing of who has the job.
                 raise
-            log.warning("job %s: it is not this node's any more: %s", metadata.key, error)
+            _log_of(job).warning("it is not this node's any more: %s", error)
             self._let_go(uid, job.status.epoch)
             self._next_ask[uid] = 0.0
             return
         if after.assigned_node is None:
-            log.info("job %s: %s", metadata.key, after.phase.value)
+            _log_of(job).info("%s", after.phase.value)
             self._let_go(uid, job.status.epoch)
         elif self._assigned.get(uid) is job:
             # Else the watch was faster with something newer, and will tell of this write as well.
@@ -391,7 +392,7 @@ class NodeAgent:
             why = "suspended" if job.spec.suspend else "the node's worker ends"
             await self._write(job, node_relay.hand_back(job.status, why, moment))
         else:
-            log.info("job %s: attempt %d", job.metadata.key, job.status.epoch)
+            _log_of(job).info("attempt %d", job.status.epoch)
             self._next_progress[_uid(job)] = time.monotonic() + _FIRST_PROGRESS_SECONDS
             await self._in_queue(self._backend.give, job, self._node.name, _seconds_left(job))
 
@@ -457,14 +458,14 @@ class NodeAgent:
         return not told_here and not status.may_be_taken_up(found.status)
 
     async def _drop(self, given: Given) -> None:
-        log.info("job %s: nothing of it is kept here any more", given.job.metadata.key)
+        _log_of(given.job).info("nothing of it is kept here any more")
         await self._in_queue(self._backend.drop, given.uid)
         roots, state_dir = self._config.roots, self._config.state_dir
         try:
             await self._in_queue(workdirs.forget, given.job.metadata.key, roots, state_dir)
         except OSError as error:
             # The worker's sweep comes back to it.
-            log.warning("job %s: cannot clear its folder: %s", given.job.metadata.key, error)
+            _log_of(given.job).warning("cannot clear its folder: %s", error)
 
     # -- the node ------------------------------------------------------------------------------------------------------
 
@@ -533,6 +534,10 @@ class NodeAgent:
 
     def _forget_saying(self, about: str) -> None:
         self._said.pop(about, None)
+
+
+def _log_of(job: models.MigrationJob) -> JobLog:
+    return JobLog(log, job.metadata.key, job.status.epoch)
 
 
 def _uid(job: models.MigrationJob) -> str:

@@ -18,6 +18,7 @@ from ..backends.host import boottime
 from ..backends.local import LocalBackend
 from ..protocol import models
 from ..protocol.errors import JobError
+from ..telemetry.logs import JobLog
 from .context import Stopped
 
 log = logging.getLogger(__name__)
@@ -85,7 +86,7 @@ class QueueReporter:
         self._backend = backend
         self._watch = watch
         self._hold = hold
-        self._job = job
+        self._log = JobLog(log, job, hold.epoch)
         self._stop = threading.Event()
         self._lock = threading.Lock()
         self._meter = Meter("", 0)
@@ -104,7 +105,7 @@ class QueueReporter:
 
     def stage_started(self, name: str, bytes_total: int = 0) -> None:
         """See :meth:`Reporter.stage_started`."""
-        log.info("job %s: stage %s", self._job, name)
+        self._log.info("stage %s", name)
         with self._lock:
             self._meter = Meter(name, bytes_total)
             self._latest = None
@@ -117,7 +118,7 @@ class QueueReporter:
 
     def warning(self, message: str) -> None:
         """See :meth:`Reporter.warning`."""
-        log.warning("job %s: %s", self._job, message)
+        self._log.warning("%s", message)
         self._try(lambda: self._backend.warning(self._hold, message))
 
     def cancelled(self) -> bool:
@@ -146,7 +147,7 @@ class QueueReporter:
                 self._stop.set()
                 raise Stopped(str(error)) from error
             except JobError as error:
-                log.warning("job %s: %s", self._job, error)
+                self._log.warning("%s", error)
                 if time.monotonic() > deadline:
                     raise
                 if self._stop.wait(_PULSE_SECONDS):
@@ -158,7 +159,7 @@ class QueueReporter:
         except Fenced:
             self._stop.set()
         except JobError as error:
-            log.warning("job %s: %s", self._job, error)
+            self._log.warning("%s", error)
 
     def _pulse(self) -> None:
         written = 0.0
@@ -170,7 +171,7 @@ class QueueReporter:
             except Fenced:
                 self._end("it is no longer this worker's")
             except JobError as error:
-                log.warning("job %s: %s", self._job, error)
+                self._log.warning("%s", error)
             if boottime() > self._lease_end - reserve:
                 self._end("its lease was not renewed in time")
             with self._lock:
@@ -182,5 +183,5 @@ class QueueReporter:
             self._try(lambda progress=latest: self._watch.progress(self._hold, progress))  # type: ignore[misc]
 
     def _end(self, why: str) -> None:
-        log.error("job %s: stopped at once: %s", self._job, why)
+        self._log.error("stopped at once: %s", why)
         os._exit(EXIT_FENCED)

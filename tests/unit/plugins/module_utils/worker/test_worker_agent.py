@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import pathlib
 import signal
@@ -42,6 +43,34 @@ def test_a_submission_is_noticed_and_does_not_wait_for_the_next_look(
     for number in range(3):
         site.submit(f"job{number}")
         site.wait_phase(f"job{number}")
+
+
+def test_a_log_for_programs_says_which_job_and_attempt(site: Site) -> None:
+    site.start("--log-format", "json")
+    site.submit("web", crash="yes")
+    site.submit("db", fail="transient 1", seconds="0.1")
+    site.wait_phase("web")
+    site.wait_phase("db")
+    entries = [json.loads(line) for line in site.log().splitlines()]
+    assert {entry["level"] for entry in entries} >= {"info", "error"}
+    assert all(entry["time"].endswith("Z") and entry["message"] and entry["pid"] for entry in entries)
+    of_db = [(entry["attempt"], entry["message"]) for entry in entries if entry.get("job") == "db"]
+    assert of_db[0] == (1, "job db: attempt 1") and of_db[-1] == (2, "job db: COMPLETED")
+    (mistake,) = [entry for entry in entries if "exception" in entry]
+    assert mistake["job"] == "web" and mistake["exception"].startswith("Traceback")
+
+
+def test_all_events_of_the_queue_are_in_one_file(site: Site) -> None:
+    worker = site.start("--once", "--event-file-bytes", "100000", "--event-files", "2", ready=False)
+    site.submit("web")
+    site.submit("db")
+    site.wait_phase("web")
+    site.wait_phase("db")
+    assert worker.wait(60) == 0
+    folder = site.output / ".hyper2kvm/events"
+    lines = (folder / "_all.jsonl").read_text().splitlines()
+    own = {line for name in ("web", "db") for line in (folder / f"{name}.jsonl").read_text().splitlines()}
+    assert {line.partition(',"position"')[0] + "}" for line in lines} == own and len(lines) == len(own)
 
 
 def test_a_cancel_ends_everything_even_a_job_that_does_not_listen(site: Site) -> None:

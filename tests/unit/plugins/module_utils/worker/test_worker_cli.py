@@ -112,6 +112,11 @@ def test_a_job_is_submitted_looked_at_and_steered(site: Site, run: Run) -> None:
     assert events[-1].endswith("QUEUED → CANCELLED: cancelled while it waited")
     told = [json.loads(line) for line in run("events", "--json", "--since", "3")[1].splitlines()]
     assert [one["sequence"] for one in told] == list(range(4, len(events) + 1))
+    assert run("events", "--since", "1h")[1].splitlines() == events
+    assert run("events", "--since", told[-2]["time"])[1].splitlines() == events[-1:]
+    assert run("events", "--since", "2999-01-01T00:00:00Z")[1] == ""
+    with pytest.raises(SystemExit):
+        run("events", "--since", "yesterday")
     assert run("delete", "web01-inspect")[0] == 0
     assert run("status", "web01-inspect")[0] == 2
 
