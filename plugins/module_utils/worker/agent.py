@@ -415,5 +415,5 @@ class Agent:
             dead = lost.process is None or lost.process.kill()
             if lost.process is not None and lost.process.alive():
                 continue
-            JobLog(log, lost.name, lost.epoch).warning("its worker %s is gone", lost.worker)
+            JobLog(log, lost.name, lost.hold.epoch).warning("its worker %s is gone", lost.worker)
             self._backend.reclaim(lost, dead)
