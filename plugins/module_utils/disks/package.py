@@ -85,16 +85,17 @@ def _open(
     descriptor: str, names: t.Container[str], locate: t.Callable[[str], Place], files: list[pathlib.Path]
 ) -> Package:
     plain = descriptor.rpartition("/")[2]
+    shown = _shown(plain)
     digests: dict[str, str] = {}
     warnings: list[str] = []
     if _manifest_of(descriptor) in names:
-        digests, warnings = parse_manifest(_read(locate(_manifest_of(plain)), plain, _MAX_MANIFEST))
-    text = _read(locate(plain), plain, MAX_SIZE)
+        digests, warnings = parse_manifest(_read(locate(_manifest_of(plain)), shown, _MAX_MANIFEST))
+    text = _read(locate(plain), shown, MAX_SIZE)
     if plain in digests:
-        compare_bytes(plain, digests[plain], text)
-    ovf = parse_ovf(text, plain)
+        compare_bytes(shown, digests[plain], text)
+    ovf = parse_ovf(text, shown)
     if not ovf.disks:
-        raise invalid("NoDisk", f"{plain} describes a virtual machine without disks.")
+        raise invalid("NoDisk", f"{shown} describes a virtual machine without disks.")
     if digests:
         warnings += [
             f"The manifest does not cover {d.name}." for d in ovf.disks if not d.chunk_size and d.name not in digests
@@ -125,5 +126,10 @@ def _read(place: Place, what: str, limit: int) -> bytes:
 
 
 def _missing(name: str, package: str) -> JobError:
-    shown = name if len(name) <= 200 else name[:200] + "…"
-    return invalid("NotFound", f"{package} lacks the file {shown!r}.", "Export the VM again, whole.")
+    return invalid("NotFound", f"{package} lacks the file {_shown(name)}.", "Export the VM again, whole.")
+
+
+def _shown(name: str) -> str:
+    """Return a name that a package's maker chose as text that neither a line nor a terminal suffers from."""
+    short = name if len(name) <= 200 else name[:200] + "…"
+    return short if short.isprintable() else repr(short)
