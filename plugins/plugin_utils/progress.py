@@ -12,6 +12,7 @@ for the whole batch.
 from __future__ import annotations
 
 import collections.abc as c
+import dataclasses
 import fcntl
 import hashlib
 import json
@@ -25,12 +26,12 @@ from ansible import constants
 from ansible.utils.display import Display
 
 from ..module_utils.ansible_support.documents import Job, failure, over, printable, result, status, waiting, where
+from ..module_utils.telemetry.batch_progress import RUNNING, BatchProgress, JobProgress
 from ..module_utils.telemetry.units import duration
 
 #: Tasks run in processes that are cut off from the terminal; this file is loaded before they are forked.
 TERMINAL = sys.stdout.isatty()
 
-_RUNNING = ("ASSIGNED", "RUNNING", "PROGRESSING")
 _LIVE_SECONDS = 3.0
 _QUIET_SECONDS = 60.0
 _MAX_ROWS = 8
@@ -170,39 +171,38 @@ def summarize(job: Job) -> Summary:
         "rate": progress.get("ratePerSecond") or 0.0,
         "eta": progress.get("etaSeconds"),
         "message": printable(progress.get("message") or ""),
+        "job": dataclasses.asdict(JobProgress.of(now)),
     }
 
 
 def rows(summaries: c.Mapping[str, Summary], columns: int) -> list[str]:
     """Return the live display: a line for each running job, then one for the batch."""
-    running = [summary for summary in summaries.values() if summary.get("phase") in _RUNNING]
-    width = max((len(summary["host"]) for summary in running), default=0)
-    lines = [f"{summary['host']:<{width}}  {_bar(summary)}  {activity(summary)}" for summary in running[:_MAX_ROWS]]
+    running = [summary for summary in summaries.values() if summary.get("phase") in RUNNING]
+    width = max([len("batch"), *(len(summary["host"]) for summary in running)])
+    shown = [(summary["host"], _bar(summary["percent"]), activity(summary)) for summary in running[:_MAX_ROWS]]
+    lines = [f"{host:<{width}}  {bar}  {doing}" for host, bar, doing in shown]
     if len(running) > _MAX_ROWS:
         lines.append(f"… and {len(running) - _MAX_ROWS} more")
-    lines.append(counts(summaries))
+    batch = _batch(summaries)
+    lines.append(f"{'batch':<{width}}  {_bar(100 * batch.share)}  {_words(batch)}")
     return [line[: max(20, columns - 1)] for line in lines]
 
 
 def batch_line(summaries: c.Mapping[str, Summary]) -> str:
     """Return one line about the whole batch."""
-    running = [summary for summary in summaries.values() if summary.get("phase") in _RUNNING]
+    running = [summary for summary in summaries.values() if summary.get("phase") in RUNNING]
     doing = "; ".join(f"{summary['host']} {activity(summary)}" for summary in running[:_MAX_ROWS])
     more = f"; and {len(running) - _MAX_ROWS} more" if len(running) > _MAX_ROWS else ""
-    return f"hyper2kvm: {counts(summaries)}" + (f" | {doing}{more}" if doing else "")
+    return f"hyper2kvm: {_words(_batch(summaries))}" + (f" | {doing}{more}" if doing else "")
 
 
-def counts(summaries: c.Mapping[str, Summary]) -> str:
-    """Return how many jobs are where."""
-    phases = [summary.get("phase") for summary in summaries.values()]
-    numbers = {
-        "running": sum(phase in _RUNNING for phase in phases),
-        "waiting": sum(phase in ("CREATED", "VALIDATED", "QUEUED") for phase in phases),
-        "completed": phases.count("COMPLETED"),
-        "failed": phases.count("FAILED"),
-        "cancelled": phases.count("CANCELLED"),
-    }
-    return ", ".join(f"{number} {word}" for word, number in numbers.items() if number) or "nothing to do"
+def _batch(summaries: c.Mapping[str, Summary]) -> BatchProgress:
+    return BatchProgress.of([JobProgress(**summary["job"]) for summary in summaries.values() if summary], time.time())
+
+
+def _words(batch: BatchProgress) -> str:
+    # A reason is a name that the protocol gives, or that a newer side made up.
+    return printable(str(batch))
 
 
 def activity(summary: Summary) -> str:
@@ -238,10 +238,10 @@ def news(job: Job) -> str:
     return f"waiting: {reasons}" if reasons else str(phase).lower()
 
 
-def _bar(summary: Summary, width: int = 20) -> str:
-    if not summary["percent"]:
+def _bar(percent: float | None, width: int = 20) -> str:
+    if not percent:
         return " " * (width + 2)
-    full = round(width * min(100.0, summary["percent"] or 0.0) / 100)
+    full = round(width * min(100.0, percent) / 100)
     return "[" + "#" * full + "." * (width - full) + "]"
 
 

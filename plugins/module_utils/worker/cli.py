@@ -437,6 +437,8 @@ def _status(backend: LocalBackend, options: argparse.Namespace) -> int:
                 # Home, then clear what is below: no flicker.
                 print("\x1b[H\x1b[J", end="")
             print(display.job_details(jobs[0]) if options.job else display.jobs_table(jobs), flush=True)
+            if options.watch and not options.job:
+                print(display.whole(jobs, time.time()), flush=True)
         if not options.watch or all(job.status.phase in TERMINAL for job in jobs):
             return OK
         time.sleep(_REFRESH_SECONDS)

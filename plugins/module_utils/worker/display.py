@@ -10,6 +10,7 @@ import collections.abc as c
 
 from ..protocol import models
 from ..protocol.lifecycle import Phase
+from ..telemetry.batch_progress import BatchProgress, JobProgress
 from ..telemetry.units import rough_duration, size
 
 
@@ -71,6 +72,12 @@ def jobs_table(jobs: c.Sequence[models.MigrationJob]) -> str:
             )
         )
     return table(rows)
+
+
+def whole(jobs: c.Sequence[models.MigrationJob], now: float) -> str:
+    """Return how far all jobs together are at ``now`` (seconds since the epoch)."""
+    known = [JobProgress.of(job.status.to_document()) for job in jobs]
+    return plain(str(BatchProgress.of(known, now)))
 
 
 def job_details(job: models.MigrationJob) -> str:

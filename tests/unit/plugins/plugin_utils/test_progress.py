@@ -67,7 +67,7 @@ def test_one_process_speaks_for_the_batch(lines: list[str], tmp_path: pathlib.Pa
         assert first.others() == ["db01", "web01"] and second.others() == []
         assert second.patience() > 30
     batch = [line for line in lines if line.startswith("hyper2kvm:")]
-    assert batch == ["hyper2kvm: 1 running, 1 waiting | web01 copy 43 %, 212 MiB/s, 1 min 12 s left"]
+    assert batch == ["hyper2kvm: 1 running, 1 waiting; 212.0 MiB/s | web01 copy 43 %, 212 MiB/s, 1 min 12 s left"]
 
 
 def test_another_process_takes_over(lines: list[str], tmp_path: pathlib.Path) -> None:
@@ -94,7 +94,10 @@ def test_a_terminal_has_a_line_for_each_running_job(lines: list[str], tmp_path: 
     with Progress("web01", Batch(tmp_path), 600, terminal=True) as shown:
         shown.show(COPYING, [job("db01", "QUEUED")])
     drawn, cleared = lines
-    assert "web01  [#########...........]  copy 43 %, 212 MiB/s, 1 min 12 s left\n1 running, 1 waiting" in drawn
+    assert (
+        "web01  [#########...........]  copy 43 %, 212 MiB/s, 1 min 12 s left\nbatch" in drawn
+        and "1 running, 1 waiting; 212.0 MiB/s\x1b" in drawn
+    )
     assert drawn.endswith("\x1b[2A\r") and cleared == "\r\x1b[J"
 
 
@@ -107,7 +110,7 @@ def test_a_guest_cannot_speak_to_the_terminal() -> None:
 def test_rows_fit_the_terminal_and_their_number_is_bounded() -> None:
     many = {f"vm{i}": {**progress.summarize(COPYING), "host": f"vm{i}"} for i in range(30)}
     rows = progress.rows(many, 40)
-    assert len(rows) == 10 and max(map(len, rows)) < 40 and rows[-1] == "30 running" and "22 more" in rows[-2]
+    assert len(rows) == 10 and max(map(len, rows)) < 40 and "30 run" in rows[-1] and "22 more" in rows[-2]
 
 
 @pytest.mark.parametrize(
