@@ -28,6 +28,10 @@ OTHERS = {
     "wait_timeout",
     "labels",
     "annotations",
+    "report_path",
+    "report_csv",
+    "report_junit",
+    "report_title",
 }
 
 
@@ -83,7 +87,8 @@ def test_choices_are_the_documents() -> None:
 
 
 def test_every_variable_reaches_a_task() -> None:
-    used = "".join((ROLE / path).read_text(encoding="utf-8") for path in ("tasks/main.yml", "vars/main.yml"))
+    files = ("tasks/main.yml", "tasks/report.yml", "vars/main.yml")
+    used = "".join((ROLE / path).read_text(encoding="utf-8") for path in files)
     assert [name for name in specs() if name not in used] == []
 
 
