@@ -124,7 +124,7 @@ $(VENV)/.browser: bindep.txt scripts/install-packages | setup
 browser: setup $(VENV)/.browser ## Tests of the report's page in a real browser
 	python -m pytest tests/browser
 
-screenshots: setup $(VENV)/.browser ## Take the report's pictures for the documentation
+screenshots: guests $(VENV)/.browser ## Take the pictures for the documentation
 	PYTHONPATH=.collections python -m tests.browser.screenshots docs/images
 
 schemas: setup ## Write schemas/ and the specification's tables from the models

@@ -90,7 +90,7 @@ def ansible_playbook(
     """
     done = subprocess.run(
         [_BIN / "ansible-playbook", *arguments, "-e", json.dumps(extra)],
-        env=environment(LC_ALL="C.UTF-8", **(settings or {})),
+        env=environment(**{"LC_ALL": "C.UTF-8", **(settings or {})}),
         cwd=folder,
         stdin=subprocess.DEVNULL,
         stdout=log,
@@ -142,19 +142,42 @@ class Inventory:
 
     def play(self, playbook: str | pathlib.Path, *arguments: str, **extra: t.Any) -> Played:
         """Run a playbook; ``extra`` are variables of the command line."""
+        self._write()
+        with (self.folder / LOG).open("w") as log:
+            return ansible_playbook(
+                *("-i", self._path, playbook, *arguments),
+                folder=self.folder,
+                extra=extra,
+                settings=self.environment,
+                log=log,
+            )
+
+    def command(self, playbook: str, **extra: t.Any) -> list[str | pathlib.Path]:
+        """Return the command that runs a playbook, for whoever runs it in a terminal, with :attr:`environment`."""
+        self._write()
+        return [_BIN / "ansible-playbook", "-i", self._path, playbook, "-e", json.dumps(extra)]
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """What Ansible's environment has to have."""
+        return {
+            "ANSIBLE_COLLECTIONS_PATH": str(self.collections),
+            "ANSIBLE_SHOW_CUSTOM_STATS": "true",
+            "LC_ALL": "C.UTF-8",
+        }
+
+    @property
+    def _path(self) -> pathlib.Path:
+        return self.folder / "inventory.json"
+
+    def _write(self) -> None:
         shared = {
             "hyper2kvm_input_root": str(self.folder / "input"),
             "hyper2kvm_output_root": str(self.output),
             "hyper2kvm_verify_timeout_seconds": PATIENCE_SECONDS,
         }
         inventory = {name: {"hosts": hosts, "vars": shared} for name, hosts in self.groups.items()}
-        path = self.folder / "inventory.json"
-        path.write_text(json.dumps(inventory), encoding="utf-8")
-        settings = {"ANSIBLE_COLLECTIONS_PATH": str(self.collections), "ANSIBLE_SHOW_CUSTOM_STATS": "true"}
-        with (self.folder / LOG).open("w") as log:
-            return ansible_playbook(
-                "-i", path, playbook, *arguments, folder=self.folder, extra=extra, settings=settings, log=log
-            )
+        self._path.write_text(json.dumps(inventory), encoding="utf-8")
 
     def release(self) -> None:
         """Let the jobs go on that are held."""

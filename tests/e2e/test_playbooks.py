@@ -19,6 +19,7 @@ import pytest
 
 from tests.e2e.playbooks import Inventory, pretend
 from tests.guests import build
+from tests.tools import terminal
 
 MIGRATE = "hyper2kvm.core.migrate"
 
@@ -86,6 +87,21 @@ def test_parallelism_is_the_workers_slots_and_not_forks(inventory: Inventory) ->
     assert played.status == 0, played.output
     assert inventory.most_at_once() == 4
     assert re.search(r"^\[vm\d\] COMPLETED in .*, booted in 14 s$", played.output, re.MULTILINE), played.output
+
+
+def test_a_terminal_shows_a_bar_for_each_vm_that_is_moved_and_one_for_the_batch(inventory: Inventory) -> None:
+    inventory.add(*(f"vm{i}" for i in range(3)), held=True)
+    command = inventory.command(MIGRATE, hyper2kvm_slots=2)
+    with terminal.running(command, inventory.folder, inventory.environment, (100, 150)) as shown:
+        shown.watch(lambda text: bool(re.search(r"^batch +2 running, 1 waiting", text, re.MULTILINE)), 120)
+        text = shown.watch(lambda text: len(re.findall(r"^vm\d ", text, re.MULTILINE)) == 2, 120)
+        assert "waiting for NoFreeSlot (1)" in text
+        inventory.release()
+        text = shown.watch(lambda text: "PLAY RECAP" in text, 120)
+        # Nothing of the live view is left among what stays.
+        assert "batch " not in text and all(
+            re.search(rf"^{vm} +COMPLETED", text, re.MULTILINE) for vm in ("vm0", "vm2")
+        )
 
 
 def test_the_playbook_that_users_write_ends_with_a_failure(inventory: Inventory) -> None:
