@@ -35,6 +35,8 @@ TERMINAL = sys.stdout.isatty()
 _LIVE_SECONDS = 3.0
 _QUIET_SECONDS = 60.0
 _MAX_ROWS = 8
+#: Ansible prints results from another process, which knows of no live lines: so many fit in before they are drawn again.
+_GAP = 3
 
 Summary = dict[str, t.Any]
 
@@ -151,10 +153,10 @@ class Progress:
         return self._batch.spoke + self._interval - time.time()
 
     def _draw(self, lines: list[str]) -> None:
-        """Put lines below the cursor, which stays on an empty line where the next result is printed."""
+        """Put lines below the cursor, which stays above the empty lines where the next results are printed."""
         text = "\r\x1b[J"
         if lines:
-            text += "\n" + "\n".join(lines) + f"\x1b[{len(lines)}A\r"
+            text += "\n" * _GAP + "\n".join(lines) + f"\x1b[{_GAP + len(lines) - 1}A\r"
         self._display.display(text, newline=False, screen_only=True)
         self._drawn = bool(lines)
 

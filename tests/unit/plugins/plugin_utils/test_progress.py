@@ -98,7 +98,7 @@ def test_a_terminal_has_a_line_for_each_running_job(lines: list[str], tmp_path: 
         "web01  [#########...........]  copy 43 %, 212 MiB/s, 1 min 12 s left\nbatch" in drawn
         and "1 running, 1 waiting; 212.0 MiB/s\x1b" in drawn
     )
-    assert drawn.endswith("\x1b[2A\r") and cleared == "\r\x1b[J"
+    assert drawn.endswith("\x1b[4A\r") and cleared == "\r\x1b[J"
 
 
 def test_a_guest_cannot_speak_to_the_terminal() -> None:
