@@ -35,7 +35,7 @@ TERMINAL = sys.stdout.isatty()
 _LIVE_SECONDS = 3.0
 _QUIET_SECONDS = 60.0
 _MAX_ROWS = 8
-#: Ansible prints results from another process, which knows of no live lines: so many fit in before they are drawn again.
+#: Ansible prints results from a process that knows of no live lines: so many fit in until they are drawn again.
 _GAP = 3
 
 Summary = dict[str, t.Any]
