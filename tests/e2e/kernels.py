@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import lzma
 import pathlib
 import re
@@ -15,16 +16,20 @@ import subprocess
 import tempfile
 
 _CACHE = pathlib.Path(__file__).resolve().parents[2] / ".cache" / "kernels"
-#: Enough of the module tree for the drivers of virtio and of VMware's SCSI controller.
+#: Enough of the module tree for the drivers of virtio and of VMware's SCSI controller, and for a micro-VM, which opens
+#: filesystems and volumes of all kinds.
 _WANTED = (
     "./boot/*",
     "./lib/modules/*/modules.*",
     "./lib/modules/*/kernel/drivers/virtio/*",
-    "./lib/modules/*/kernel/drivers/block/virtio_blk.ko",
+    "./lib/modules/*/kernel/drivers/block/*",
+    "./lib/modules/*/kernel/drivers/char/*.ko",
+    "./lib/modules/*/kernel/drivers/md/*",
     "./lib/modules/*/kernel/drivers/scsi/*",
     "./lib/modules/*/kernel/drivers/net/*.ko",
     "./lib/modules/*/kernel/net/core/*",
     "./lib/modules/*/kernel/crypto/*",
+    "./lib/modules/*/kernel/fs/*",
     "./lib/modules/*/kernel/lib/*",
     "./lib/modules/*/kernel/arch/x86/crypto/*",
 )
@@ -49,7 +54,7 @@ def debian_kernel() -> TestKernel:
     found = re.search(r"Depends: (linux-image-(\S+))", depends)
     assert found is not None, depends
     package, version = found.groups()
-    home = _CACHE / package
+    home = _CACHE / f"{package}-{hashlib.sha256(repr(_WANTED).encode()).hexdigest()[:8]}"
     if not home.exists():
         _CACHE.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=_CACHE) as fresh:

@@ -29,6 +29,7 @@ from .console import Console
 from .emulator import Emulator, QemuEnded
 from .layers import Layers, prepare
 from .layerserver import LayerServer
+from .memory import granted_memory
 from .report import Reader
 from .watch import Outcome, Watch
 
@@ -36,7 +37,6 @@ _TICK = 0.5
 _PROGRESS_SECONDS = 2.0
 #: Booting does not get faster with more processors; other jobs run beside.
 _CPU_LIMIT = 4
-_MINIMUM_MEMORY = 256 * 1024**2
 
 
 @dataclasses.dataclass(frozen=True)
@@ -217,33 +217,8 @@ def _hardware(request: BootTestRequest) -> commandline.Hardware:
         firmware=request.firmware,
         secure_boot=request.secure_boot,
         nics=tuple(request.nics),
-        memory_bytes=_memory(request.memory_bytes),
+        memory_bytes=granted_memory(request.memory_bytes),
         cpus=max(1, min(request.cpus, len(os.sched_getaffinity(0)), _CPU_LIMIT)),
         bus=request.bus,
         logical_block_sizes=tuple(request.logical_block_sizes) or (512,) * len(request.disks),
     )
-
-
-def _memory(wanted: int) -> int:
-    """What the guest gets: at most three quarters of what the host has free."""
-    free = _free_memory()
-    given = min(wanted, free * 3 // 4) // 1024**2 * 1024**2
-    if given < min(wanted, _MINIMUM_MEMORY):
-        raise environment(
-            "NotEnoughMemory",
-            f"The boot test has {free // 1024**2} MiB of free memory to run the guest in; that is too little.",
-            "Run fewer jobs at once on this worker, or give it more memory.",
-        )
-    return given
-
-
-def _free_memory() -> int:
-    """What this host, and the control group of this container, still have. Bytes."""
-    meminfo = pathlib.Path("/proc/meminfo").read_text(encoding="ascii")
-    fields = dict(line.split(":", 1) for line in meminfo.splitlines())
-    free = int(fields["MemAvailable"].split()[0]) * 1024
-    group = pathlib.Path("/sys/fs/cgroup")
-    with contextlib.suppress(OSError, ValueError):  # no limit: the file is absent, or says "max"
-        limit = int((group / "memory.max").read_text(encoding="ascii"))
-        free = min(free, limit - int((group / "memory.current").read_text(encoding="ascii")))
-    return free
