@@ -103,9 +103,7 @@ def mapped(table: t.Sequence[str], *, writable: bool) -> MappedDevice:
 
 def table_of(device: MappedDevice) -> str:
     """Return the kernel's table of a device, without keys (dmsetup(8), "table")."""
-    output = run_command(
-        ["dmsetup", "table", device.name], what="Reading a volume's table", capabilities=CAPABILITIES
-    )
+    output = run_command(["dmsetup", "table", device.name], what="Reading a volume's table", capabilities=CAPABILITIES)
     return output.decode("utf-8", "replace")
 
 

@@ -79,7 +79,7 @@ def unlock(device: pathlib.Path, keys: t.Iterable[Key], *, writable: bool) -> Ma
 
 
 def _try(device: pathlib.Path, key: bytes, *, writable: bool) -> MappedDevice | None:
-    access = [] if writable else ["--readonly"]
+    access: tuple[str, ...] = () if writable else ("--readonly",)
 
     def create(name: str) -> None:
         run_command(

@@ -69,7 +69,7 @@ def read_member(device: pathlib.Path, start: int, length: int) -> Member | None:
 def _parse_v1(data: bytes, place: int) -> Member | None:
     if len(data) < _V1_SIZE:
         return None
-    (magic, major, features) = struct.unpack_from("<III", data)
+    magic, major, features = struct.unpack_from("<III", data)
     if (magic, major) != (_MAGIC, 1):
         return None
     (level,) = struct.unpack_from("<i", data, 72)

@@ -181,14 +181,9 @@ class _Opening:
             mapping = mapped([table], writable=self._writable)
             undo.pop_all()
         mapping.holds(legs)
-        names = tuple(
-            dict.fromkeys(
-                f"/dev/{prefix}{first.name}" for prefix in ("md/", "md") if first.name
-            )
-        ) + (f"/dev/disk/by-id/md-uuid-{identity}",)
-        copies = tuple(
-            (Extent(0, size, f.partition.disk, f.partition.start + member.data),) for f, member in current
-        )
+        called = [f"/dev/md/{first.name}", f"/dev/md{first.name}"] if first.name else []
+        names = (*called, f"/dev/disk/by-id/md-uuid-{identity}")
+        copies = tuple((Extent(0, size, f.partition.disk, f.partition.start + member.data),) for f, member in current)
         places = tuple(filesystem.place for filesystem, dummy in current)
         self._add(Volume(f"md-{identity}", "raid1", identity, size, names, places), mapping, copies)
 
@@ -282,7 +277,9 @@ class _Opening:
         self.filesystems += [dataclasses.replace(probe_partition(disk, one), volume=volume) for one in partitions]
 
 
-def _extents(volume: lvm.LogicalVolume, physical: t.Mapping[pathlib.Path, Filesystem]) -> tuple[tuple[Extent, ...], ...]:
+def _extents(
+    volume: lvm.LogicalVolume, physical: t.Mapping[pathlib.Path, Filesystem]
+) -> tuple[tuple[Extent, ...], ...]:
     """Where a volume's content lies; nothing where it is striped."""
     if any(len(run.stripes) != 1 for run in volume.runs):
         return ()

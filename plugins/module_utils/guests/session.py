@@ -18,8 +18,10 @@ import typing as t
 from ..disks.attach import Attachment
 from ..disks.filesystems import probe
 from ..disks.journal import needs_replay
+from ..disks.luks import Key
 from ..disks.model import Filesystem
 from ..disks.used_blocks import used_ranges
+from ..disks.volumes import opened_volumes
 from ..protocol import models
 from .boottest.instruments import instrument
 from .facts import GuestFacts
@@ -28,7 +30,6 @@ from .inspection import inspect
 from .planning import Plan, plan_fixes
 from .roots import MountedGuest, mount_guest
 
-#: Parts of a disk that are worth copying: begin and end, in bytes, ascending.
 Ranges = list[tuple[int, int]]
 
 
@@ -62,7 +63,7 @@ class UsedBlocks:
     """What of the disks is in use."""
 
     ranges: dict[str, Ranges]
-    """By the disk's name."""
+    """By the disk's name: begins and ends in bytes, ascending."""
     warnings: tuple[str, ...] = ()
 
 
@@ -122,7 +123,12 @@ class GuestHere(GuestSession):
     """The guest's filesystems in this host's own kernel."""
 
     def __init__(
-        self, attachment: contextlib.AbstractContextManager[Attachment], *, writable: bool, workdir: pathlib.Path
+        self,
+        attachment: contextlib.AbstractContextManager[Attachment],
+        *,
+        writable: bool,
+        workdir: pathlib.Path,
+        keys: t.Sequence[Key] = (),
     ) -> None:
         """Attach the disks.
 
@@ -130,6 +136,7 @@ class GuestHere(GuestSession):
             attachment: is entered here, and left at the end.
             writable: whether the guest's files may be changed.
             workdir: an existing folder for mount points, which are gone afterwards.
+            keys: for the guest's LUKS containers.
 
         Raises:
             JobError: they cannot be attached here.
@@ -138,6 +145,7 @@ class GuestHere(GuestSession):
         self._attachment = self._stack.enter_context(attachment)
         self._writable = writable
         self._workdir = workdir
+        self._keys = keys
         self._filesystems: list[Filesystem] = []
         self._guest: MountedGuest | None = None
         self._facts = GuestFacts()
@@ -151,11 +159,11 @@ class GuestHere(GuestSession):
 
     def mount(self) -> Opened:
         """See :meth:`GuestSession.mount`."""
-        warnings = [*self._unclean()]
+        warnings = [*self._open_volumes(), *self._unclean()]
         self._guest = self._stack.enter_context(
             mount_guest(self._attachment, self._filesystems, writable=self._writable, workdir=self._workdir)
         )
-        self._facts = inspect(self._guest, self._filesystems)
+        self._facts = inspect(self._guest, self._guest.filesystems)
         return Opened(self._facts, tuple(warnings))
 
     def plan(self, request: FixRequest) -> Planned:
@@ -175,15 +183,8 @@ class GuestHere(GuestSession):
 
     def used(self, sizes: t.Mapping[str, int]) -> UsedBlocks:
         """See :meth:`GuestSession.used`."""
-        warnings: list[str] = []
-        ranges = {
-            name: list(
-                used_ranges(
-                    self._attachment.disks[name], size, self._filesystems, self._workdir, warnings.append
-                )
-            )
-            for name, size in sizes.items()
-        }
+        warnings = self._open_volumes()
+        ranges = used_ranges(self._attachment, sizes, self._filesystems, self._workdir, warnings.append)
         return UsedBlocks(ranges, tuple(warnings))
 
     def close(self) -> None:
@@ -201,11 +202,18 @@ class GuestHere(GuestSession):
             raise AssertionError("the guest is mounted before anything is done with its files")
         return self._guest
 
+    def _open_volumes(self) -> list[str]:
+        """Open what lies in volumes, and return what a person should know of it."""
+        volumes = opened_volumes(self._attachment, self._filesystems, self._keys, writable=self._writable)
+        found = self._stack.enter_context(volumes)
+        self._filesystems = found.filesystems
+        return list(found.warnings)
+
     def _unclean(self) -> t.Iterator[str]:
         for filesystem in self._filesystems:
             partition = filesystem.partition
             if needs_replay(self._attachment.disks[partition.disk].partition_device(partition), filesystem.type):
                 yield (
-                    f"The {filesystem.type} filesystem on {partition.disk} partition {partition.number} was in use "
-                    "when the disk was exported: this is a crash-consistent copy, as after a power cut."
+                    f"The {filesystem.type} filesystem on {filesystem.place} was in use when the disk "
+                    "was exported: this is a crash-consistent copy, as after a power cut."
                 )

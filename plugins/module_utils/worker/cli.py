@@ -105,6 +105,9 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("--input-root", metavar="DIR", help="where sources are read")
     run.add_argument("--scratch", metavar="DIR", help="for overlays (default: STATE_DIR/scratch)")
     run.add_argument("--secrets-root", metavar="DIR", help="where secrets are: DIR/NAME/KEY")
+    run.add_argument(
+        "--microvm-kernel", metavar="DIR", help="has boot/ and lib/modules/ of the micro-VMs' kernel (default: /)"
+    )
     run.add_argument("--jobs-dir", metavar="DIR", help="hand in the job documents that lie or will lie there")
     run.add_argument(
         "--target-device",
@@ -294,6 +297,7 @@ def _config(options: argparse.Namespace) -> Config:
         state_dir=state_dir,
         scratch=_folder(options, "scratch", _CONTAINER_SCRATCH if in_container else None),
         secrets=_folder(options, "secrets_root"),
+        kernel_root=_folder(options, "microvm_kernel"),
         target_devices=options.target_device or filter(None, os.environ.get(_DEVICES_VARIABLE, "").split(":")),
     )
     jobs_dir = _folder(options, "jobs_dir")

@@ -44,6 +44,9 @@ _CONSOLE = 16 * 1024
 #: Nothing is printed that nobody reads: under emulation each letter costs.
 _KERNEL_ARGUMENTS = "console=ttyS0 quiet loglevel=3 panic=-1 mitigations=off random.trust_cpu=on"
 
+#: What QEMU is handed besides its disks, as names of descriptors.
+_KERNEL, _INITRAMFS, _PORT, _SCREEN = "kernel", "initramfs", "port", "screen"
+
 _A = t.TypeVar("_A", bound=Message)
 
 
@@ -114,9 +117,7 @@ class MicroVm(Closing):
         """End the machine, however it is."""
         self._stack.close()
 
-    def _start(
-        self, files: MachineFiles, accelerator: Accelerator, disks: t.Sequence[str]
-    ) -> subprocess.Popen[bytes]:
+    def _start(self, files: MachineFiles, accelerator: Accelerator, disks: t.Sequence[str]) -> subprocess.Popen[bytes]:
         self._port, port = socket.socketpair()
         self._screen, screen = socket.socketpair()
         for ours in (self._port, self._screen):
@@ -126,17 +127,17 @@ class MicroVm(Closing):
             descriptors = {name: connection.fileno() for name, connection in self._server.connections.items()}
             for theirs in (port, screen):
                 handed_over.enter_context(theirs)
-            opened = []
-            for path in (files.kernel, files.initramfs):
-                opened.append(os.open(path, os.O_RDONLY | os.O_CLOEXEC))
-                handed_over.callback(os.close, opened[-1])
-            command = _command(accelerator, disks, descriptors, *opened, port.fileno(), screen.fileno())
+            descriptors |= {_PORT: port.fileno(), _SCREEN: screen.fileno()}
+            for name, path in ((_KERNEL, files.kernel), (_INITRAMFS, files.initramfs)):
+                descriptors[name] = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+                handed_over.callback(os.close, descriptors[name])
+            command = _command(accelerator, disks, descriptors)
             process = subprocess.Popen(
                 confinement.confined(command, _FILE_LIMIT),
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 stderr=self._stderr,
-                pass_fds=(*descriptors.values(), *opened, port.fileno(), screen.fileno()),
+                pass_fds=tuple(descriptors.values()),
                 env=clean_environment(),
             )
         for connection in self._server.connections.values():
@@ -192,7 +193,9 @@ class MicroVm(Closing):
             raise self._lost("ended")
 
     def _lost(self, what: str) -> JobError:
-        return self._server.failed() or transient("MicroVmLost", f"The micro-VM {what} ({self._words()}).", "Try again.")
+        return self._server.failed() or transient(
+            "MicroVmLost", f"The micro-VM {what} ({self._words()}).", "Try again."
+        )
 
     def _words(self) -> str:
         self._stderr.seek(0)
@@ -200,23 +203,20 @@ class MicroVm(Closing):
         return last_lines(said + b"\n" + self._console, 5)
 
 
-def _command(
-    accelerator: Accelerator,
-    disks: t.Sequence[str],
-    descriptors: t.Mapping[str, int],
-    kernel: int,
-    initramfs: int,
-    port: int,
-    screen: int,
-) -> list[str]:
+def _command(accelerator: Accelerator, disks: t.Sequence[str], descriptors: t.Mapping[str, int]) -> list[str]:
     """Return QEMU's command line: a kernel, some disks, a serial port to talk through, and nothing else."""
     arguments = [confinement.find_program(), *confinement.BASE_ARGUMENTS, "-no-reboot"]
     arguments += ["-machine", f"q35,accel={accelerator.name},graphics=off,usb=off", "-cpu", accelerator.cpu]
     arguments += ["-smp", "1", "-m", f"{granted_memory(_MEMORY) // 1024**2}M"]
-    arguments += ["-kernel", f"/proc/self/fd/{kernel}", "-initrd", f"/proc/self/fd/{initramfs}"]
+    arguments += [
+        "-kernel",
+        f"/proc/self/fd/{descriptors[_KERNEL]}",
+        "-initrd",
+        f"/proc/self/fd/{descriptors[_INITRAMFS]}",
+    ]
     arguments += ["-append", _KERNEL_ARGUMENTS]
-    arguments += ["-chardev", f"socket,id=screen,fd={screen}", "-serial", "chardev:screen"]
-    arguments += ["-device", "virtio-serial-pci", "-chardev", f"socket,id=port,fd={port}"]
+    arguments += ["-chardev", f"socket,id=screen,fd={descriptors[_SCREEN]}", "-serial", "chardev:screen"]
+    arguments += ["-device", "virtio-serial-pci", "-chardev", f"socket,id=port,fd={descriptors[_PORT]}"]
     arguments += ["-device", f"virtserialport,chardev=port,name={messages.PORT}"]
     for name in disks:
         server = {"type": "fd", "str": str(descriptors[name])}

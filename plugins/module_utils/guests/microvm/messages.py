@@ -10,11 +10,13 @@ these types, and made harmless for a terminal where it is shown.
 
 from __future__ import annotations
 
+import base64
 import dataclasses
 import functools
 import json
 import typing as t
 
+from ...disks.luks import Key
 from ...disks.model import Nic
 from ...protocol import _pydantic as p
 from ...protocol import models
@@ -70,12 +72,33 @@ class Failure:
 
 
 @dataclasses.dataclass(frozen=True)
+class SentKey:
+    """A :class:`Key` on its way into the machine."""
+
+    secret: str = dataclasses.field(repr=False)
+    """Base64."""
+    device: str
+    name: str
+
+    @classmethod
+    def of(cls, key: Key) -> SentKey:
+        """Send ``key``."""
+        return cls(base64.b64encode(key.secret).decode(), key.device, key.name)
+
+    def key(self) -> Key:
+        """What was sent."""
+        return Key(base64.b64decode(self.secret), self.device, self.name)
+
+
+@dataclasses.dataclass(frozen=True)
 class Probe:
     """Attach the disks and see what they hold."""
 
     disks: tuple[str, ...]
     """Their serial numbers, in the guest's order."""
     writable: bool
+    keys: tuple[SentKey, ...] = ()
+    """For its LUKS containers."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -142,8 +165,9 @@ _KINDS: dict[str, type[Message]] = {
 
 def dump(message: Message) -> bytes:
     """Return ``message`` as a line."""
-    body = _adapter(type(message)).dump_python(message, mode="python")
-    return json.dumps({"kind": type(message).__name__, "body": _plain(body)}).encode() + b"\n"
+    kind = type(message).__name__
+    body = _adapter(kind).dump_python(message, mode="python")
+    return json.dumps({"kind": kind, "body": _plain(body)}).encode() + b"\n"
 
 
 def load(line: bytes) -> Message:
@@ -154,7 +178,7 @@ def load(line: bytes) -> Message:
     """
     try:
         document = json.loads(line)
-        message: Message = _adapter(_KINDS[document["kind"]]).validate_python(document["body"])
+        message: Message = _adapter(document["kind"]).validate_python(document["body"])
         return message
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         # pydantic's error is a ValueError, and may quote what nobody shall see.
@@ -162,8 +186,8 @@ def load(line: bytes) -> Message:
 
 
 @functools.cache
-def _adapter(kind: type[t.Any]) -> t.Any:
-    return p.TypeAdapter(kind)
+def _adapter(kind: str) -> t.Any:
+    return p.TypeAdapter(_KINDS[kind])
 
 
 def _plain(value: t.Any) -> t.Any:

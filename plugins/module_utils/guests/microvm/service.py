@@ -83,7 +83,8 @@ class Service:
         if isinstance(request, messages.Probe):
             devices = {name: _disk(name) for name in request.disks}
             attachment = attach_devices(devices, writable=request.writable)
-            self._session = GuestHere(attachment, writable=request.writable, workdir=self._workdir)
+            keys = [sent.key() for sent in request.keys]
+            self._session = GuestHere(attachment, writable=request.writable, workdir=self._workdir, keys=keys)
             return self._session.probe()
         if self._session is None:
             raise AssertionError("the disks are attached first")
@@ -125,7 +126,13 @@ def _lines(port: t.BinaryIO) -> t.Iterator[bytes]:
 
 
 def _prepare() -> None:
-    for kind, place in (("proc", "/proc"), ("sysfs", "/sys"), ("devtmpfs", "/dev"), ("tmpfs", "/run"), ("tmpfs", "/tmp")):
+    for kind, place in (
+        ("proc", "/proc"),
+        ("sysfs", "/sys"),
+        ("devtmpfs", "/dev"),
+        ("tmpfs", "/run"),
+        ("tmpfs", "/tmp"),
+    ):
         flags = _MS_NOSUID | _MS_NOEXEC | (0 if kind == "devtmpfs" else _MS_NODEV)
         _mount(kind, place, kind, flags)
     # What the machine is made of stays as it is.

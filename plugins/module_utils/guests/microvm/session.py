@@ -12,6 +12,7 @@ import tempfile
 import typing as t
 
 from ...disks.file_range import sync_file
+from ...disks.luks import Key
 from ...disks.qemu import check_qcow2
 from ...protocol.errors import transient
 from ..boottest.layerserver import Layer
@@ -32,6 +33,7 @@ class GuestInMicroVm(GuestSession):
         *,
         writable: bool,
         workdir: pathlib.Path,
+        keys: t.Sequence[Key] = (),
         cancelled: t.Callable[[], bool],
     ) -> None:
         """Start the machine.
@@ -41,6 +43,7 @@ class GuestInMicroVm(GuestSession):
             layers: a qcow2 file of our own for each disk, by the disk's name.
             writable: whether they take writes.
             workdir: an existing folder for what is gone afterwards.
+            keys: for the guest's LUKS containers.
             cancelled: asked several times a second.
 
         Raises:
@@ -48,6 +51,7 @@ class GuestInMicroVm(GuestSession):
         """
         self._layers = dict(layers)
         self._writable = writable
+        self._keys = tuple(messages.SentKey.of(key) for key in keys)
         self._stack = contextlib.ExitStack()
         with contextlib.ExitStack() as undo:
             undo.callback(self._stack.close)
@@ -59,7 +63,7 @@ class GuestInMicroVm(GuestSession):
 
     def probe(self) -> Probed:
         """See :meth:`GuestSession.probe`."""
-        return self._machine.ask(messages.Probe(tuple(self._layers), self._writable), Probed)
+        return self._machine.ask(messages.Probe(tuple(self._layers), self._writable, self._keys), Probed)
 
     def mount(self) -> Opened:
         """See :meth:`GuestSession.mount`."""

@@ -130,7 +130,9 @@ def archive(parts: Parts) -> bytes:
 
 def _entries(files: dict[str, tuple[bytes, int]], links: dict[str, str]) -> t.Iterator[cpio.Entry]:
     folders = {parent.lstrip("/") for path in (*files, *links) for parent in map(str, pathlib.PurePath(path).parents)}
-    folders |= {str(parent) for name in _FOLDERS for parent in (pathlib.PurePath(name), *pathlib.PurePath(name).parents)}
+    folders |= {
+        str(parent) for name in _FOLDERS for parent in (pathlib.PurePath(name), *pathlib.PurePath(name).parents)
+    }
     for name in sorted(folders - {"", "."}):
         yield cpio.directory(name)
     for path, target in sorted(links.items()):
