@@ -85,7 +85,9 @@ def _try(device: pathlib.Path, key: bytes, *, writable: bool) -> MappedDevice | 
         run_command(
             [
                 *("cryptsetup", "open", "--type", "luks", "--key-file", "-", "--disable-keyring"),
-                *("--disable-external-tokens", "--batch-mode", *access, device, name),
+                *("--disable-external-tokens", "--batch-mode", *access),
+                device,
+                name,
             ],
             what="Opening a LUKS container",
             capabilities=CAPABILITIES,

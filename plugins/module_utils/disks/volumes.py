@@ -181,11 +181,11 @@ class _Opening:
             mapping = mapped([table], writable=self._writable)
             undo.pop_all()
         mapping.holds(legs)
-        called = [f"/dev/md/{first.name}", f"/dev/md{first.name}"] if first.name else []
-        names = (*called, f"/dev/disk/by-id/md-uuid-{identity}")
+        called = (f"/dev/md/{first.name}", f"/dev/md{first.name}") if first.name else ()
+        names: tuple[str, ...] = (*called, f"/dev/disk/by-id/md-uuid-{identity}")
         copies = tuple((Extent(0, size, f.partition.disk, f.partition.start + member.data),) for f, member in current)
-        places = tuple(filesystem.place for filesystem, dummy in current)
-        self._add(Volume(f"md-{identity}", "raid1", identity, size, names, places), mapping, copies)
+        members_shown = tuple(filesystem.place for filesystem, dummy in current)
+        self._add(Volume(f"md-{identity}", "raid1", identity, size, names, members_shown), mapping, copies)
 
     # -- LUKS ----------------------------------------------------------------------------------------------------------
 
