@@ -112,7 +112,7 @@ def _fill(spec: VolumesSpec, volumes: _Volumes, tarball: pathlib.Path, staging: 
     """Make a disk with /boot and / as plain partitions; return these."""
     disk_id = uuid.uuid4().hex[:8]
     boot = _Named(1, MIB, 128 * MIB, "ext4", "/boot", str(uuid.uuid4()), f"{disk_id}-01")
-    size = (spec.disk_mib - 160) * MIB
+    size = (spec.disk_mib - 256) * MIB
     root = _Named(2, 129 * MIB, size, "ext4", "/", str(uuid.uuid4()), f"{disk_id}-02", called=volumes.root)
     with staging.open("xb") as file:
         file.truncate(129 * MIB + size)
@@ -210,11 +210,11 @@ def _lay_lvm(spec: VolumesSpec, volumes: _Volumes, content: pathlib.Path, disks:
     The root lies on both, one behind the other; a further volume is striped over both.
     """
     with disks[1].open("xb") as file:
-        file.truncate(spec.disk_mib * MIB)
+        file.truncate(512 * MIB)
     with _loops([(disks[0], 129 * MIB), (disks[1], 0)]) as devices:
         _make_group(devices)
         size = content.stat().st_size // MIB
-        # The first disk has no room for all of it.
+        # Neither disk has room for all of it.
         _make_volume("swap", ["-L", "64m"], devices[:1])
         _make_volume("data-1", ["-L", "128m", "-i", "2", "-I", "64k"], devices)
         _make_volume("root-fs", ["-L", f"{size}m"], devices)

@@ -19,9 +19,8 @@ from .session import GuestHere, GuestSession
 
 _Work = t.TypeVar("_Work")
 #: What this host's kernel may lack for a guest, and a micro-VM's has.
-_LACKING = frozenset({"NoDeviceMapper", "NoFilesystemDriver"})
-#: The capability that a worker must have found for a guest that needs what this one lacks.
-CAPABILITY = "microvm"
+#: By the reason of the error, the capability that a worker must have found which can do it all the same.
+_LACKING = {"NoDeviceMapper": "guest-volumes", "NoFilesystemDriver": "microvm"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -100,9 +99,9 @@ def _carried_out(session: GuestSession, work: t.Callable[[GuestSession], _Work])
 def _no_way(lacking: JobError | None, without: JobError) -> JobError:
     """Tell both: what this host's kernel lacks, and why there is no micro-VM; another worker may have one of them."""
     if lacking is None:
-        without.needs = (CAPABILITY,)
+        without.needs = ("microvm",)
         return without
     lacking.message = f"{lacking.message} And there is no micro-VM that could: {without.message}"
     lacking.suggestion = f"{lacking.suggestion} {without.suggestion}".strip()
-    lacking.needs = (CAPABILITY,)
+    lacking.needs = (_LACKING[lacking.reason],)
     return lacking

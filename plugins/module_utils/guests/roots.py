@@ -79,13 +79,13 @@ class MountedGuest:
 
     tree: GuestTree
     root: Filesystem
-    filesystems: tuple[Filesystem, ...]
-    """All that was found on its disks, by all the names that the guest has for them."""
     mounts: tuple[MountedFilesystem, ...] = ()
     """All that is mounted, ``/`` first."""
     esp: str = ""
     """Where the EFI system partition is shown; empty: there is none, or no place for it."""
     warnings: tuple[str, ...] = ()
+    filesystems: tuple[Filesystem, ...] = ()
+    """All that was found on its disks, by all the names that the guest has for them."""
 
 
 @contextlib.contextmanager
@@ -173,7 +173,7 @@ class _Assembly:
             if len(mounts) > _MOUNT_LIMIT:
                 raise unsupported("TooManyMounts", f"The guest's fstab mounts more than {_MOUNT_LIMIT} filesystems.")
         esp = self._add_esp(tree, mounts)
-        return MountedGuest(tree, root.filesystem, self._devices.filesystems, tuple(mounts), esp, tuple(self._warnings))
+        return MountedGuest(tree, root.filesystem, tuple(mounts), esp, tuple(self._warnings), self._devices.filesystems)
 
     def close(self) -> None:
         """Sync and unmount everything."""

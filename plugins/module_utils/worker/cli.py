@@ -32,7 +32,7 @@ from ..protocol.lifecycle import TERMINAL, Phase
 from ..telemetry import logs
 from ..telemetry.units import size
 from . import display
-from .config import LEASE_SECONDS, NODE_LEASE_SECONDS, Config, default_state_dir, make_roots
+from .config import LEASE_SECONDS, NODE_LEASE_SECONDS, Config, default_state_dir, kernel_folder, make_roots
 from .job_process import Pipeline
 
 OK, JOB_FAILED, BAD_INPUT = 0, 1, 2
@@ -348,7 +348,7 @@ def _capabilities(options: argparse.Namespace) -> int:
             folder = pathlib.Path(stack.enter_context(tempfile.TemporaryDirectory()))
         elif not folder.is_dir():
             raise invalid("NoSuchFolder", f"{folder} is no folder.", "Give one in which scratch files can be made.")
-        found = probe(folder)
+        found = probe(folder, kernel_folder())
     if options.json:
         _print_json({name: one.to_document() for name, one in found.items()})
     else:

@@ -34,7 +34,7 @@ _CORE = f"{COLLECTIONS}/ansible_collections/hyper2kvm/core/plugins/module_utils"
 _SERVICE = "ansible_collections.hyper2kvm.core.plugins.module_utils.guests.microvm.service"
 
 #: Without these no guest can be looked into; the others each serve some guests, which are told what is missing.
-_NEEDED = ("prlimit", "unshare", "setpriv", "blkid", "sfdisk", "modprobe")
+NEEDED = ("prlimit", "unshare", "setpriv", "blkid", "sfdisk", "modprobe")
 _TOOLS = (
     *("cryptsetup", "dmsetup", "lvm"),
     *("xfs_logprint", "partclone.extfs", "partclone.xfs", "partclone.btrfs"),
@@ -95,7 +95,7 @@ def collect(kernel: KernelFiles) -> Parts:
         JobError: class ``environment``, something indispensable is not installed.
     """
     tree = _Tree()
-    for name in _NEEDED:
+    for name in NEEDED:
         tree.add_program(find_program(name), name)
     for name in _TOOLS:
         found = shutil.which(name)
