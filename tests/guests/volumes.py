@@ -68,13 +68,11 @@ def produce(spec: VolumesSpec, tarball: pathlib.Path, folder: pathlib.Path) -> N
     volumes = _named(spec)
     staging = folder / "staging.raw"
     slices = _fill(spec, volumes, tarball, staging)
-    disks = [folder / f"disk{index}.raw" for index in range(spec.disks)]
-    _lay_boot_disk(staging, slices, disks[0], spec)
     content = folder / "root.fs"
     with content.open("xb") as file:
         file.truncate(slices[1].size)
     _copy_range(staging, slices[1], content)
-    {"lvm": _lay_lvm, "luks-lvm": _lay_luks, "raid1": _lay_raid}[spec.storage](spec, volumes, content, disks)
+    disks = _lay(spec, volumes, staging, slices[0], content)
     for path in (staging, content):
         path.unlink()
     for disk in disks:
@@ -82,6 +80,40 @@ def produce(spec: VolumesSpec, tarball: pathlib.Path, folder: pathlib.Path) -> N
         disk.unlink()
     facts = {"spec": dataclasses.asdict(spec), "volumes": dataclasses.asdict(volumes)}
     (folder / "guest.json").write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
+
+
+def lay_out(spec: VolumesSpec, files: c.Mapping[str, str], folder: pathlib.Path) -> list[pathlib.Path]:
+    """Make raw disks in ``folder`` whose volumes hold a root of these few files, and nothing that boots.
+
+    What is ``ROOT``, ``SWAP`` or ``LUKS`` in them becomes the names of the guest's volumes.
+    """
+    volumes = _named(spec)
+    tree, content = folder / "tree", folder / "root.fs"
+    names = {"ROOT": volumes.root, "SWAP": volumes.swap, "LUKS": volumes.luks_uuid}
+    for path, text in files.items():
+        for word, name in names.items():
+            text = text.replace(word, name)
+        Chroot(tree).write(path, text)
+    run(["mke2fs", "-q", "-t", "ext4", "-d", tree, content, f"{(spec.disk_mib - 256) * 1024}"])
+    run(["rm", "-rf", tree])
+    boot = Slice(1, MIB, 128 * MIB, "ext4", "/boot", str(uuid.uuid4()), f"{secrets.token_hex(4)}-01")
+    staging = folder / "staging.raw"
+    with staging.open("xb") as file:
+        file.truncate(boot.start + boot.size)
+    make_filesystem(staging, boot)
+    disks = _lay(spec, volumes, staging, boot, content)
+    for path in (staging, content):
+        path.unlink()
+    return disks
+
+
+def _lay(
+    spec: VolumesSpec, volumes: _Volumes, staging: pathlib.Path, boot: Slice, content: pathlib.Path
+) -> list[pathlib.Path]:
+    disks = [content.with_name(f"disk{index}.raw") for index in range(spec.disks)]
+    _lay_boot_disk(staging, boot, disks[0], spec)
+    {"lvm": _lay_lvm, "luks-lvm": _lay_luks, "raid1": _lay_raid}[spec.storage](spec, volumes, content, disks)
+    return disks
 
 
 def _named(spec: VolumesSpec) -> _Volumes:
@@ -156,9 +188,8 @@ def _write_system(guest: Chroot, spec: GuestSpec, volumes: _Volumes) -> None:
 # -- disks -------------------------------------------------------------------------------------------------------------
 
 
-def _lay_boot_disk(staging: pathlib.Path, slices: tuple[Slice, ...], disk: pathlib.Path, spec: VolumesSpec) -> None:
+def _lay_boot_disk(staging: pathlib.Path, boot: Slice, disk: pathlib.Path, spec: VolumesSpec) -> None:
     """Make the first disk: boot code, /boot, and a second partition to the end, which is empty."""
-    boot = slices[0]
     with disk.open("xb") as file:
         file.truncate(spec.disk_mib * MIB)
     kind = {"lvm": "8e", "luks-lvm": "83", "raid1": "fd"}[spec.storage]

@@ -83,6 +83,8 @@ class Service:
         if isinstance(request, messages.Probe):
             devices = {name: _disk(name) for name in request.disks}
             attachment = attach_devices(devices, writable=request.writable)
+            if self._session is not None:
+                self._session.abandon(AssertionError("other disks are asked for"))
             keys = [sent.key() for sent in request.keys]
             self._session = GuestHere(attachment, writable=request.writable, workdir=self._workdir, keys=keys)
             return self._session.probe()
