@@ -45,11 +45,12 @@ def plan_fixes(guest: GuestFacts, tree: GuestTree, request: FixRequest) -> Plan:
         request: what the job wants.
 
     Raises:
-        JobError: a fixer of that name does not exist (unsupported), the guest cannot be made to boot, or a filesystem
-            of the guest is too full (unsupported, ``GuestFilesystemFull``).
+        JobError: a fixer of that name does not exist, the guest is hibernated (unsupported), it cannot be made to
+            boot, or a filesystem of the guest is too full (unsupported, ``GuestFilesystemFull``).
     """
     edits = Edits(tree)
     if request.spec.enabled:
+        _refuse_hibernated(guest)
         for fixer in _chosen(fixers(guest), request):
             with edits.by(fixer.name):
                 fixer.plan(guest, edits, request)
@@ -58,6 +59,18 @@ def plan_fixes(guest: GuestFacts, tree: GuestTree, request: FixRequest) -> Plan:
     if not request.spec.runs(models.INTERFACE_NAMES):
         _tell_of_addresses(guest, edits, request)
     return Plan(edits)
+
+
+def _refuse_hibernated(guest: GuestFacts) -> None:
+    """What sleeps in a swap would wake up with filesystems in mind that were changed behind its back."""
+    asleep = [filesystem.place for filesystem in guest.filesystems if filesystem.type == "swsuspend"]
+    if asleep:
+        raise unsupported(
+            "Hibernated",
+            f"The guest is hibernated: the swap on {', '.join(asleep)} holds its memory. Woken on other hardware it "
+            "would not run, and its filesystems, changed meanwhile, would be damaged.",
+            "Start the VM where it runs now, shut it down properly and export it again.",
+        )
 
 
 def _chosen(known: t.Sequence[Fixer], request: FixRequest) -> list[Fixer]:

@@ -18,6 +18,7 @@ from .linux.grub import GrubFixer
 from .linux.hostname import HostnameFixer
 from .linux.initramfs import InitramfsFixer
 from .linux.interface_names import InterfaceNamesFixer
+from .linux.lvm_devices import LvmDevicesFixer
 from .linux.machine_id import MachineIdFixer
 from .linux.resume import ResumeFixer
 from .linux.serial_console import SerialConsoleFixer
@@ -34,6 +35,7 @@ _LINUX: tuple[Fixer, ...] = (
     HostnameFixer(),
     InitramfsFixer(),
     InterfaceNamesFixer(),
+    LvmDevicesFixer(),
     MachineIdFixer(),
     ResumeFixer(),
     SerialConsoleFixer(),
