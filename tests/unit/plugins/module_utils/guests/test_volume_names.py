@@ -27,7 +27,7 @@ def inside(volume: Volume, fstype: str, number: int = 0) -> Filesystem:
 
 
 def logical(name: str) -> LogicalVolume:
-    return LogicalVolume("vg-sys", name, "AAAA-BBBBCCCC", (Run(0, 4096, ((pathlib.Path("/dev/loop7"), 1024),)),))
+    return LogicalVolume("vg-sys", name, f"AAAA-BBBB-{name}", (Run(0, 4096, ((pathlib.Path("/dev/loop7"), 1024),)),))
 
 
 def volume(found: LogicalVolume) -> Volume:
@@ -46,7 +46,7 @@ ARRAY = Volume("md-x", "raid1", "x", 4096, ("/dev/md/0", "/dev/md0"), ("disk0 pa
         "/dev/vg-sys/root-fs",
         "/dev/mapper/vg--sys-root--fs",
         "/dev/disk/by-id/dm-name-vg--sys-root--fs",
-        "/dev/disk/by-id/dm-uuid-LVM-AAAABBBBCCCC",
+        "/dev/disk/by-id/dm-uuid-LVM-AAAABBBBrootfs",
         "UUID=vg-sys/root-fs-0",
     ],
 )
