@@ -11,7 +11,9 @@ import contextlib
 import dataclasses
 import os
 import pathlib
+import signal
 import subprocess
+import sys
 
 import pytest
 from ansible_collections.hyper2kvm.core.plugins.module_utils.disks.luks import Key
@@ -34,6 +36,7 @@ from tests.e2e.kernels import debian_kernel
 from tests.e2e.migration import same_content
 from tests.guests.specs import MIB, SPECS, VolumesSpec
 from tests.guests.volumes import PASSPHRASE, lay_out
+from tests.tools.machine import alive, descendants, wait_for
 
 FILES = {
     "/etc/os-release": 'ID=debian\nVERSION_ID="12"\nPRETTY_NAME="Volumes"\n',
@@ -219,6 +222,49 @@ def test_a_raid_1_of_two_disks(files: MachineFiles, guest: Guest) -> None:
             halves.append(file.read(1280 * MIB))
     assert halves[0] == halves[1]
     assert b"\nnew\n" in halves[0] or b"new\n" in halves[0]
+
+
+def test_the_machine_is_confined(files: MachineFiles, tmp_path: pathlib.Path) -> None:
+    """It runs as nobody, behind QEMU's filter, and is on no network."""
+    with MicroVm(files, [], tmp_path, lambda: False) as vm:
+        folder = pathlib.Path("/proc", str(vm._process.pid))
+        lines = (folder / "status").read_text(encoding="ascii").splitlines()
+        status = dict(line.split(":\t", 1) for line in lines if ":\t" in line)
+        arguments = (folder / "cmdline").read_text(encoding="utf-8").split("\0")
+        assert (folder / "ns/net").readlink() != pathlib.Path("/proc/self/ns/net").readlink()
+    assert set(status["Uid"].split()) == {"65534"}
+    assert status["CapEff"] == status["CapBnd"] == "0" * 16
+    assert (status["NoNewPrivs"], status["Seccomp"]) == ("1", "2")
+    assert "-netdev" not in arguments and not any("9p" in one or "virtiofs" in one for one in arguments)
+
+
+_KILLED = """
+import pathlib, sys, time
+from ansible_collections.hyper2kvm.core.plugins.module_utils.guests.microvm.image import MachineFiles
+from ansible_collections.hyper2kvm.core.plugins.module_utils.guests.microvm.machine import MicroVm
+files = MachineFiles(pathlib.Path(sys.argv[1]), pathlib.Path(sys.argv[2]), "")
+with MicroVm(files, [], pathlib.Path(sys.argv[3]), lambda: False):
+    print("ready", flush=True)
+    time.sleep(600)
+"""
+
+
+def test_a_killed_worker_takes_the_machine_along(files: MachineFiles, tmp_path: pathlib.Path) -> None:
+    child = subprocess.Popen(
+        [sys.executable, "-c", _KILLED, files.kernel, files.initramfs, tmp_path],
+        stdout=subprocess.PIPE,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+    )
+    assert child.stdout is not None
+    try:
+        assert child.stdout.readline() == b"ready\n"
+        running = descendants(child.pid)
+        assert len(running) >= 2
+    finally:
+        child.send_signal(signal.SIGKILL)
+        child.wait()
+        child.stdout.close()
+    wait_for(lambda: not any(alive(pid) for pid in running))
 
 
 def test_what_is_asked_ends_with_the_machine(files: MachineFiles, tmp_path: pathlib.Path) -> None:
