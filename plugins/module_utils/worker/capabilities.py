@@ -56,7 +56,12 @@ class _Lacking(Exception):
 Found = dict[str, models.Capability]
 
 
-def probe(scratch: pathlib.Path, kernel_root: pathlib.Path, state_dir: pathlib.Path | None = None) -> Found:
+def probe(
+    scratch: pathlib.Path,
+    state_dir: pathlib.Path | None = None,
+    *,
+    kernel_root: pathlib.Path = pathlib.Path("/"),
+) -> Found:
     """Return every capability by name, tried out in a temporary folder below ``scratch``.
 
     ``kernel_root`` is where a kernel for micro-VMs is looked for. ``state_dir`` is where what worked is remembered

@@ -348,7 +348,7 @@ def _capabilities(options: argparse.Namespace) -> int:
             folder = pathlib.Path(stack.enter_context(tempfile.TemporaryDirectory()))
         elif not folder.is_dir():
             raise invalid("NoSuchFolder", f"{folder} is no folder.", "Give one in which scratch files can be made.")
-        found = probe(folder, kernel_folder())
+        found = probe(folder, kernel_root=kernel_folder())
     if options.json:
         _print_json({name: one.to_document() for name, one in found.items()})
     else:
