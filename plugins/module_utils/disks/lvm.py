@@ -23,7 +23,7 @@ _SECTOR = 512
 #: LVM keeps to the devices that it was given, writes nothing down, and asks nobody else.
 _CONFIG = (
     "devices{obtain_device_list_from_udev=0 external_device_info_source=none use_devicesfile=0 hints=none "
-    "multipath_component_detection=0 md_component_detection=0} "
+    'multipath_component_detection=0 md_component_detection=0 filter=["a|.*|"] global_filter=["a|.*|"]} '
     "global{event_activation=0 use_lvmpolld=0 use_lvmlockd=0} backup{backup=0 archive=0} activation{udev_sync=0}"
 )
 _PIECE = re.compile(r"^(.+)\((\d+)\)$")

@@ -65,7 +65,7 @@ sys.path[:0] = [{LIBRARIES!r}, {COLLECTIONS!r}]
 from {_SERVICE} import main
 main()
 """
-_FOLDERS = ("dev", "proc", "sys", "run", "tmp", "etc", "var/lib")
+_FOLDERS = ("dev", "proc", "sys", "run", "tmp", "etc/lvm", "var/lib")
 
 
 @dataclasses.dataclass(frozen=True)
