@@ -147,6 +147,7 @@ class GuestHere(GuestSession):
         self._workdir = workdir
         self._keys = keys
         self._filesystems: list[Filesystem] = []
+        self._volumes: list[str] | None = None
         self._guest: MountedGuest | None = None
         self._facts = GuestFacts()
         self._plan: Plan | None = None
@@ -203,11 +204,12 @@ class GuestHere(GuestSession):
         return self._guest
 
     def _open_volumes(self) -> list[str]:
-        """Open what lies in volumes, and return what a person should know of it."""
-        volumes = opened_volumes(self._attachment, self._filesystems, self._keys, writable=self._writable)
-        found = self._stack.enter_context(volumes)
-        self._filesystems = found.filesystems
-        return list(found.warnings)
+        """Open what lies in volumes, once, and return what a person should know of it."""
+        if self._volumes is None:
+            volumes = opened_volumes(self._attachment, self._filesystems, self._keys, writable=self._writable)
+            found = self._stack.enter_context(volumes)
+            self._filesystems, self._volumes = found.filesystems, found.warnings
+        return list(self._volumes)
 
     def _unclean(self) -> t.Iterator[str]:
         for filesystem in self._filesystems:
