@@ -23,15 +23,18 @@ import struct
 import sys
 import uuid
 
-from ansible_collections.hyper2kvm.core.plugins.module_utils.disks import lvm
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 
 from tests.guests import debian, grub
 from tests.guests.chroot import Chroot, entered
 from tests.guests.disk import Slice, copy_data, data_blocks, make_filesystem, mounted
-from tests.guests.host import BuildError, run
+from tests.guests.host import REPOSITORY, BuildError, run
 from tests.guests.specs import MIB, ROOT_PASSWORD, SPECS, GuestSpec, VolumesSpec
 from tests.guests.vmdk import write_stream_optimized
+
+# As a program it is run without pytest, which knows where the collection is.
+sys.path.insert(0, str(REPOSITORY / ".collections"))
+from ansible_collections.hyper2kvm.core.plugins.module_utils.disks import lvm
 
 #: The passphrase of the encrypted guest. It protects nothing.
 PASSPHRASE = "correct horse battery staple"

@@ -13,12 +13,16 @@ import json
 import os
 import pathlib
 import shutil
+import sys
 import tempfile
+import typing as t
 
 from .kernel import KernelFiles, find_kernel, uncompressed
-from .tree import Parts, archive, collect
+from .tree import archive, collect, own_code, tools
 
-_KERNEL, _INITRAMFS = "kernel", "initramfs"
+_KERNEL, _INITRAMFS, _MADE_OF = "kernel", "initramfs", "made-of.json"
+#: Begins the name of what is not whole yet.
+_NEW = "new-"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,44 +52,68 @@ def machine_files(settings: Settings) -> MachineFiles:
         OSError: the cache cannot be written.
     """
     kernel = find_kernel(settings.kernel_root)
-    parts = collect(kernel)
-    place = settings.cache / f"{kernel.version}-{_identity(parts)}"
-    if not place.is_dir():
+    known = next((place for place in _places(settings.cache) if _holds(place, kernel)), None)
+    if known is None:
         settings.cache.mkdir(parents=True, exist_ok=True)
         with (settings.cache / "lock").open("a") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
-            if not place.is_dir():
-                _make(parts, kernel, place)
-                _remove_others(settings.cache, place)
-    return MachineFiles(place / _KERNEL, place / _INITRAMFS, kernel.version)
+            known = next((place for place in _places(settings.cache) if _holds(place, kernel)), None)
+            if known is None:
+                known = _make(settings.cache, kernel)
+                _remove_others(settings.cache, known)
+    return MachineFiles(known / _KERNEL, known / _INITRAMFS, kernel.version)
 
 
-def _make(parts: Parts, kernel: KernelFiles, place: pathlib.Path) -> None:
-    with tempfile.TemporaryDirectory(prefix="new-", dir=place.parent) as folder:
+def _places(cache: pathlib.Path) -> list[pathlib.Path]:
+    return sorted(path.parent for path in cache.glob(f"*/{_MADE_OF}") if not path.parent.parent.name.startswith(_NEW))
+
+
+def _holds(place: pathlib.Path, kernel: KernelFiles) -> bool:
+    """Whether what a machine was made of is as it was then."""
+    try:
+        made = json.loads((place / _MADE_OF).read_text(encoding="utf-8"))
+        return bool(made["origin"] == _origin(kernel) and made["files"] == _identities(made["files"]))
+    except (OSError, ValueError, KeyError):
+        return False
+
+
+def _origin(kernel: KernelFiles) -> dict[str, t.Any]:
+    """What decides which files there are to be looked at."""
+    return {"kernel": str(kernel.image), "python": sys.executable, "tools": tools(), "code": sorted(own_code())}
+
+
+def _identities(paths: t.Iterable[str]) -> dict[str, list[int]]:
+    """What tells that a file is the one that it was.
+
+    Raises:
+        OSError: it is gone.
+    """
+    stats = {path: os.stat(path) for path in paths}
+    return {path: [stat.st_size, stat.st_mtime_ns, stat.st_ino] for path, stat in stats.items()}
+
+
+def _make(cache: pathlib.Path, kernel: KernelFiles) -> pathlib.Path:
+    origin, parts = _origin(kernel), collect(kernel)
+    made = {"origin": origin, "files": _identities(map(str, parts.used()))}
+    text = json.dumps(made, indent=1)
+    place = cache / f"{kernel.version}-{hashlib.sha256(text.encode()).hexdigest()[:16]}"
+    with tempfile.TemporaryDirectory(prefix=_NEW, dir=cache) as folder:
         fresh = pathlib.Path(folder, "files")
         fresh.mkdir()
         for name, data in (
             (_KERNEL, uncompressed(kernel) or kernel.image.read_bytes()),
             (_INITRAMFS, archive(parts)),
+            (_MADE_OF, text.encode()),
         ):
             (fresh / name).write_bytes(data)
             # QEMU reads them as nobody.
             (fresh / name).chmod(0o644)
         fresh.replace(place)
+    return place
 
 
 def _remove_others(cache: pathlib.Path, place: pathlib.Path) -> None:
     """Remove what was made of former files; a machine that runs has its own open, or in memory."""
     for other in cache.iterdir():
-        if other.is_dir() and other != place and not other.name.startswith("new-"):
+        if other.is_dir() and other != place and not other.name.startswith(_NEW):
             shutil.rmtree(other, ignore_errors=True)
-
-
-def _identity(parts: Parts) -> str:
-    """A digest that changes with any file that goes into the machine."""
-    told = []
-    for path in parts.used():
-        stat = os.stat(path)
-        told.append((str(path), stat.st_size, stat.st_mtime_ns, stat.st_ino))
-    names = [sorted(parts.copies), sorted(parts.links.items()), sorted(parts.sources), sorted(parts.drivers)]
-    return hashlib.sha256(json.dumps([told, names]).encode()).hexdigest()[:16]

@@ -34,7 +34,7 @@ _MEMORY = 2 * 1024**3
 _FILE_LIMIT = 1024**2
 #: Until the machine has something to say at all, also where its processor is emulated; between two of its beats; and
 #: for one request. Seconds.
-_START, _SILENCE, _REQUEST = 240.0, 90.0, 1800.0
+_START, _SILENCE, _REQUEST = 600.0, 120.0, 1800.0
 #: For the machine to end by itself. Seconds.
 _END = 60.0
 _TICK = 0.2

@@ -95,14 +95,10 @@ def collect(kernel: KernelFiles) -> Parts:
         JobError: class ``environment``, something indispensable is not installed.
     """
     tree = _Tree()
-    for name in NEEDED:
-        tree.add_program(find_program(name), name)
-    for name in _TOOLS:
-        found = shutil.which(name)
-        if found is not None:
-            tree.add_program(found, name)
+    for name, path in tools().items():
+        tree.add_program(path, name)
     tree.add_program(str(pathlib.Path(sys.executable).resolve()))
-    sources = _standard_library(tree) | _packages(tree) | _collection()
+    sources = _standard_library(tree) | _packages(tree) | own_code()
     tree.add_libraries()
     drivers = {
         str(path.relative_to(kernel.modules)): path
@@ -111,6 +107,16 @@ def collect(kernel: KernelFiles) -> Parts:
         and not _NO_DRIVERS.match(str(path.relative_to(kernel.modules)))
     }
     return Parts(tree.copies, tree.links, sources, drivers, kernel)
+
+
+def tools() -> dict[str, str]:
+    """Return the programs that go into the machine, by name.
+
+    Raises:
+        JobError: class ``environment``, an indispensable one is not installed.
+    """
+    found = {name: find_program(name) for name in NEEDED}
+    return found | {name: path for name in _TOOLS if (path := shutil.which(name)) is not None}
 
 
 def archive(parts: Parts) -> bytes:
@@ -212,8 +218,8 @@ def _packages(tree: _Tree) -> dict[str, pathlib.Path]:
     return found
 
 
-def _collection() -> dict[str, pathlib.Path]:
-    """This collection's own code.
+def own_code() -> dict[str, pathlib.Path]:
+    """Return this collection's own code, by its place in the machine.
 
     Raises:
         JobError: class ``environment``, it is in a module's bundle, which has only a part of it.
