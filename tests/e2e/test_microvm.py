@@ -203,7 +203,8 @@ def test_a_raid_1_of_two_disks(files: MachineFiles, guest: Guest) -> None:
             array = file.read(16).hex()
         assert error.reason == "MissingRaidMember"
         assert ":".join(array[i : i + 8] for i in range(0, 32, 8)) in error.message
-        guest.unchanged()
+    guest.unchanged()
+    with machine(files, guest) as vm:
         vm.ask(messages.Probe(("disk0", "disk1"), True), Probed)
         facts = vm.ask(messages.Mount(), Opened).facts
         assert facts.root is not None and facts.root.volume is not None

@@ -12,9 +12,11 @@ another guest may call its own the same, decides nothing here.
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import pathlib
 import secrets
+import stat
 import time
 import typing as t
 
@@ -41,13 +43,13 @@ class MappedDevice:
         require()
         self._parts: list[MappedDevice] = []
         self.name = _PREFIX + secrets.token_hex(8)
-        self.device = _FOLDER / self.name
         create(self.name)
         try:
+            self.device = _node(self.name)
             self._descriptor = os.open(self.device, os.O_RDONLY | os.O_CLOEXEC)
         except OSError as error:
             _dmsetup("remove", self.name)
-            raise environment("NoDeviceMapper", f"{self.device} cannot be opened: {error.strerror}.") from error
+            raise environment("NoDeviceMapper", f"A volume's device cannot be opened: {error.strerror}.") from error
         _dmsetup("remove", "--deferred", self.name)
 
     def holds(self, parts: t.Sequence[MappedDevice]) -> None:
@@ -76,13 +78,13 @@ class MappedDevice:
         os.close(self._descriptor)
         self._descriptor = -1
         deadline = time.monotonic() + _RELEASE_TIMEOUT
-        while _exists(self.name):
+        while _folder_of(self.name) is not None:
             if time.monotonic() > deadline:
                 raise transient("DeviceBusy", f"{self.device} is still in use.", "See what has it mounted or open.")
             time.sleep(0.01)
         # Where no udev does it.
         with contextlib.suppress(OSError):
-            self.device.unlink()
+            (_FOLDER / self.name).unlink()
         for part in self._parts:
             part.detach()
 
@@ -140,9 +142,26 @@ def _dmsetup(*args: str, stdin: bytes | None = None) -> None:
     )
 
 
-def _exists(name: str) -> bool:
+def _folder_of(name: str) -> pathlib.Path | None:
+    """A device's folder in /sys; None: there is none of that name."""
     for file in pathlib.Path("/sys/block").glob("dm-*/dm/name"):
         with contextlib.suppress(OSError):
             if file.read_text(encoding="ascii", errors="replace").strip() == name:
-                return True
-    return False
+                return file.parents[1]
+    return None
+
+
+def _node(name: str) -> pathlib.Path:
+    """The device by the name that the kernel gives it; in containers without devtmpfs its node has to be made first.
+
+    Raises:
+        OSError: it is gone, or no node can be made.
+    """
+    folder = _folder_of(name)
+    if folder is None:
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), name)
+    node = pathlib.Path("/dev", folder.name)
+    if not node.exists():
+        major, minor = map(int, (folder / "dev").read_text(encoding="ascii").split(":"))
+        os.mknod(node, 0o600 | stat.S_IFBLK, os.makedev(major, minor))
+    return node
