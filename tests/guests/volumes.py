@@ -249,7 +249,7 @@ def _lay_lvm(spec: VolumesSpec, volumes: _Volumes, content: pathlib.Path, disks:
         _make_group(devices)
         size = content.stat().st_size // MIB
         # Neither disk has room for all of it.
-        _make_volume("swap", ["-L", "64m"], devices[:1])
+        _make_volume("swap", ["-L", "64m"], devices, devices[:1])
         _make_volume("data-1", ["-L", "128m", "-i", "2", "-I", "64k"], devices)
         _make_volume("root-fs", ["-L", f"{size}m"], devices)
         found = {volume.name: volume for volume in lvm.read_volumes([pathlib.Path(device) for device in devices])}
@@ -260,19 +260,22 @@ def _lay_lvm(spec: VolumesSpec, volumes: _Volumes, content: pathlib.Path, disks:
 
 
 def _make_group(devices: c.Sequence[str]) -> None:
-    _lvm("pvcreate", "-q", "--zero", "y", *devices)
-    _lvm("vgcreate", "-q", _GROUP, *devices)
+    _lvm("pvcreate", devices, "-q", "--zero", "y", *devices)
+    _lvm("vgcreate", devices, "-q", _GROUP, *devices)
 
 
-def _make_volume(name: str, options: c.Sequence[str], devices: c.Sequence[str]) -> None:
+def _make_volume(name: str, options: c.Sequence[str], group: c.Sequence[str], places: c.Sequence[str] = ()) -> None:
+    """Make a volume of the group on the devices ``group``; at ``places``, if they are given."""
     # Nothing is activated: there may be no device-mapper.
     inactive = ("--activate", "n", "--zero", "n", "--wipesignatures", "n")
-    _lvm("lvcreate", "-q", "--yes", *inactive, "--name", name, *options, _GROUP, *devices)
+    _lvm("lvcreate", group, "-q", "--yes", *inactive, "--name", name, *options, _GROUP, *places)
 
 
-def _lvm(command: str, *args: str) -> str:
+def _lvm(command: str, devices: c.Sequence[str], *args: str) -> str:
+    # Other guests, whose groups have the same name, may be built meanwhile.
+    only = ("--devices", ",".join(devices))
     config = "devices{use_devicesfile=0 obtain_device_list_from_udev=0} activation{udev_sync=0 udev_rules=0}"
-    return run(["lvm", command, "--driverloaded", "n", "--config", config, *args])
+    return run(["lvm", command, "--driverloaded", "n", "--config", config, *only, *args])
 
 
 def _swap(path: pathlib.Path, size: int) -> pathlib.Path:
