@@ -13,7 +13,7 @@ import typing as t
 
 from ..protocol.errors import JobError
 from .command import run_command
-from .device_mapper import CAPABILITIES, MappedDevice, no_device_mapper, require
+from .device_mapper import CAPABILITIES, MappedDevice, no_device_mapper
 
 #: cryptsetup(8), "RETURN CODES": no key is available with this passphrase; out of memory; wrong device specified.
 _WRONG_KEY = 2
@@ -69,7 +69,6 @@ def unlock(device: pathlib.Path, keys: t.Iterable[Key], *, writable: bool) -> Ma
     Raises:
         JobError: the kernel has no device-mapper, or not this cipher (environment).
     """
-    require()
     for key in keys:
         for form in key.forms:
             found = _try(device, form, writable=writable)

@@ -23,12 +23,13 @@ from ..disks.model import Filesystem
 from ..disks.used_blocks import used_ranges
 from ..disks.volumes import opened_volumes
 from ..protocol import models
+from ..protocol.errors import JobError
 from .boottest.instruments import instrument
-from .facts import GuestFacts
+from .facts import GuestFacts, Mount
 from .fixers.base import FixRequest
 from .inspection import inspect
 from .planning import Plan, plan_fixes
-from .roots import MountedGuest, mount_guest
+from .roots import MountedGuest, mount_guest, target_is_needed
 
 Ranges = list[tuple[int, int]]
 
@@ -160,11 +161,26 @@ class GuestHere(GuestSession):
 
     def mount(self) -> Opened:
         """See :meth:`GuestSession.mount`."""
-        warnings = [*self._open_volumes(), *self._unclean()]
-        self._guest = self._stack.enter_context(
-            mount_guest(self._attachment, self._filesystems, writable=self._writable, workdir=self._workdir)
-        )
+        lacking: JobError | None = None
+        try:
+            warnings = self._open_volumes()
+        except JobError as error:
+            if error.reason != "NoDeviceMapper":
+                raise
+            # The system may do without what is in them.
+            lacking, warnings = error, [f"{error.message} They are left as they are."]
+        warnings += self._unclean()
+        try:
+            self._guest = self._stack.enter_context(
+                mount_guest(self._attachment, self._filesystems, writable=self._writable, workdir=self._workdir)
+            )
+        except JobError as error:
+            if lacking is None:
+                raise
+            raise lacking from error
         self._facts = inspect(self._guest, self._guest.filesystems)
+        if lacking is not None and any(_is_missing(mount) for mount in self._facts.mounts):
+            raise lacking
         return Opened(self._facts, tuple(warnings))
 
     def plan(self, request: FixRequest) -> Planned:
@@ -219,3 +235,8 @@ class GuestHere(GuestSession):
                     f"The {filesystem.type} filesystem on {filesystem.place} was in use when the disk "
                     "was exported: this is a crash-consistent copy, as after a power cut."
                 )
+
+
+def _is_missing(mount: Mount) -> bool:
+    """Whether a part of the operating system was not found."""
+    return target_is_needed(mount.mountpoint) and mount.filesystem is None
