@@ -79,7 +79,7 @@ class MicroVm(Closing):
             undo.callback(self.close)
             self._server = self._stack.enter_context(LayerServer(layers, folder))
             self._stderr = self._stack.enter_context(tempfile.TemporaryFile())
-            self._process = self._start(files, probe_accelerator(), [layer.name for layer in layers])
+            self._process = self._start(files, probe_accelerator(), layers)
             self._stack.callback(self._kill)
             self._receive(messages.Ready, _START)
             undo.pop_all()
@@ -117,7 +117,9 @@ class MicroVm(Closing):
         """End the machine, however it is."""
         self._stack.close()
 
-    def _start(self, files: MachineFiles, accelerator: Accelerator, disks: t.Sequence[str]) -> subprocess.Popen[bytes]:
+    def _start(
+        self, files: MachineFiles, accelerator: Accelerator, layers: t.Sequence[Layer]
+    ) -> subprocess.Popen[bytes]:
         self._port, port = socket.socketpair()
         self._screen, screen = socket.socketpair()
         for ours in (self._port, self._screen):
@@ -131,7 +133,7 @@ class MicroVm(Closing):
             for name, path in ((_KERNEL, files.kernel), (_INITRAMFS, files.initramfs)):
                 descriptors[name] = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
                 handed_over.callback(os.close, descriptors[name])
-            command = _command(accelerator, disks, descriptors)
+            command = _command(accelerator, layers, descriptors)
             process = subprocess.Popen(
                 confinement.confined(command, _FILE_LIMIT),
                 stdin=subprocess.DEVNULL,
@@ -203,7 +205,7 @@ class MicroVm(Closing):
         return last_lines(said + b"\n" + self._console, 5)
 
 
-def _command(accelerator: Accelerator, disks: t.Sequence[str], descriptors: t.Mapping[str, int]) -> list[str]:
+def _command(accelerator: Accelerator, layers: t.Sequence[Layer], descriptors: t.Mapping[str, int]) -> list[str]:
     """Return QEMU's command line: a kernel, some disks, a serial port to talk through, and nothing else."""
     arguments = [confinement.find_program(), *confinement.BASE_ARGUMENTS, "-no-reboot"]
     arguments += ["-machine", f"q35,accel={accelerator.name},graphics=off,usb=off", "-cpu", accelerator.cpu]
@@ -218,9 +220,10 @@ def _command(accelerator: Accelerator, disks: t.Sequence[str], descriptors: t.Ma
     arguments += ["-chardev", f"socket,id=screen,fd={descriptors[_SCREEN]}", "-serial", "chardev:screen"]
     arguments += ["-device", "virtio-serial-pci", "-chardev", f"socket,id=port,fd={descriptors[_PORT]}"]
     arguments += ["-device", f"virtserialport,chardev=port,name={messages.PORT}"]
-    for name in disks:
+    for layer in layers:
+        name = layer.name
         server = {"type": "fd", "str": str(descriptors[name])}
-        node = {"driver": "nbd", "node-name": name, "export": name, "server": server}
+        node = {"driver": "nbd", "node-name": name, "export": name, "server": server, "read-only": not layer.writable}
         arguments += ["-blockdev", json_name(node).removeprefix("json:")]
         # The guest's kernel hears of an error, whatever it is; else the machine would stand still.
         arguments += ["-device", f"virtio-blk-pci,drive={name},serial={name},werror=report,rerror=report"]
