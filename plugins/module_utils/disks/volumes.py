@@ -95,6 +95,11 @@ def opened_volumes(
     opening.close(check=True)
 
 
+def holds_volumes(filesystems: t.Iterable[Filesystem], keys: t.Sequence[Key]) -> bool:
+    """Whether there is something to open: a container only if there are keys."""
+    return any(f.type in (RAID, LVM) or (f.type == LUKS and keys) for f in filesystems)
+
+
 def luks_name(uuid: str) -> str:
     """Return the name of the volume in a LUKS container."""
     return f"luks-{uuid}"

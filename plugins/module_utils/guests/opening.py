@@ -14,6 +14,7 @@ from ..disks.attach import attach
 from ..disks.luks import Key
 from ..protocol.errors import JobError, environment
 from .microvm.image import Settings, machine_files
+from .microvm.kernel import KernelFiles, find_kernel
 from .microvm.session import GuestInMicroVm
 from .session import GuestHere, GuestSession
 
@@ -56,6 +57,8 @@ def with_guest(
         layers: a qcow2 file of our own for each disk, by its name, in the guest's order.
         access: where and how.
         work: what has to succeed; where this host's kernel lacks something for it, it is done again in a micro-VM.
+            So it is for volumes, where there may be one: devices of LVM and RAID that appear on a host are looked into
+            by its udev, which may take them for the host's own.
         writable: whether the layers take writes.
         workdir: an existing folder for what is gone afterwards.
         cancelled: asked several times a second while a micro-VM works.
@@ -66,9 +69,14 @@ def with_guest(
         JobError: as ``work``; or there is neither what it takes in this host's kernel nor a micro-VM.
     """
     lacking: JobError | None = None
+    kernel = _kernel(access)
     if not access.isolated:
         session: GuestSession = GuestHere(
-            attach(layers, writable=writable, workdir=workdir), writable=writable, workdir=workdir, keys=access.keys
+            attach(layers, writable=writable, workdir=workdir),
+            writable=writable,
+            workdir=workdir,
+            keys=access.keys,
+            opens_volumes=isinstance(kernel, JobError),
         )
         try:
             return session, _carried_out(session, work)
@@ -77,15 +85,25 @@ def with_guest(
                 raise
             lacking = error
         renew()
+    if isinstance(kernel, JobError) or access.settings is None:
+        raise _no_way(lacking, t.cast("JobError", kernel))
     tell("starting a micro-VM" if lacking is None else f"starting a micro-VM: {lacking.message}")
     try:
-        if access.settings is None:
-            raise environment("NoMicroVm", "No micro-VM may be used here.")
         files = machine_files(access.settings)
     except JobError as error:
         raise _no_way(lacking, error) from error
     session = GuestInMicroVm(files, layers, writable=writable, workdir=workdir, keys=access.keys, cancelled=cancelled)
     return session, _carried_out(session, work)
+
+
+def _kernel(access: Access) -> KernelFiles | JobError:
+    """The kernel of a micro-VM, or why there is none."""
+    if access.settings is None:
+        return environment("NoMicroVm", "No micro-VM may be used here.")
+    try:
+        return find_kernel(access.settings.kernel_root)
+    except JobError as error:
+        return error
 
 
 def _carried_out(session: GuestSession, work: t.Callable[[GuestSession], _Work]) -> _Work:

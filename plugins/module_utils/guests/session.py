@@ -16,12 +16,13 @@ import pathlib
 import typing as t
 
 from ..disks.attach import Attachment
+from ..disks.device_mapper import no_device_mapper
 from ..disks.filesystems import probe
-from ..disks.journal import needs_replay
+from ..disks.journal import JOURNALS, needs_replay
 from ..disks.luks import Key
 from ..disks.model import Filesystem
 from ..disks.used_blocks import used_ranges
-from ..disks.volumes import opened_volumes
+from ..disks.volumes import holds_volumes, opened_volumes
 from ..protocol import models
 from ..protocol.errors import JobError
 from .boottest.instruments import instrument
@@ -130,6 +131,7 @@ class GuestHere(GuestSession):
         writable: bool,
         workdir: pathlib.Path,
         keys: t.Sequence[Key] = (),
+        opens_volumes: bool = True,
     ) -> None:
         """Attach the disks.
 
@@ -138,6 +140,7 @@ class GuestHere(GuestSession):
             writable: whether the guest's files may be changed.
             workdir: an existing folder for mount points, which are gone afterwards.
             keys: for the guest's LUKS containers.
+            opens_volumes: whether the guest's volumes may be opened here; else this kernel counts as one that cannot.
 
         Raises:
             JobError: they cannot be attached here.
@@ -147,6 +150,7 @@ class GuestHere(GuestSession):
         self._writable = writable
         self._workdir = workdir
         self._keys = keys
+        self._opens_volumes = opens_volumes
         self._filesystems: list[Filesystem] = []
         self._volumes: list[str] | None = None
         self._guest: MountedGuest | None = None
@@ -222,13 +226,16 @@ class GuestHere(GuestSession):
     def _open_volumes(self) -> list[str]:
         """Open what lies in volumes, once, and return what a person should know of it."""
         if self._volumes is None:
+            if not self._opens_volumes and holds_volumes(self._filesystems, self._keys):
+                raise no_device_mapper("a host's udev may take them for its own, so that a micro-VM opens them")
             volumes = opened_volumes(self._attachment, self._filesystems, self._keys, writable=self._writable)
             found = self._stack.enter_context(volumes)
             self._filesystems, self._volumes = found.filesystems, found.warnings
         return list(self._volumes)
 
     def _unclean(self) -> t.Iterator[str]:
-        for filesystem in self._filesystems:
+        # No device is made of what is none of these: udev would look into it.
+        for filesystem in (found for found in self._filesystems if found.type in JOURNALS):
             partition = filesystem.partition
             if needs_replay(self._attachment.disks[partition.disk].partition_device(partition), filesystem.type):
                 yield (

@@ -267,6 +267,7 @@ class JobContext:
         *,
         writable: bool,
         renew: t.Callable[[], None] = lambda: None,
+        stage: str = "inspect",
     ) -> tuple[GuestSession, _Work]:
         """Do ``work`` on the overlays, wherever the job and this host's kernel let it be done; see :mod:`..guests`."""
         layers = {i.name: o for i, o in zip(self.source.images, self.overlays, strict=True)}
@@ -278,7 +279,7 @@ class JobContext:
             workdir=self.workdir,
             cancelled=self.reporter.cancelled,
             renew=renew,
-            tell=lambda message: self.report("inspect", 0, 0, message),
+            tell=lambda message: self.report(stage, 0, 0, message),
         )
 
     @property

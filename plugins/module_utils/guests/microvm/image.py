@@ -113,7 +113,10 @@ def _make(cache: pathlib.Path, kernel: KernelFiles) -> pathlib.Path:
 
 
 def _remove_others(cache: pathlib.Path, place: pathlib.Path) -> None:
-    """Remove what was made of former files; a machine that runs has its own open, or in memory."""
+    """Remove what was made of former files, and what a killed process left; the caller has the lock.
+
+    A machine that runs has its own open, or in memory.
+    """
     for other in cache.iterdir():
-        if other.is_dir() and other != place and not other.name.startswith(_NEW):
+        if other.is_dir() and other != place:
             shutil.rmtree(other, ignore_errors=True)

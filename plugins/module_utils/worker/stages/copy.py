@@ -118,7 +118,7 @@ def _used(context: JobContext) -> list[Ranges]:
         return guest.used(sizes)
 
     try:
-        guest, used = context.with_guest(work, writable=False)
+        guest, used = context.with_guest(work, writable=False, stage="copy")
     except JobError as error:
         if error.error_class is ErrorClass.TRANSIENT:
             raise
