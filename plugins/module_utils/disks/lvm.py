@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import pathlib
 import re
 import typing as t
@@ -94,7 +95,11 @@ def read_volumes(devices: t.Sequence[pathlib.Path]) -> list[LogicalVolume]:
             raise missing(group["vg_name"], lost)
     extents = {group["vg_name"]: int(group["vg_extent_size"]) for group in groups}
     identities = {group["vg_name"]: group["vg_uuid"] for group in groups}
-    begins = {pv["pv_name"]: int(pv["pe_start"]) for pv in physical if _is_device(pv)}
+    # LVM may know a device by another of its names.
+    given = {os.stat(device).st_rdev: device for device in devices}
+    begins = {
+        pv["pv_name"]: (given[os.stat(pv["pv_name"]).st_rdev], int(pv["pe_start"])) for pv in physical if _is_device(pv)
+    }
     fields = "vg_name,lv_name,lv_uuid,lv_attr,segtype,seg_start,seg_size,stripe_size,devices"
     found: dict[tuple[str, str], list[dict[str, str]]] = {}
     for segment in _report(devices, "lvs", fields, "--segments"):
@@ -120,8 +125,9 @@ def _volume(
     identity: str,
     segments: t.Sequence[dict[str, str]],
     extent: int,
-    begins: t.Mapping[str, int],
+    begins: t.Mapping[str, tuple[pathlib.Path, int]],
 ) -> LogicalVolume:
+    """Return a volume of its segments; ``begins`` tells by LVM's name for it a device, and where its extents begin."""
     runs, obstacle = [], ""
     for segment in segments:
         pieces = [_PIECE.match(piece) for piece in segment["devices"].split(",")]
@@ -131,7 +137,7 @@ def _volume(
             obstacle = "a snapshot was taken of it"
         elif segment["segtype"] not in ("linear", "striped") or len(known) != len(pieces) or not known:
             obstacle = f"it is of the type {segment['segtype']}"
-        places = tuple((pathlib.Path(device), begins[device] + number * extent) for device, number in known)
+        places = tuple((begins[name][0], begins[name][1] + number * extent) for name, number in known)
         runs.append(Run(_begin(segment), int(segment["seg_size"]), places, int(segment["stripe_size"])))
     return LogicalVolume(group, name, identity + segments[0]["lv_uuid"], tuple(runs), obstacle)
 
