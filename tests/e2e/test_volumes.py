@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import pathlib
+import typing as t
 
 import pytest
 
@@ -17,6 +18,13 @@ from tests.guests import build
 from tests.guests.specs import SPECS, VolumesSpec
 from tests.guests.volumes import PASSPHRASE
 from tests.tools.machine import sha256
+
+
+def _job(name: str, source: dict[str, t.Any], **spec: t.Any) -> dict[str, t.Any]:
+    """A job whose source is several disks."""
+    document = job(name, "", **spec)
+    document["spec"]["source"] = source
+    return document
 
 
 @pytest.mark.parametrize(
@@ -37,11 +45,11 @@ def test_a_guest_in_volumes_is_moved_and_boots(
     disks = [host.add(disk, f"{name}-{disk.name}") for disk in sorted(folder.glob("disk*.vmdk"))]
     assert len(disks) == spec.disks
     digests = [sha256(disk) for disk in disks]
-    source = {"type": "vmdk", "disks": [{"path": disk.name} for disk in disks]}
+    source: dict[str, t.Any] = {"type": "vmdk", "disks": [{"path": disk.name} for disk in disks]}
     if volumes["luks_uuid"]:
         source["keys"] = [{"secret": {"name": "vm", "key": "disk"}, "device": volumes["luks_uuid"]}]
     verify = {"rehearse": "never", "timeoutSeconds": PATIENCE_SECONDS}
-    (done,) = host.run(job(name, "", source=source, verify=verify))
+    (done,) = host.run(_job(name, source, verify=verify))
     completed(done)
     result = host.result(f"{name}/result.json")
     assert result["verdict"] in ("boots", "boots-with-warnings")
@@ -65,8 +73,8 @@ def test_a_job_waits_for_a_worker_that_can_open_its_guest(
     folder = build("debian12-lvm")
     disks = [host.add(disk, disk.name) for disk in sorted(folder.glob("disk*.vmdk"))]
     monkeypatch.setenv("HYPER2KVM_MICROVM_KERNEL", str(tmp_path))
-    source = {"type": "vmdk", "disks": [{"path": disk.name} for disk in disks]}
-    (left,) = host.run(job("lvm", "", source=source))
+    source: dict[str, t.Any] = {"type": "vmdk", "disks": [{"path": disk.name} for disk in disks]}
+    (left,) = host.run(_job("lvm", source))
     assert left["status"]["phase"] == "QUEUED", left["status"]
     error = left["status"]["lastError"]
     assert error["reason"] == "NoDeviceMapper" and error["needs"] == ["guest-volumes"]
