@@ -12,7 +12,7 @@ import typing as t
 from ..disks.model import Filesystem, Firmware
 from . import paths
 
-BootloaderKind = t.Literal["grub2", "grub-legacy", "systemd-boot", "extlinux", ""]
+BootloaderKind = t.Literal["grub2", "grub-legacy", "systemd-boot", "extlinux", "refind", "unified", ""]
 InitramfsTool = t.Literal[
     "initramfs-tools", "dracut", "mkinitcpio", "mkinitrd", "make-initrd", "booster", "mkinitfs", ""
 ]
@@ -34,6 +34,23 @@ class Kernel:
     """Whether the boot loader takes it when nobody chooses; as far as its configuration tells."""
     drivers: dict[str, DriverPlace] = dataclasses.field(default_factory=dict)
     """Where each of the virtio drivers is."""
+    unified: bool = False
+    """Whether kernel, initramfs and command line are one EFI program, which is not changed: it may be signed."""
+
+
+@dataclasses.dataclass(frozen=True)
+class BootEntry:
+    """One entry of the boot loader's menu that starts a kernel."""
+
+    title: str
+    kernel: str
+    """Its path in the guest; as the entry spells it where nothing is there."""
+    initramfs: tuple[str, ...] = ()
+    """Paths in the guest, in the order in which they are loaded; without those that are not there."""
+    options: str = ""
+    """The kernel's command line, as far as the entry gives it."""
+    default: bool = False
+    """Whether it is taken when nobody chooses."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,8 +58,11 @@ class Bootloader:
     """What loads the kernel."""
 
     kind: BootloaderKind = ""
+    """``unified``: the firmware, or systemd-boot without entries of its own, starts unified kernel images."""
     configs: tuple[str, ...] = ()
     """Its configuration files, as they are read at boot."""
+    entries: tuple[BootEntry, ...] = ()
+    """Its menu, in order."""
     esp: str = ""
     """Where the EFI system partition is in the guest's tree; empty: there is none."""
     fallback_loader: bool | None = None

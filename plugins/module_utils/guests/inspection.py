@@ -13,11 +13,11 @@ import typing as t
 from ..disks.model import Filesystem, Firmware
 from ..protocol.errors import ErrorClass, JobError
 from . import efi, paths
-from .bootloader import default_kernel, find_bootloader
+from .bootloader import find_bootloader
 from .devices import Devices, is_unstable
 from .facts import GuestFacts, InitramfsTool, Kernel, Mount, Risk
 from .fstab import parse
-from .initramfs.survey import driver_places
+from .initramfs.survey import driver_places, unified_driver_places
 from .kernels import find_kernels
 from .netconfig import read_interfaces, shell_values
 from .reading import Reading
@@ -68,8 +68,7 @@ def inspect(guest: MountedGuest, filesystems: t.Sequence[Filesystem]) -> GuestFa
     facts.systemd_version = _systemd_version(tree)
     facts.mounts = _mounts(tree, Devices(tuple(filesystems)), guest.root)
     facts.bootloader = find_bootloader(tree)
-    kernels = find_kernels(tree, default_kernel(tree, facts.bootloader))
-    facts.kernels = tuple(_with_drivers(tree, kernel) for kernel in kernels)
+    facts.kernels = tuple(_with_drivers(tree, k) for k in find_kernels(tree, facts.bootloader.entries))
     facts.initramfs_tool = next((n for n, found in _INITRAMFS_TOOLS if any(tree.exists(p) for p in found)), "")
     if guest.esp:
         fallback = efi.loaders(tree, efi.find(tree, guest.esp, "EFI", "BOOT"))
@@ -234,7 +233,10 @@ def _risks(tree: Reading, facts: GuestFacts) -> t.Iterator[Risk]:
 def _with_drivers(tree: Reading, kernel: Kernel) -> Kernel:
     """Tell where the virtio drivers are; nowhere for an initramfs that cannot be read."""
     try:
-        places = driver_places(tree, kernel.version, kernel.initramfs, kernel.modules)
+        if kernel.unified:
+            places = unified_driver_places(tree, kernel.version, kernel.path, kernel.modules)
+        else:
+            places = driver_places(tree, kernel.version, kernel.initramfs, kernel.modules)
     except JobError as error:
         if error.error_class is ErrorClass.ENVIRONMENT:
             raise

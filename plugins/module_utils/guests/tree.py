@@ -21,6 +21,8 @@ from .openat2 import open_in_root
 from .reading import READ_LIMIT, Reading
 
 _LIST_LIMIT = 100_000
+#: What is opened on a filesystem that is not mounted goes through memory: kernels and initramfs on an ESP. Bytes.
+_GRAFTED_LIMIT = 512 * 1024**2
 _FOLDER_MODE = 0o755
 _FILE_MODE = 0o644
 _SELINUX = "security.selinux"
@@ -90,7 +92,7 @@ class GuestTree(Closing, Reading):
         """As :meth:`Reading.open_fd`."""
         path = self.resolve(path)
         if self._graft(path) is not None:
-            data = self.read_bytes(path)
+            data = self.read_bytes(path, _GRAFTED_LIMIT)
             file = os.memfd_create("guest-file", os.MFD_CLOEXEC)
             with open(file, "r+b", closefd=False) as stream:
                 stream.write(data)
@@ -200,7 +202,7 @@ class GuestTree(Closing, Reading):
         """Add ``data`` at the end of an existing regular file."""
         path = self._writing(path)
         if self._graft(path) is not None:
-            self.write(path, self.read_bytes(path) + data)
+            self.write(path, self.read_bytes(path, _GRAFTED_LIMIT) + data)
             return
         check_regular(path, self._status(path))
         with explained(path):

@@ -314,6 +314,7 @@ class JobContext:
                 source_nics=self.source.hardware.nics,
                 firmware=self.firmware,
                 secrets_root=self.roots.secrets,
+                secure_boot=self.machine().secure_boot,
             )
             self._plan = plan_fixes(guest.facts, guest.mounted.tree, request)
         return self._plan

@@ -31,6 +31,8 @@ class FixRequest:
     secrets_root: pathlib.Path | None = None
     source_nics: tuple[Nic, ...] = ()
     """The source's, card for card; a card without a MAC is one whose address the source does not tell."""
+    secure_boot: bool = False
+    """Whether the target's firmware enforces Secure Boot."""
 
     def secret(self, reference: models.SecretRef) -> str:
         """Return the text of a secret.

@@ -25,6 +25,7 @@ from .linux.ssh_host_keys import SshHostKeysFixer
 from .linux.ssh_keys import SshKeysFixer
 from .linux.timezone import TimezoneFixer
 from .linux.uefi_fallback import UefiFallbackFixer
+from .linux.unified_kernel import UnifiedKernelFixer
 from .linux.vmware_tools import VmwareToolsFixer
 
 _LINUX: tuple[Fixer, ...] = (
@@ -41,6 +42,7 @@ _LINUX: tuple[Fixer, ...] = (
     SshKeysFixer(),
     TimezoneFixer(),
     UefiFallbackFixer(),
+    UnifiedKernelFixer(),
     VmwareToolsFixer(),
 )
 

@@ -42,6 +42,8 @@ class InitramfsFixer:
         somebody_chooses = any(kernel.default for kernel in guest.kernels)
         seen: set[str] = set()
         for kernel in guest.kernels:
+            if kernel.unified:
+                continue
             path = edits.resolve(kernel.initramfs) if kernel.initramfs else ""
             if path in seen:
                 continue

@@ -199,7 +199,7 @@ def test_a_serial_console_in_bls(guest: Phony) -> None:
     assert guest.text("/boot/loader/entries/b.conf") == "title b\nlinux /vmlinuz-5\noptions $kernelopts\n"
 
 
-@pytest.mark.parametrize("present", ["console=ttyS1,9600", "console=hvc0", "console=tty0 console=ttyS0"])
+@pytest.mark.parametrize("present", ["console=ttyS1,9600", "console=tty0 console=ttyS0"])
 def test_a_serial_console_that_is_there(guest: Phony, present: str) -> None:
     guest.put("/boot/grub/grub.cfg", GRUB_CFG.replace("ro  quiet", f"ro {present} quiet"))
     guest.put("/etc/default/grub", f'GRUB_CMDLINE_LINUX="{present}"\n')
