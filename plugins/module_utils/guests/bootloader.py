@@ -115,7 +115,7 @@ def _grub(tree: Reading, configs: t.Sequence[str]) -> list[BootEntry]:
     for path in configs:
         text = tree.read_text(path)
         items = _menu(text)
-        if re.search(r"(?m)^\s*blscfg\b", text):
+        if any(line.split()[:1] == ["blscfg"] for line in _lines(text)):
             items = _bls(tree) + items
         default = None if entries else _grub_default(tree, path, text, items)
         entries += _flat(tree, items, default, _variables(tree, text))

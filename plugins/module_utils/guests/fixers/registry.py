@@ -12,13 +12,17 @@ from __future__ import annotations
 
 from ..facts import GuestFacts
 from .base import Fixer
+from .linux.cloud_init import CloudInitFixer
 from .linux.crypttab import CrypttabFixer
 from .linux.fstab import FstabFixer
 from .linux.grub import GrubFixer
+from .linux.guest_agent import GuestAgentFixer
 from .linux.hostname import HostnameFixer
+from .linux.hypervisor_tools import HypervisorToolsFixer
 from .linux.initramfs import InitramfsFixer
 from .linux.interface_names import InterfaceNamesFixer
 from .linux.machine_id import MachineIdFixer
+from .linux.modprobe import ModprobeFixer
 from .linux.resume import ResumeFixer
 from .linux.serial_console import SerialConsoleFixer
 from .linux.ssh_host_keys import SshHostKeysFixer
@@ -26,16 +30,20 @@ from .linux.ssh_keys import SshKeysFixer
 from .linux.timezone import TimezoneFixer
 from .linux.uefi_fallback import UefiFallbackFixer
 from .linux.unified_kernel import UnifiedKernelFixer
-from .linux.vmware_tools import VmwareToolsFixer
+from .linux.xorg import XorgFixer
 
 _LINUX: tuple[Fixer, ...] = (
+    CloudInitFixer(),
     CrypttabFixer(),
     FstabFixer(),
     GrubFixer(),
+    GuestAgentFixer(),
     HostnameFixer(),
+    HypervisorToolsFixer(),
     InitramfsFixer(),
     InterfaceNamesFixer(),
     MachineIdFixer(),
+    ModprobeFixer(),
     ResumeFixer(),
     SerialConsoleFixer(),
     SshHostKeysFixer(),
@@ -43,7 +51,7 @@ _LINUX: tuple[Fixer, ...] = (
     TimezoneFixer(),
     UefiFallbackFixer(),
     UnifiedKernelFixer(),
-    VmwareToolsFixer(),
+    XorgFixer(),
 )
 
 

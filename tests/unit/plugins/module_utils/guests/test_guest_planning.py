@@ -60,9 +60,9 @@ def test_every_file_of_a_fixer_is_registered_and_has_its_place(guest: Phony) -> 
 
 def test_only_and_skip(guest: Phony) -> None:
     assert {change.fixer for change in guest.plan("fstab", "grub").edits.changes} == {"fstab", "grub"}
-    skipped = guest.plan(request=guest.request(fixers={"skip": ["fstab", "vmware-tools"]}))
+    skipped = guest.plan(request=guest.request(fixers={"skip": ["fstab", "hypervisor-tools"]}))
     found = {change.fixer for change in skipped.edits.changes}
-    assert "grub" in found and not found & {"fstab", "vmware-tools"}
+    assert "grub" in found and not found & {"fstab", "hypervisor-tools"}
 
 
 @pytest.mark.parametrize("selection", [{"only": ["nonsense"]}, {"skip": ["nonsense"]}])
