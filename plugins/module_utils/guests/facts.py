@@ -16,6 +16,7 @@ BootloaderKind = t.Literal["grub2", "grub-legacy", "systemd-boot", "extlinux", "
 InitramfsTool = t.Literal[
     "initramfs-tools", "dracut", "mkinitcpio", "mkinitrd", "make-initrd", "booster", "mkinitfs", ""
 ]
+LayerKind = t.Literal["vlan", "bond", "bridge"]
 DriverPlace = t.Literal["initramfs", "builtin", "module", "missing"]
 
 
@@ -98,6 +99,18 @@ class Interface:
 
 
 @dataclasses.dataclass(frozen=True)
+class LayeredInterface:
+    """A network interface that the guest makes on top of others."""
+
+    name: str
+    kind: LayerKind
+    source: str
+    """The file that says so."""
+    below: tuple[str, ...] = ()
+    """Names of the interfaces that it is made of, as far as the configuration tells."""
+
+
+@dataclasses.dataclass(frozen=True)
 class Tool:
     """Software that binds the guest to its old hypervisor, or helps it on the new one."""
 
@@ -141,6 +154,10 @@ class GuestFacts:
     bootloader: Bootloader = dataclasses.field(default_factory=Bootloader)
     initramfs_tool: InitramfsTool = ""
     interfaces: tuple[Interface, ...] = ()
+    layers: tuple[LayeredInterface, ...] = ()
+    """VLANs, bonds and bridges."""
+    network_tools: tuple[str, ...] = ()
+    """Programs for which there is network configuration: ``ifupdown``, ``netplan`` …"""
     services: tuple[str, ...] = ()
     """systemd units that are enabled."""
     tools: tuple[Tool, ...] = ()

@@ -20,6 +20,7 @@ from .fstab import parse
 from .initramfs.survey import driver_places, unified_driver_places
 from .kernels import find_kernels
 from .netconfig import read_interfaces, shell_values
+from .netlayers import network_tools, read_layers
 from .reading import Reading
 from .roots import ESP_TYPES, MountedGuest
 from .tools import find_tools
@@ -74,7 +75,10 @@ def inspect(guest: MountedGuest, filesystems: t.Sequence[Filesystem]) -> GuestFa
         fallback = efi.loaders(tree, efi.find(tree, guest.esp, "EFI", "BOOT"))
         facts.bootloader = dataclasses.replace(facts.bootloader, esp=guest.esp, fallback_loader=bool(fallback))
     facts.firmware = _firmware(tree, guest, filesystems)
-    facts.interfaces = tuple(read_interfaces(tree))
+    facts.layers = read_layers(tree)
+    made = {layer.name for layer in facts.layers}
+    facts.interfaces = tuple(card for card in read_interfaces(tree) if card.name not in made)
+    facts.network_tools = network_tools(tree)
     facts.services = _services(tree)
     facts.tools = find_tools(tree)
     facts.selinux = _selinux(tree)

@@ -23,6 +23,7 @@ from .linux.initramfs import InitramfsFixer
 from .linux.interface_names import InterfaceNamesFixer
 from .linux.machine_id import MachineIdFixer
 from .linux.modprobe import ModprobeFixer
+from .linux.network_match import NetworkMatchFixer
 from .linux.resume import ResumeFixer
 from .linux.serial_console import SerialConsoleFixer
 from .linux.ssh_host_keys import SshHostKeysFixer
@@ -44,6 +45,7 @@ _LINUX: tuple[Fixer, ...] = (
     InterfaceNamesFixer(),
     MachineIdFixer(),
     ModprobeFixer(),
+    NetworkMatchFixer(),
     ResumeFixer(),
     SerialConsoleFixer(),
     SshHostKeysFixer(),

@@ -102,8 +102,8 @@ def _copy_unified(guest: GuestFacts, edits: Edits, fallback: str) -> None:
         return
     edits.write(fallback, edits.read_bytes(kernel.path, 2**30), why=_WHY)
     edits.warn(
-        f"The guest has no boot loader: its unified kernel {kernel.path} was copied to {fallback}. Once the guest runs, "
-        "let it make a boot entry of its own (efibootmgr, bootctl install): the copy does not follow kernel updates."
+        f"The guest has no boot loader: its unified kernel {kernel.path} was copied to {fallback}. Once the guest "
+        "runs, let it make a boot entry of its own (efibootmgr, bootctl install): the copy does not follow updates."
     )
 
 

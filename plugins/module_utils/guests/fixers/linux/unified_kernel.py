@@ -48,7 +48,7 @@ class UnifiedKernelFixer:
                 edits.warn(f"The unified kernel image {kernel.path} will not boot on KVM: {wrong}.")
             elif not _SERIAL.search(options.get(kernel.path, "")):
                 edits.warn(
-                    f"The unified kernel image {kernel.path} has no serial console on its command line, which cannot be "
+                    f"The unified kernel image {kernel.path} has no serial console on its command line, which is not "
                     "changed: virsh console shows nothing, and a boot test has the screen alone to go by."
                 )
 
