@@ -21,6 +21,7 @@ from .linux.hostname import HostnameFixer
 from .linux.hypervisor_tools import HypervisorToolsFixer
 from .linux.initramfs import InitramfsFixer
 from .linux.interface_names import InterfaceNamesFixer
+from .linux.lvm_devices import LvmDevicesFixer
 from .linux.machine_id import MachineIdFixer
 from .linux.modprobe import ModprobeFixer
 from .linux.network_match import NetworkMatchFixer
@@ -43,6 +44,7 @@ _LINUX: tuple[Fixer, ...] = (
     HypervisorToolsFixer(),
     InitramfsFixer(),
     InterfaceNamesFixer(),
+    LvmDevicesFixer(),
     MachineIdFixer(),
     ModprobeFixer(),
     NetworkMatchFixer(),

@@ -39,7 +39,9 @@ _TEXT_LIMIT = 64 * 1024
 _INDEX_LIMIT = 16 * 1024**2
 #: What is read of an initramfs: configuration, hooks that wait for devices, module indexes.
 _TEXTS = re.compile(r"init|linuxrc|(?:etc|conf|cryptroot)/.*|scripts/functions|.*/hooks/.*\.sh")
-_INDEXES = re.compile(r"(?:usr/)?lib/modules/[^/]+/modules\.(?:dep|alias|softdep|builtin)(?:\.bin)?")
+_INDEXES = re.compile(
+    r"(?:usr/)?lib/modules/[^/]+/modules\.(?:dep|alias|softdep|builtin)(?:\.bin)?|usr/lib/modules/booster\.alias"
+)
 
 
 class GuestFiles(Files, t.Protocol):

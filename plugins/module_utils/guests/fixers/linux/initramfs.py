@@ -70,7 +70,9 @@ def _patch(kernel: Kernel, path: str, guest: GuestFacts, edits: Edits) -> tuple[
     additions = Additions(root)
     reasons = []
     if found.presence.missing:
-        added = virtio.add_drivers(additions, root, found.kernel, found.presence)
+        flat = found.loader in (virtio.Loader.NASH, virtio.Loader.BOOSTER)
+        add = virtio.add_flat if flat else virtio.add_drivers
+        added = add(additions, root, found.kernel, found.presence)
         if found.loader is virtio.Loader.LIST:
             virtio.add_to_list(additions, root, found.presence)
         reasons.append(f"drivers for virtio ({', '.join(added)})")
