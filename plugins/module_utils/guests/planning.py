@@ -17,6 +17,7 @@ from .edits import Edits
 from .facts import GuestFacts
 from .fixers.base import Fixer, FixRequest
 from .fixers.registry import fixers
+from .selinux import Labels
 from .tree import GuestTree
 
 # Room that stays free: a filesystem that is filled to the last block does not boot well.
@@ -54,7 +55,7 @@ def plan_fixes(guest: GuestFacts, tree: GuestTree, request: FixRequest) -> Plan:
             with edits.by(fixer.name):
                 fixer.plan(guest, edits, request)
         _check_room(edits)
-        _tell_of_labels(guest, edits)
+        _choose_labels(guest, edits, request)
     if not request.spec.runs(models.INTERFACE_NAMES):
         _tell_of_addresses(guest, edits, request)
     return Plan(edits)
@@ -73,9 +74,15 @@ def _chosen(known: t.Sequence[Fixer], request: FixRequest) -> list[Fixer]:
     return [f for f in known if (not selection.only or f.name in selection.only) and f.name not in selection.skip]
 
 
-def _tell_of_labels(guest: GuestFacts, edits: Edits) -> None:
+def _choose_labels(guest: GuestFacts, edits: Edits, request: FixRequest) -> None:
+    """Let new files get the labels that the guest's own list has for them; say so where there is no list."""
     new = sorted({change.path for change in edits.changes if change.before is None})
-    if new and guest.selinux in ("enforcing", "permissive"):
+    if not new or guest.selinux not in ("enforcing", "permissive"):
+        return
+    labels = Labels(edits.tree)
+    if request.spec.selinux_relabel is models.SelinuxRelabel.CHANGED and labels:
+        edits.label = labels.of
+    elif request.spec.selinux_relabel is not models.SelinuxRelabel.BOOT:
         edits.warn(
             f"The guest uses SELinux: new files ({', '.join(new)}) take the label of their folder. "
             "Where its policy wants another, run restorecon on them once the guest runs."

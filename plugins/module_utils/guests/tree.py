@@ -258,6 +258,14 @@ class GuestTree(Closing, Reading):
             os.fchmod(made, mode)
             self._inherit_label(made, folder, name)
 
+    def set_label(self, path: str, label: str) -> None:
+        """Give what is at a canonical path an SELinux label; nothing on a filesystem that has none."""
+        if self._graft(path) is not None:
+            return
+        folder, name = paths.split(path)
+        with self.folder(folder) as parent, contextlib.suppress(OSError):
+            os.setxattr(f"/proc/self/fd/{parent}/{name}", _SELINUX, label.encode() + b"\0", follow_symlinks=False)
+
     # -- inside --------------------------------------------------------------------------------------------------------
 
     def _graft(self, path: str) -> tuple[Graft, str] | None:

@@ -59,9 +59,11 @@ class Phase(enum.IntEnum):
     """What the guest calls its disks."""
     BOOT = 2
     """What starts its kernel, and how."""
-    SYSTEM = 3
+    ACCOUNTS = 3
+    """Who is there."""
+    SYSTEM = 4
     """What the running system finds."""
-    INITRAMFS = 4
+    INITRAMFS = 5
     """Last: it holds copies of what all others change."""
 
 

@@ -14,6 +14,8 @@ from ..facts import GuestFacts
 from .base import Fixer
 from .linux.cloud_init import CloudInitFixer
 from .linux.crypttab import CrypttabFixer
+from .linux.files import FilesFixer
+from .linux.firstboot import FirstbootFixer
 from .linux.fstab import FstabFixer
 from .linux.grub import GrubFixer
 from .linux.guest_agent import GuestAgentFixer
@@ -26,17 +28,21 @@ from .linux.machine_id import MachineIdFixer
 from .linux.modprobe import ModprobeFixer
 from .linux.network_match import NetworkMatchFixer
 from .linux.resume import ResumeFixer
+from .linux.selinux import SelinuxFixer
 from .linux.serial_console import SerialConsoleFixer
 from .linux.ssh_host_keys import SshHostKeysFixer
 from .linux.ssh_keys import SshKeysFixer
 from .linux.timezone import TimezoneFixer
 from .linux.uefi_fallback import UefiFallbackFixer
 from .linux.unified_kernel import UnifiedKernelFixer
+from .linux.users import UsersFixer
 from .linux.xorg import XorgFixer
 
 _LINUX: tuple[Fixer, ...] = (
     CloudInitFixer(),
     CrypttabFixer(),
+    FilesFixer(),
+    FirstbootFixer(),
     FstabFixer(),
     GrubFixer(),
     GuestAgentFixer(),
@@ -49,12 +55,14 @@ _LINUX: tuple[Fixer, ...] = (
     ModprobeFixer(),
     NetworkMatchFixer(),
     ResumeFixer(),
+    SelinuxFixer(),
     SerialConsoleFixer(),
     SshHostKeysFixer(),
     SshKeysFixer(),
     TimezoneFixer(),
     UefiFallbackFixer(),
     UnifiedKernelFixer(),
+    UsersFixer(),
     XorgFixer(),
 )
 

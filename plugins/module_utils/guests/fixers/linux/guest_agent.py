@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import re
 
+from ....protocol import models
+from ... import firstboot
 from ...edits import Edits
 from ...facts import GuestFacts
 from ...tools import AGENT, is_activated, is_masked, start_links, unit_file
@@ -26,7 +28,12 @@ class GuestAgentFixer:
 
     def plan(self, guest: GuestFacts, edits: Edits, request: FixRequest) -> None:
         """See :class:`~..base.Fixer`. An administrator's mask stays."""
+        policy = request.spec.agent
+        if policy is models.AgentPolicy.LEAVE:
+            return
         if not any(edits.exists(path) for path in AGENT.files):
+            if policy is models.AgentPolicy.INSTALL:
+                firstboot.add_script(guest, edits, 50, "guest-agent", firstboot.AGENT_SCRIPT, confidential=False)
             return
         if start_links(edits, AGENT) or is_activated(edits, AGENT):
             return
