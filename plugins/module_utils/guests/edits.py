@@ -212,6 +212,10 @@ class Edits(LayeredTree):
         """Return by path how many bytes applying the plan takes at most, over what the guest has free."""
         return {path: len(e.data) for path, e in self._entries.items() if e.kind not in ("remove",)}
 
+    def touched(self) -> list[str]:
+        """Return every path that applying the plan writes, makes or removes."""
+        return list(self._entries)
+
     # -- inside --------------------------------------------------------------------------------------------------------
 
     def _fresh(self, tree: GuestTree) -> list[str]:

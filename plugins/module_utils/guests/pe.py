@@ -64,6 +64,16 @@ def read_program(fd: int) -> Program | None:
     return Program(MACHINES.get(machine, f"pe-{machine:#x}"), sections, certificates > 0)
 
 
+def machine_of(head: bytes) -> str:
+    """Return what machine a program is for, by its first bytes; empty where it is no such program."""
+    fd = os.memfd_create("program", os.MFD_CLOEXEC)
+    with open(fd, "w+b") as file:
+        file.write(head)
+        file.flush()
+        program = read_program(fd)
+    return program.machine if program is not None else ""
+
+
 def section(fd: int, program: Program, name: str, limit: int) -> bytes:
     """Return the bytes of a section, at most ``limit``; nothing where there is none."""
     offset, size = program.sections.get(name, (0, 0))

@@ -54,6 +54,8 @@ def plan_fixes(guest: GuestFacts, tree: GuestTree, request: FixRequest) -> Plan:
         for fixer in _chosen(fixers(guest), request):
             with edits.by(fixer.name):
                 fixer.plan(guest, edits, request)
+        _check_awake(guest)
+        _check_writable(edits)
         _check_room(edits)
         _choose_labels(guest, edits, request)
     if not request.spec.runs(models.INTERFACE_NAMES):
@@ -99,6 +101,41 @@ def _tell_of_addresses(guest: GuestFacts, edits: Edits, request: FixRequest) -> 
             )
 
 
+def _check_awake(guest: GuestFacts) -> None:
+    """Refuse a guest that would wake from a hibernation: what it remembers of its files would no longer be true."""
+    for filesystem in guest.filesystems:
+        if filesystem.type == "swsuspend":
+            raise unsupported(
+                "Hibernated",
+                f"The guest was hibernated, not shut down: the swap on {filesystem.partition.disk} holds its memory, "
+                "which cannot wake on other hardware, nor over files that were changed meanwhile.",
+                "Start the VM where it runs now, shut it down properly and export it again.",
+            )
+
+
+def _check_writable(edits: Edits) -> None:
+    """Refuse a plan that touches what is protected in the guest, naming all of it."""
+    protected = sorted({place for path in edits.touched() for place in _in_the_way(edits.tree, path)})
+    if protected:
+        raise unsupported(
+            "GuestFileProtected",
+            f"In the guest, what must be changed is immutable, append-only or on a filesystem that the kernel mounts "
+            f"read-only: {', '.join(map(paths.printable, protected))}.",
+            "Take the protection away in the guest (chattr -i, chattr -a; a check of the filesystem), then export it "
+            "again.",
+        )
+
+
+def _in_the_way(tree: GuestTree, path: str) -> t.Iterator[str]:
+    if tree.is_protected(path):
+        yield path
+    folder = path
+    while not tree.is_dir(folder):
+        folder = paths.split(folder)[0]
+    if tree.is_protected(folder):
+        yield folder
+
+
 def _check_room(edits: Edits) -> None:
     """Refuse a plan that a filesystem has no blocks or inodes for.
 
@@ -110,10 +147,7 @@ def _check_room(edits: Edits) -> None:
         folder = path
         while not edits.tree.is_dir(folder):
             folder = paths.split(folder)[0]
-        room = edits.tree.free_space(folder)
-        if room is None:
-            continue
-        bytes_free, inodes_free, device = room
+        bytes_free, inodes_free, device = edits.tree.free_space(folder)
         free[device] = (bytes_free, inodes_free, min(folder, free.get(device, (0, 0, folder))[2], key=len))
         sizes, count = wanted.get(device, (0, 0))
         # Blocks of 4 KiB.
@@ -124,6 +158,14 @@ def _check_room(edits: Edits) -> None:
             raise unsupported(
                 "GuestFilesystemFull",
                 f"The guest's filesystem with {paths.printable(where)} has {bytes_free} bytes and {inodes_free} inodes "
-                f"free; the changes take {size} bytes and {count} inodes.",
+                f"free; the changes take {size} bytes and {count} inodes, so "
+                f"that {_missing(free[device], size, count)} are missing.",
                 "Make room there in the guest (old kernels in /boot, logs), then export it again.",
             )
+
+
+def _missing(free: tuple[int, int, str], size: int, count: int) -> str:
+    parts = [(size + _RESERVE_BYTES - free[0], "bytes"), (count + _RESERVE_INODES - free[1], "inodes")]
+    if free[1] < 0:
+        parts.pop()
+    return " and ".join(f"{number} {what}" for number, what in parts if number > 0)

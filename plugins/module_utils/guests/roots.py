@@ -16,7 +16,7 @@ import typing as t
 from ..disks.attach import Attachment
 from ..disks.model import Filesystem, Partition
 from ..protocol.errors import ErrorClass, JobError, invalid, transient, unsupported
-from . import btrfs, mounting, paths
+from . import btrfs, mounting, paths, windows
 from .devices import Devices
 from .esp import EspFiles
 from .fstab import FstabLine, parse
@@ -263,6 +263,8 @@ class _Assembly:
                 f"There is nothing on the VM's disks ({disks}): a blank disk, without any known filesystem.",
                 "Check that these are the right files, and that the boot disk is among them.",
             )
+        if any(f.type in ("ntfs", "BitLocker") for f in filesystems):
+            return self._windows(filesystems)
         for filesystem in filesystems:
             if filesystem.type in _CONTAINERS:
                 reason, what, todo = _CONTAINERS[filesystem.type]
@@ -273,6 +275,26 @@ class _Assembly:
             f"No operating system was found. Looked for /etc and programs on each filesystem; there are {listing}.",
             f"Check that the VM's boot disk is among the job's disks. {_AS_IT_IS}",
         )
+
+    def _windows(self, filesystems: t.Sequence[Filesystem]) -> JobError:
+        """Say which Windows it is, and what keeps it from being converted."""
+        volumes = [f for f in filesystems if f.type == "ntfs"]
+        systems = [found for f in volumes if (found := windows.recognise(self._device(f), f))]
+        locked = [_place(f) for f in filesystems if f.type == "BitLocker"]
+        what = [
+            f"{paths.printable(found.sentence)} is on {_place(found.filesystem)}"
+            + (", hibernated (by its user, or by Fast Startup at shutdown)" if found.hibernated else "")
+            for found in systems
+        ]
+        what += [f"{place} is encrypted with BitLocker" for place in locked]
+        what = what or [f"{_place(f)} is NTFS, and neither a Linux nor a Windows was found" for f in volumes]
+        todo = ["Windows guests cannot be converted yet: they would need virtio drivers bound in their registry."]
+        if locked:
+            todo.append("Suspend and decrypt BitLocker in the guest first.")
+        if any(found.hibernated for found in systems):
+            todo.append("Switch Fast Startup off in the guest (powercfg /h off) and shut it down.")
+        reason = "BitLocker" if locked and not systems else "Windows"
+        return unsupported(reason, f"{'; '.join(what)}.", f"{' '.join(todo)} {_AS_IT_IS}")
 
     # -- the rest ------------------------------------------------------------------------------------------------------
 
