@@ -34,8 +34,6 @@ _CONTAINERS = {
     "LVM2_member": ("LogicalVolumes", "is a physical volume of LVM", "LVM guests cannot be converted yet."),
     "linux_raid_member": ("SoftwareRaid", "is a member of a software RAID", "RAID guests cannot be converted yet."),
     "zfs_member": ("Zfs", "is a member of a ZFS pool", "ZFS guests cannot be converted offline."),
-    "BitLocker": ("BitLocker", "is encrypted with BitLocker", "Suspend and decrypt BitLocker in the guest first."),
-    "ntfs": ("Windows", "is NTFS, and no Linux was found beside it", "Windows guests cannot be converted yet."),
 }
 _AS_IT_IS = (
     "With spec.guest.enabled false it is moved as it is and only booted; it must have virtio drivers of its own then."
@@ -43,7 +41,15 @@ _AS_IT_IS = (
 #: Reasons for which a guest cannot be looked into here, though its disks may be sound and boot.
 OPAQUE = frozenset(
     {reason for reason, dummy, dummy in _CONTAINERS.values()}
-    | {"BlankDisk", "NoOperatingSystem", "MultipleOperatingSystems", "NoFilesystemDriver", "UnknownPartitionTable"}
+    | {
+        "Windows",
+        "BitLocker",
+        "BlankDisk",
+        "NoOperatingSystem",
+        "MultipleOperatingSystems",
+        "NoFilesystemDriver",
+        "UnknownPartitionTable",
+    }
 )
 _MOUNT_LIMIT = 200
 _SUBVOLUME_LIMIT = 64
@@ -263,38 +269,19 @@ class _Assembly:
                 f"There is nothing on the VM's disks ({disks}): a blank disk, without any known filesystem.",
                 "Check that these are the right files, and that the boot disk is among them.",
             )
-        if any(f.type in ("ntfs", "BitLocker") for f in filesystems):
-            return self._windows(filesystems)
+        systems = [found for f in filesystems if f.type == "ntfs" and (found := windows.recognise(self._device(f), f))]
         for filesystem in filesystems:
-            if filesystem.type in _CONTAINERS:
+            if filesystem.type in _CONTAINERS and not systems:
                 reason, what, todo = _CONTAINERS[filesystem.type]
                 return unsupported(reason, f"{_place(filesystem)} {what}.", f"{todo} {_AS_IT_IS}")
+        if any(f.type in ("ntfs", "BitLocker") for f in filesystems):
+            return _windows(filesystems, systems)
         listing = ", ".join(f"{_place(f)}: {paths.printable(f.type)}" for f in filesystems)
         return unsupported(
             "NoOperatingSystem",
             f"No operating system was found. Looked for /etc and programs on each filesystem; there are {listing}.",
             f"Check that the VM's boot disk is among the job's disks. {_AS_IT_IS}",
         )
-
-    def _windows(self, filesystems: t.Sequence[Filesystem]) -> JobError:
-        """Say which Windows it is, and what keeps it from being converted."""
-        volumes = [f for f in filesystems if f.type == "ntfs"]
-        systems = [found for f in volumes if (found := windows.recognise(self._device(f), f))]
-        locked = [_place(f) for f in filesystems if f.type == "BitLocker"]
-        what = [
-            f"{paths.printable(found.sentence)} is on {_place(found.filesystem)}"
-            + (", hibernated (by its user, or by Fast Startup at shutdown)" if found.hibernated else "")
-            for found in systems
-        ]
-        what += [f"{place} is encrypted with BitLocker" for place in locked]
-        what = what or [f"{_place(f)} is NTFS, and neither a Linux nor a Windows was found" for f in volumes]
-        todo = ["Windows guests cannot be converted yet: they would need virtio drivers bound in their registry."]
-        if locked:
-            todo.append("Suspend and decrypt BitLocker in the guest first.")
-        if any(found.hibernated for found in systems):
-            todo.append("Switch Fast Startup off in the guest (powercfg /h off) and shut it down.")
-        reason = "BitLocker" if locked and not systems else "Windows"
-        return unsupported(reason, f"{'; '.join(what)}.", f"{' '.join(todo)} {_AS_IT_IS}")
 
     # -- the rest ------------------------------------------------------------------------------------------------------
 
@@ -405,6 +392,25 @@ class _Assembly:
 
     def _device(self, filesystem: Filesystem) -> pathlib.Path:
         return self._attachment.disks[filesystem.partition.disk].partition_device(filesystem.partition)
+
+
+def _windows(filesystems: t.Sequence[Filesystem], systems: t.Sequence[windows.WindowsFacts]) -> JobError:
+    """Say which Windows it is, and what keeps it from being converted."""
+    locked = [_place(f) for f in filesystems if f.type == "BitLocker"]
+    what = [
+        f"{paths.printable(found.sentence)} is on {_place(found.filesystem)}"
+        + (", hibernated (by its user, or by Fast Startup at shutdown)" if found.hibernated else "")
+        for found in systems
+    ]
+    what += [f"{place} is encrypted with BitLocker" for place in locked]
+    what = what or [f"{_place(f)} is NTFS, and no operating system was found" for f in filesystems if f.type == "ntfs"]
+    todo = ["Windows guests cannot be converted yet: they would need virtio drivers bound in their registry."]
+    if locked:
+        todo.append("Suspend and decrypt BitLocker in the guest first.")
+    if any(found.hibernated for found in systems):
+        todo.append("Switch Fast Startup off in the guest (powercfg /h off) and shut it down.")
+    reason = "BitLocker" if locked and not systems else "Windows"
+    return unsupported(reason, f"{'; '.join(what)}.", f"{' '.join(todo)} {_AS_IT_IS}")
 
 
 def is_esp(partition: Partition) -> bool:
