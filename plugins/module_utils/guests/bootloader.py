@@ -253,12 +253,15 @@ def _extlinux(tree: Reading) -> list[BootEntry]:
     path = _files(tree, EXTLINUX)[0]
     folder = paths.split(path)[0]
     default = ""
+    chosen: _Item | None = None
     items: list[_Item] = []
     for line in _lines(tree.read_text(path)):
         word, dummy, value = line.strip().replace("\t", " ", 1).partition(" ")
         key, value = word.lower(), value.strip()
-        if key in ("default", "ontimeout") and not default:
+        if key == "ontimeout" or (key == "default" and not default):
             default = value
+        elif items and key == "menu" and value.lower() == "default":
+            chosen = items[-1]
         elif key == "label":
             items.append(_Item(value, value, tops=(folder, *_TOPS)))
         elif items and key in ("linux", "kernel"):
@@ -268,7 +271,8 @@ def _extlinux(tree: Reading) -> list[BootEntry]:
         elif items and key == "append":
             items[-1].options = value
             items[-1].initrds += re.findall(r"(?<!\S)initrd=(\S+)", value)
-    wanted = next((item for item in items if item.id == default), None)
+    # "default" may name the menu's program instead; then the menu has a default of its own.
+    wanted = next((item for item in items if item.id == default), chosen or (items[0] if items else None))
     return _flat(tree, items, wanted, {})
 
 

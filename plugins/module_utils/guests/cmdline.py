@@ -35,6 +35,10 @@ _SETTINGS = (
 )
 _ENVIRONMENT_HEADER = "# GRUB Environment Block\n"
 _KERNEL_FILE = r"\S*(?:vmlinu[xz]|[bz]?[zI]mage|/kernel|/linux|\$photon_linux)[^/\s]*"
+#: A device; names by path have colons, which elsewhere end one (``cryptdevice=/dev/sda2:root``).
+_DEVICE = (
+    r"""/dev/disk/by-(?:path|id)/[^\s"';,]*?-part\d+(?![\w-])|/dev/disk/by-(?:path|id)/[^\s"';,]+|/dev/[^\s"':;,]+"""
+)
 _VARIABLE = re.compile(r"\$\{?(?:kernelopts|photon_cmdline)\b")
 
 # By the end of a file's path: where its lines have a command line of their own (group "line").
@@ -91,7 +95,7 @@ def arguments(line: str, path: str) -> tuple[int, int] | None:
 
 def replace_devices(line: str, parameter: str, name: t.Callable[[str], str]) -> str:
     """Return ``line`` with the device of each ``parameter=/dev/…`` given another name; quotes are kept."""
-    pattern = rf"""(?<![\w.\-/])({parameter}=)(["']?)(/dev/[^\s"':;,]+)"""
+    pattern = rf"""(?<![\w.\-/])({parameter}=)(["']?)({_DEVICE})"""
     return re.sub(pattern, lambda match: match[1] + match[2] + name(match[3]), line)
 
 

@@ -15,6 +15,7 @@ import re
 from ... import cmdline
 from ...edits import Edits
 from ...facts import GuestFacts
+from ...paths import split
 from ..base import FixRequest, Phase
 
 #: Xen's consoles; the machines that are defined here have none of that kind.
@@ -37,8 +38,8 @@ class SerialConsoleFixer:
         port = "ttyAMA0" if guest.arch in ("aarch64", "armv7l") else "ttyS0"
         for path in cmdline.files(guest, edits):
             cmdline.edit(edits, path, lambda line, path=path: _with_console(line, path, port), _WHY)  # type: ignore[misc]
-        if guest.init in ("sysvinit", "busybox"):
-            _add_prompt(guest, edits, port)
+        if guest.init in ("sysvinit", "busybox", "openrc"):
+            _add_prompt(edits, port)
 
 
 def _with_console(line: str, path: str, port: str) -> str:
@@ -57,7 +58,7 @@ def _with_console(line: str, path: str, port: str) -> str:
     return before + gap + " ".join(words) + line[span[1] :]
 
 
-def _add_prompt(guest: GuestFacts, edits: Edits, port: str) -> None:
+def _add_prompt(edits: Edits, port: str) -> None:
     text = edits.text(_INITTAB)
     active = [line for line in text.splitlines() if port in line and not line.lstrip().startswith("#")]
     xen = [line for line in text.splitlines() if _XEN_PORT.search(line) and not line.lstrip().startswith("#")]
@@ -69,7 +70,7 @@ def _add_prompt(guest: GuestFacts, edits: Edits, port: str) -> None:
     getty = next((path for path in ("/sbin/getty", "/sbin/agetty") if edits.exists(path)), "")
     if not text or active or not getty:
         return
-    if guest.init == "busybox":
+    if split(edits.resolve("/sbin/init"))[1] == "busybox":
         line = f"{port}::respawn:{getty} -L 115200 {port} vt100"
     else:
         line = f"T0:2345:respawn:{getty} -L {port} 115200 vt100"
