@@ -51,16 +51,28 @@ def plan_fixes(guest: GuestFacts, tree: GuestTree, request: FixRequest) -> Plan:
     """
     edits = Edits(tree)
     if request.spec.enabled:
+        _refuse_hibernated(guest)
         for fixer in _chosen(fixers(guest), request):
             with edits.by(fixer.name):
                 fixer.plan(guest, edits, request)
-        _check_awake(guest)
         _check_writable(edits)
         _check_room(edits)
         _choose_labels(guest, edits, request)
     if not request.spec.runs(models.INTERFACE_NAMES):
         _tell_of_addresses(guest, edits, request)
     return Plan(edits)
+
+
+def _refuse_hibernated(guest: GuestFacts) -> None:
+    """What sleeps in a swap would wake up with filesystems in mind that were changed behind its back."""
+    asleep = [filesystem.partition.disk for filesystem in guest.filesystems if filesystem.type == "swsuspend"]
+    if asleep:
+        raise unsupported(
+            "Hibernated",
+            f"The guest is hibernated: the swap on {', '.join(asleep)} holds its memory. Woken on other hardware it "
+            "would not run, and its filesystems, changed meanwhile, would be damaged.",
+            "Start the VM where it runs now, shut it down properly and export it again.",
+        )
 
 
 def _chosen(known: t.Sequence[Fixer], request: FixRequest) -> list[Fixer]:
@@ -98,18 +110,6 @@ def _tell_of_addresses(guest: GuestFacts, edits: Edits, request: FixRequest) -> 
             edits.warn(
                 f"{interface.source} names the network card {interface.mac}, which becomes {new[interface.mac]}; it is "
                 f"left as it is, because the fixer {models.INTERFACE_NAMES} does not run."
-            )
-
-
-def _check_awake(guest: GuestFacts) -> None:
-    """Refuse a guest that would wake from a hibernation: what it remembers of its files would no longer be true."""
-    for filesystem in guest.filesystems:
-        if filesystem.type == "swsuspend":
-            raise unsupported(
-                "Hibernated",
-                f"The guest was hibernated, not shut down: the swap on {filesystem.partition.disk} holds its memory, "
-                "which cannot wake on other hardware, nor over files that were changed meanwhile.",
-                "Start the VM where it runs now, shut it down properly and export it again.",
             )
 
 

@@ -13,9 +13,6 @@ from ...protocol.errors import unsupported
 from . import cpio
 from .rootfs import RootFs
 
-#: No file has this name.
-_NOTHING = "/hidden-by-hyper2kvm"
-
 
 class Additions:
     """Collects files for an appended archive, against the root that the initramfs unpacks to.
@@ -30,7 +27,6 @@ class Additions:
         """What the root will be with all that was added so far."""
         self._entries: list[cpio.Entry] = []
         self._written: set[str] = set()
-        self._hidden: set[str] = set()
 
     def put(self, name: str, data: bytes, mode: int = 0o644) -> None:
         """Add a file, or give an existing one new bytes (it keeps its mode).
@@ -55,14 +51,6 @@ class Additions:
         if not (path is not None and self.current.nodes[path].type == stat.S_IFLNK):
             raise AssertionError(name)
         self._emit(cpio.symlink(path, target))
-
-    def hide(self, name: str) -> None:
-        """Let an existing file be gone for whoever looks for it: a link to nothing takes its place."""
-        path = self.current.locate(name)
-        if path is None or path not in self.current.nodes:
-            raise AssertionError(name)
-        self._emit(cpio.symlink(path, _NOTHING))
-        self._hidden.add(path)
 
     def _destination(self, name: str) -> str:
         path = self.current.resolve(name)
@@ -116,7 +104,7 @@ class Additions:
             raise AssertionError(after.lost)
         for path, node in self._before.nodes.items():
             now = after.nodes[path]
-            if now.type != node.type and path not in self._hidden:
+            if now.type != node.type:
                 raise AssertionError(f"{path} would change its type")
             if not (path in self._written or (now.mode, now.size, now.data) == (node.mode, node.size, node.data)):
                 raise AssertionError(path)

@@ -24,9 +24,10 @@ _CONFIGURATION = re.compile(
     r"conf/(?:conf\.d/[^/]+|initramfs\.conf|param\.conf)|cryptroot/crypttab"
     r"|etc/(?:fstab|fstab\.sys|crypttab|cmdline\.d/[^/]+\.conf|cmdline|mdadm\.conf|mdadm/mdadm\.conf)"
 )
-#: Lists of disks by what the old machine called them. What is not listed would not be looked at; without the file all
-#: disks are (lvmdevices(8)).
-_DISK_LISTS = ("etc/lvm/devices/system.devices",)
+#: LVM's list of devices by identities of the old hardware: by a name, LVM looks for them by their own UUIDs
+#: (lvmdevices(8)).
+_LVM_DEVICES = re.compile(r"etc/lvm/devices/[^/]+\.devices")
+_LVM_HARDWARE = re.compile(r"(?m)^(\s*)IDTYPE=sys_\w+\s+IDNAME=\S+\s+DEVNAME=(\S+)(?=\s+PVID=[^.\s])")
 _MDADM = re.compile(r"etc/(?:mdadm/)?mdadm\.conf")
 #: mdadm.conf(5): where to look for members, and which they were.
 _MDADM_DEVICE = re.compile(r"(?i)^DEVICE\s+.*/dev/")
@@ -89,11 +90,6 @@ def rename_devices(additions: Additions, root: RootFs, stable: t.Callable[[str],
     Waiting for a device whose filesystem is not known is given up: on the new machine it would never end.
     """
     renamed = Renamed()
-    for path in _DISK_LISTS:
-        node = additions.current.nodes.get(path)
-        if node is not None and node.type == stat.S_IFREG:
-            additions.hide(path)
-            renamed.files.append(path)
     for path, node in sorted(additions.current.nodes.items()):
         if node.type == stat.S_IFLNK and (match := _WANTED.fullmatch(path)):
             device = "/" + _unescape(match["unit"])
@@ -108,6 +104,8 @@ def rename_devices(additions: Additions, root: RootFs, stable: t.Callable[[str],
             new = _rename(old, lambda device: _link(stable(device)), [])
             if _DEVICE.search(new):
                 new = "true\n"
+        elif _LVM_DEVICES.fullmatch(path):
+            new = _LVM_HARDWARE.sub(r"\1IDTYPE=devname IDNAME=\2 DEVNAME=\2", old)
         elif _MDADM.fullmatch(path):
             new = "\n".join(_any_member(line) for line in old.split("\n"))
         elif _CONFIGURATION.fullmatch(path) or (path in ("init", "linuxrc") and is_nash(root)):

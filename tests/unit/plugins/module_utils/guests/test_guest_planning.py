@@ -156,7 +156,7 @@ def test_a_filesystem_that_fell_back_to_read_only_is_found(guest: Phony, monkeyp
 
 def test_a_hibernated_guest_is_refused(guest: Phony) -> None:
     guest.filesystems[1] = filesystem(2, "swsuspend")
-    with pytest.raises(JobError, match="hibernated") as caught:
+    with pytest.raises(JobError, match="is hibernated") as caught:
         guest.plan("hostname")
     assert caught.value.reason == "Hibernated"
     assert guest.plan(request=guest.request(enabled=False)).edits.changes == []

@@ -478,17 +478,18 @@ def test_mkinitcpio_with_drop_ins(guest: Guest) -> None:
     assert guest.plan().text("/etc/mkinitcpio.conf.d/hyper2kvm.conf") == f"MODULES+=({ALL})\n"
 
 
-def test_lists_of_disks_inside_are_hidden(guest: Guest) -> None:
+def test_lists_of_disks_inside_name_no_hardware(guest: Guest) -> None:
     members = "DEVICE /dev/sda1 /dev/sdb1\nARRAY /dev/md0 UUID=1:2:3:4 devices=/dev/sda1,/dev/sdb1\n"
     folders = [cpio.directory(name) for name in ("etc/lvm", "etc/lvm/devices", "etc/mdadm")]
     files = [
-        cpio.file("etc/lvm/devices/system.devices", b"IDTYPE=sys_wwid"),
+        cpio.file("etc/lvm/devices/system.devices", b"IDTYPE=sys_wwid IDNAME=naa.6 DEVNAME=/dev/sda2 PVID=x\n"),
         cpio.file("etc/mdadm/mdadm.conf", members.encode()),
     ]
     guest.kernel(NEW, initramfs(NEW, *folders, *files))
     edits = guest.plan()
     root = guest.unpacked(edits, NEW)
-    assert root.get("etc/lvm/devices/system.devices") is None
+    named = b"IDTYPE=devname IDNAME=/dev/sda2 DEVNAME=/dev/sda2 PVID=x\n"
+    assert root.read("etc/lvm/devices/system.devices") == named
     assert root.read("etc/mdadm/mdadm.conf") == b"DEVICE partitions containers\nARRAY /dev/md0 UUID=1:2:3:4\n"
     edits.apply(GuestTree(guest.root, writable=True))
     assert guest.plan().changes == []
