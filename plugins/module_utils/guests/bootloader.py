@@ -40,6 +40,8 @@ EXTLINUX = (
 #: A kernel takes a command line of 2 KiB (4 KiB on some architectures).
 LINE_LIMIT = 16 * 1024
 _TEXT_SECTION_LIMIT = 64 * 1024
+#: Nobody reads a longer menu, and no kernel lies deeper in a btrfs.
+_ENTRIES_LIMIT, _SUBVOLUME_DEPTH, _PATH_LIMIT = 500, 8, 1024
 
 _BLOCK = re.compile(r"^\s*(menuentry|submenu)\s+(?P<title>'[^']*'|\"[^\"]*\"|\S+)(?P<rest>.*)\{\s*$")
 _ID = re.compile(r"(?:\$menuentry_id_option|--id)\s+'?\"?([^'\"\s]+)")
@@ -148,12 +150,15 @@ def _menu(text: str) -> list[_Item]:
     """Return the menu of a grub.cfg, or of a GRUB legacy file."""
     top: list[_Item] = []
     open_items: list[tuple[_Item, int]] = []
-    depth = 0
+    depth = count = 0
     for line in _lines(text):
         block = _BLOCK.match(line)
         legacy = re.match(r"^\s*title\s+(.*)$", line)
         linux, initrd = _LINUX.match(line), _INITRD.match(line)
         if block or legacy:
+            count += 1
+            if count > _ENTRIES_LIMIT:
+                break
             found = _ID.search(block["rest"]) if block else None
             title = block["title"].strip("'\"") if block else (legacy[1] if legacy else "")
             item = _Item(title, found[1] if found else "")
@@ -262,7 +267,7 @@ def _extlinux(tree: Reading) -> list[BootEntry]:
             default = value
         elif items and key == "menu" and value.lower() == "default":
             chosen = items[-1]
-        elif key == "label":
+        elif key == "label" and len(items) < _ENTRIES_LIMIT:
             items.append(_Item(value, value, tops=(folder, *_TOPS)))
         elif items and key in ("linux", "kernel"):
             items[-1].kernel = value
@@ -289,12 +294,16 @@ _MENUS: dict[BootloaderKind, t.Callable[[Reading], list[BootEntry]]] = {
 
 
 def _flat(tree: Reading, items: list[_Item], default: _Item | None, variables: dict[str, str]) -> list[BootEntry]:
+    def expanded(text: str) -> str:
+        return _VARIABLE.sub(lambda match: variables.get(match[1] or match[2], match[0]), text)
+
     entries = []
     for item in items:
-        if item.kernel:
-            expand = [_VARIABLE.sub(lambda m: variables.get(m[1] or m[2], m[0]), text) for text in item.initrds]
-            kernel = _VARIABLE.sub(lambda m: variables.get(m[1] or m[2], m[0]), item.kernel)
-            initrds = [_path(tree, name, item.tops) for name in expand]
+        kernel = expanded(item.kernel)
+        # The kernel of a guest refuses longer names, and those of files are far shorter.
+        if item.kernel and len(kernel) <= _PATH_LIMIT:
+            named = [name for name in map(expanded, item.initrds) if len(name) <= _PATH_LIMIT]
+            initrds = [_path(tree, name, item.tops) for name in named]
             entries.append(
                 BootEntry(
                     item.title,
@@ -312,7 +321,7 @@ def _path(tree: Reading, name: str, tops: t.Iterable[str]) -> str:
     """Return where a file is that a boot loader names within its own filesystem, perhaps below a btrfs subvolume."""
     name = re.sub(r"^\([^)]*\)", "", name)
     parts = [part for part in name.split("/") if part]
-    for begin in range(max(1, len(parts) - 1)):
+    for begin in range(min(max(1, len(parts) - 1), _SUBVOLUME_DEPTH)):
         for top in tops:
             path = paths.join(top, "/".join(parts[begin:]))
             if parts and tree.is_file(path):

@@ -159,10 +159,12 @@ class GuestFacts:
     network_tools: tuple[str, ...] = ()
     """Programs for which there is network configuration: ``ifupdown``, ``netplan`` …"""
     services: tuple[str, ...] = ()
-    """systemd units that are enabled."""
+    """What is started at boot: systemd's units that are enabled, scripts of OpenRC's or of the run levels."""
     tools: tuple[Tool, ...] = ()
     selinux: t.Literal["enforcing", "permissive", "disabled", ""] = ""
     """Empty: the guest has no SELinux."""
+    apparmor: bool = False
+    """Whether the guest has profiles of AppArmor, which go by paths and need nothing."""
     risks: tuple[Risk, ...] = ()
 
     @property

@@ -82,7 +82,11 @@ def inspect(guest: MountedGuest, filesystems: t.Sequence[Filesystem]) -> GuestFa
     facts.services = _services(tree)
     facts.tools = find_tools(tree)
     facts.selinux = _selinux(tree)
-    facts.risks = tuple(Risk("Unmounted", warning) for warning in guest.warnings) + tuple(_risks(tree, facts))
+    facts.apparmor = bool(tree.names("/etc/apparmor.d"))
+    facts.risks = tuple(
+        Risk("Unmounted", warning, "Check that filesystem in the guest, if its data matter.")
+        for warning in guest.warnings
+    ) + tuple(_risks(tree, facts))
     return facts
 
 
@@ -195,7 +199,12 @@ def _firmware(tree: Reading, guest: MountedGuest, filesystems: t.Sequence[Filesy
 def _services(tree: Reading) -> tuple[str, ...]:
     folder = "/etc/systemd/system"
     wanted = [n for n in tree.names(folder) if n.endswith(".wants") and not tree.is_symlink(f"{folder}/{n}")]
-    return tuple(sorted({unit for name in wanted for unit in tree.names(f"{folder}/{name}")}))
+    units = {unit for name in wanted for unit in tree.names(f"{folder}/{name}")}
+    if not tree.exists("/usr/lib/systemd/systemd") and not tree.exists("/lib/systemd/systemd"):
+        units |= {paths.split(path)[1] for path in tree.glob("/etc/runlevels/*/*")}
+        levels = [path for level in (2, 3, 4, 5) for path in tree.glob(f"/etc/rc{level}.d/S*")]
+        units |= {re.sub(r"^S\d*", "", paths.split(path)[1]) for path in levels}
+    return tuple(sorted(units))
 
 
 def _selinux(tree: Reading) -> t.Literal["enforcing", "permissive", "disabled", ""]:
@@ -250,7 +259,11 @@ def _with_drivers(tree: Reading, kernel: Kernel) -> Kernel:
 
 def _kernel_risks(kernel: Kernel) -> t.Iterator[Risk]:
     if not kernel.modules:
-        yield Risk("NoModules", f"The kernel {kernel.version} has no folder of modules.")
+        yield Risk(
+            "NoModules",
+            f"The kernel {kernel.version} has no folder of modules.",
+            "Remove the kernel in the guest, or install its modules.",
+        )
     if not kernel.drivers:
         yield Risk(
             "InitramfsDamaged",

@@ -32,6 +32,8 @@ _TYPES = {
 _META = re.compile(r"[.^$?*+|\[({]")
 _STEM = re.compile(r"^(?:[^.^$?*+|\[({\\]|\\.)*")
 _NO_LABEL = "<<none>>"
+#: The policies of distributions have some 7,000.
+_LINES_LIMIT = 20_000
 _PATTERN_LIMIT = 1024
 _PATH_LIMIT = 4096
 
@@ -56,6 +58,8 @@ class Labels:
         folder = f"/etc/selinux/{policy}/contexts/files"
         names = ("file_contexts", "file_contexts.homedirs", "file_contexts.local")
         lines = [line for name in names for line in tree.text(f"{folder}/{name}").splitlines()]
+        if len(lines) > _LINES_LIMIT:
+            lines = []
         self._exact: dict[str, list[_Line]] = {}
         self._patterns: list[tuple[str, _Line]] = []
         for line in filter(None, map(_parse, lines)):

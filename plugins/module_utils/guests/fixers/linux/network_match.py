@@ -29,6 +29,8 @@ _DRIVER_LINES = (
     (NETPLAN, re.compile(r"^\s*driver\s*:")),
     (UDEV_RULES, re.compile(r"^(?!\s*#).*DRIVERS==")),
 )
+#: A line that is meant is shorter; a longer one would tire a pattern.
+_LINE_LIMIT = 4096
 _PATH = re.compile(r"^(\s*)Path\s*=\s*(\S.*?)\s*$")
 _OTHER_PATHS = (
     (KEYFILES, re.compile(r"^\s*path\s*=\s*(\S+)")),
@@ -59,7 +61,8 @@ class NetworkMatchFixer:
                 edits.write(path, "\n".join(new), why="the configuration picks the card by its old place on the bus")
         for patterns, setting in _OTHER_PATHS:
             for path in edits.files(*patterns):
-                for match in filter(None, map(setting.match, edits.read_text(path).split("\n"))):
+                lines = [line for line in edits.read_text(path).split("\n") if len(line) <= _LINE_LIMIT]
+                for match in filter(None, map(setting.match, lines)):
                     _warn(path, match[1], edits)
 
 

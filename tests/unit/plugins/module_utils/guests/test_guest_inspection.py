@@ -241,3 +241,49 @@ def test_other_boot_loaders(tmp_path: pathlib.Path, files: dict[str, str], kind:
         assert loader.kind == kind
     expected = {"extlinux": "vmlinuz-5", "grub-legacy": "vmlinuz-2.6", "systemd-boot": "vmlinuz"}
     assert default_kernel(guest) == expected.get(kind, "")
+
+
+@pytest.mark.parametrize("init", ["openrc", "sysvinit"])
+def test_services_without_systemd(tmp_path: pathlib.Path, init: str) -> None:
+    guest = debian(tmp_path / "guest")
+    (guest.folder / "usr/lib/systemd/systemd").unlink()
+    if init == "openrc":
+        guest.put("/usr/sbin/openrc")
+        guest.put("/etc/init.d/sshd")
+        guest.link("/etc/runlevels/default/sshd", "/etc/init.d/sshd")
+    else:
+        guest.put("/etc/init.d/sshd")
+        guest.link("/etc/rc3.d/S02sshd", "../init.d/sshd")
+    assert "sshd" in guest.inspect().services
+
+
+def test_every_risk_says_what_to_do(tmp_path: pathlib.Path) -> None:
+    guest = debian(tmp_path / "guest")
+    guest.put("/etc/fstab", "/dev/sda1 / ext4 defaults\nUUID=gone /data ext4 defaults\n")
+    guest.filesystems[1] = filesystem(2, "swsuspend")
+    guest.put("/boot/vmlinuz-5.5")
+    guest.put("/boot/initrd.img-5.5", b"\x1f\x8bdamaged")
+    (guest.folder / "boot/grub/grub.cfg").unlink()
+    risks = guest.inspect().risks
+    assert {risk.reason for risk in risks} == {
+        "NoBootloader",
+        "NoModules",
+        "InitramfsDamaged",
+        "MissingFilesystem",
+        "Hibernated",
+    }
+    assert all(risk.suggestion for risk in risks)
+
+
+@pytest.mark.timeout(30)
+def test_a_menu_made_to_tire_its_reader(tmp_path: pathlib.Path) -> None:
+    guest = debian(tmp_path / "guest")
+    deep = "/a" * 6000
+    entries = "".join(f"menuentry '{n}' {{\nlinux {deep} root=/dev/sda1\ninitrd {deep}\n}}\n" for n in range(300))
+    shallow = "menuentry 'x' {\nlinux /vmlinuz root=/dev/sda1\n}\n" * 100_000
+    guest.put("/boot/grub/grub.cfg", entries + shallow)
+    guest.put("/etc/udev/rules.d/70-x.rules", 'KERNELS=="0000:0b:00.0" ' * 200_000 + "\n")
+    guest.put("/etc/selinux/config", "SELINUX=enforcing\n")
+    guest.put("/etc/selinux/targeted/contexts/files/file_contexts", "/.*x\ta:b:c:s0\n" * 300_000)
+    assert len(guest.inspect().bootloader.entries) <= 500
+    assert guest.plan("network-match", "hypervisor-tools", "interface-names").edits.changes
