@@ -7,10 +7,18 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import pathlib
+import subprocess
 
 import pytest
+from ansible_collections.hyper2kvm.core.plugins.module_utils.guests.esp import EspFiles
+from ansible_collections.hyper2kvm.core.plugins.module_utils.guests.facts import GuestFacts
 from ansible_collections.hyper2kvm.core.plugins.module_utils.guests.initramfs.cpio import directory, file, write_archive
+from ansible_collections.hyper2kvm.core.plugins.module_utils.guests.inspection import inspect
+from ansible_collections.hyper2kvm.core.plugins.module_utils.guests.planning import plan_fixes
+from ansible_collections.hyper2kvm.core.plugins.module_utils.guests.roots import MountedGuest
+from ansible_collections.hyper2kvm.core.plugins.module_utils.guests.tree import GuestTree
 from ansible_collections.hyper2kvm.core.plugins.module_utils.protocol.errors import JobError
 
 from tests.unit.plugins.module_utils.guests.phony import ROOT_UUID, Phony, debian, efi_program, filesystem, x86_kernel
@@ -332,3 +340,83 @@ def test_the_console_of_xen_becomes_a_serial_one(guest: Phony, console: str) -> 
     assert guest.text("/etc/default/grub") == 'GRUB_CMDLINE_LINUX="console=ttyS0,115200"\n'
     assert guest.text("/etc/inittab").endswith("\nco:2345:respawn:/sbin/agetty ttyS0 9600 vt100\n")
     assert guest.text("/etc/securetty") == "tty1\nttyS0\n"
+
+
+# -- kernels on an EFI system partition that the host cannot mount -----------------------------------------------------
+
+
+def fat_with(folder: pathlib.Path, files: dict[str, bytes], megabytes: int = 40) -> pathlib.Path:
+    """A FAT filesystem with these files."""
+    image, content = folder / "esp.img", folder / "esp"
+    for name, data in files.items():
+        (content / name).parent.mkdir(parents=True, exist_ok=True)
+        (content / name).write_bytes(data)
+    with image.open("wb") as file:
+        file.truncate(megabytes * 1024**2)
+    subprocess.run(["mkfs.vfat", image], check=True, capture_output=True)
+    environment = {**os.environ, "MTOOLSRC": "/dev/null"}
+    command = ["mcopy", "-s", "-i", image, *content.iterdir(), "::/"]
+    subprocess.run(command, env=environment, check=True, capture_output=True)
+    return image
+
+
+def initramfs_for_vmware(version: str, size: int = 0) -> bytes:
+    """One with udev and without virtio, and with ballast that does not pack."""
+    folder = f"usr/lib/modules/{version}"
+    folders = [directory(name) for name in ("usr", "usr/lib", "usr/lib/modules", folder)]
+    return write_archive([*folders, file("usr/lib/systemd-udevd", b"x"), file("ballast", os.urandom(size))])
+
+
+def systemd_boot_on_fat(guest: Phony, tmp_path: pathlib.Path, ballast: int, megabytes: int) -> GuestTree:
+    """A guest whose kernel is on its ESP, which is read and written by mtools."""
+    version, folder = "6.1.0-9-amd64", f"{MACHINE}/6.1.0-9-amd64"
+    esp_files = {
+        f"{folder}/linux": x86_kernel(version),
+        f"{folder}/initrd.img": initramfs_for_vmware(version, ballast),
+        f"loader/entries/{MACHINE}-{version}.conf": (
+            f"title Debian\nversion {version}\noptions root=/dev/sda1\nlinux /{folder}/linux\n"
+            f"initrd /{folder}/initrd.img\n"
+        ).encode(),
+        "loader/loader.conf": b"timeout 3\n",
+        "EFI/systemd/systemd-bootx64.efi": efi_program(),
+    }
+    guest.put(f"/usr/lib/modules/{version}/modules.builtin")
+    modules_of = {name: f"kernel/{name}.ko" for name in ("virtio_pci", "virtio_blk")}
+    for name, path in modules_of.items():
+        guest.put(f"/usr/lib/modules/{version}/{path}", f"module {name}")
+    guest.put(f"/usr/lib/modules/{version}/modules.dep", "".join(f"{path}:\n" for path in modules_of.values()))
+    (guest.folder / "efi").mkdir()
+    tree = guest.tree()
+    tree.add_graft("/efi", EspFiles(fat_with(tmp_path, esp_files, megabytes), tmp_path))
+    return tree
+
+
+def portrait(guest: Phony, tree: GuestTree) -> GuestFacts:
+    """The portrait of a guest with a grafted ESP."""
+    esp_partition = filesystem(5, "vfat", "AAAA-BBBB", type_id=ESP_TYPE)
+    return inspect(MountedGuest(tree, guest.filesystems[0], esp="/efi"), [*guest.filesystems, esp_partition])
+
+
+def test_an_initramfs_on_an_esp_without_vfat(guest: Phony, tmp_path: pathlib.Path) -> None:
+    tree = systemd_boot_on_fat(guest, tmp_path, 20 * 1024**2, 80)
+    facts = portrait(guest, tree)
+    (kernel,) = facts.kernels
+    assert kernel.initramfs == f"/efi/{MACHINE}/6.1.0-9-amd64/initrd.img" and kernel.drivers["virtio_blk"] == "module"
+    request = dataclasses.replace(guest.request(), firmware="uefi")
+    plan = plan_fixes(facts, tree, request)
+    plan.edits.apply(tree)
+    facts = portrait(guest, tree)
+    assert facts.kernels[0].drivers["virtio_blk"] == "initramfs"
+    assert f"options root=UUID={ROOT_UUID} console=" in tree.read_text(facts.bootloader.configs[1])
+    assert facts.bootloader.fallback_loader is True
+    assert plan_fixes(facts, tree, request).edits.changes == []
+    assert not list((guest.folder / "efi").iterdir())
+
+
+def test_an_esp_that_is_too_small_is_found_before_anything_is_written(guest: Phony, tmp_path: pathlib.Path) -> None:
+    tree = systemd_boot_on_fat(guest, tmp_path, 8 * 1024**2, 9)
+    before = (tmp_path / "esp.img").read_bytes()
+    with pytest.raises(JobError, match="/efi") as caught:
+        plan_fixes(portrait(guest, tree), tree, dataclasses.replace(guest.request(), firmware="uefi"))
+    assert caught.value.reason == "GuestFilesystemFull" and "bytes are missing" in caught.value.message
+    assert (tmp_path / "esp.img").read_bytes() == before
