@@ -46,9 +46,9 @@ def find_kernels(tree: Reading, entries: t.Sequence[BootEntry] = ()) -> tuple[Ke
     folders = {name: f"{top}/{name}" for top in _MODULES for name in tree.names(top) if tree.is_dir(f"{top}/{name}")}
     found: dict[tuple[str, str], Kernel] = {}
     for candidate in _candidates(tree, entries, folders):
-        path = tree.resolve(candidate.image)
-        if not tree.is_file(path):
+        if not tree.is_file(candidate.image):
             continue
+        path = tree.resolve(candidate.image)
         folder, name = paths.split(path)
         if _is_unified(tree, path):
             version = _unified_version(tree, path) or name
