@@ -16,7 +16,7 @@ export LC_ALL := C.UTF-8
 unexport PYTHONDONTWRITEBYTECODE
 export HYPER2KVM_TEST_GUESTS := $(GUEST_CACHE)
 
-.PHONY: help setup setup-cluster demo test test-cluster lint unit hostile fuzz guests e2e faults test-faults sanity \
+.PHONY: help setup setup-cluster demo test test-cluster lint unit hostile fuzz guests e2e test-guests faults test-faults sanity \
 	integration oldest schemas lock bench build browser screenshots clean FORCE
 
 help: ## Show this list
@@ -83,7 +83,10 @@ guests: setup ## Build what tests boot, where it is not kept from before
 	python -m tests.e2e.kernels
 
 e2e: guests ## Tests with real guests that boot
-	python -m pytest tests/e2e
+	python -m pytest tests/e2e -m "not matrix"
+
+test-guests: guests ## Migrate and boot the guests of the whole matrix
+	python -m pytest tests/e2e -m matrix
 
 faults: guests ## A few rounds of the tests that break things
 	python -m pytest tests/faults

@@ -75,6 +75,32 @@ options:
       digest:
         description: Expected digest of the bytes of the file at O(source.path), C(sha256:) and 64 hexadecimal digits.
         type: str
+      keys:
+        description:
+          - Keys of encrypted disks (LUKS), to look into the guest, and for the prompts of its boot test.
+          - The target stays encrypted as the source is.
+        type: list
+        elements: dict
+        default: []
+        suboptions:
+          secret:
+            description: A passphrase, or the content of a key file, below C(secrets_root).
+            type: dict
+            required: true
+            suboptions:
+              name:
+                description: Folder of the secret.
+                type: str
+                required: true
+              key:
+                description: File in that folder.
+                type: str
+                required: true
+          device:
+            description:
+              - The UUID of the LUKS container that it opens.
+              - "Default: it is tried on each that no other key is for."
+            type: str
   target:
     description: What is written, and where.
     type: dict
@@ -409,6 +435,14 @@ options:
         description: Labels that the worker must carry.
         type: dict
         default: {}
+  isolation:
+    description:
+      - Whose kernel reads the guest's filesystems.
+      - V(auto) is the worker's own, and that of a micro-VM where it lacks what the guest needs; V(vm) is that of a
+        micro-VM, always.
+    type: str
+    choices: [auto, vm]
+    default: auto
   limits:
     description: What the job may use of a worker.
     type: dict

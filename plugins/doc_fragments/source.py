@@ -44,4 +44,30 @@ options:
       digest:
         description: Expected digest of the bytes of the file at O(source.path), C(sha256:) and 64 hexadecimal digits.
         type: str
+      keys:
+        description:
+          - Keys of encrypted disks (LUKS), to look into the guest, and for the prompts of its boot test.
+          - The target stays encrypted as the source is.
+        type: list
+        elements: dict
+        default: []
+        suboptions:
+          secret:
+            description: A passphrase, or the content of a key file, below C(secrets_root).
+            type: dict
+            required: true
+            suboptions:
+              name:
+                description: Folder of the secret.
+                type: str
+                required: true
+              key:
+                description: File in that folder.
+                type: str
+                required: true
+          device:
+            description:
+              - The UUID of the LUKS container that it opens.
+              - "Default: it is tried on each that no other key is for."
+            type: str
 """

@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import lzma
 import pathlib
 import re
@@ -19,18 +20,22 @@ _KEYRING = "/usr/share/keyrings/debian-archive-keyring.gpg"
 _MIRROR = "http://deb.debian.org/debian"
 #: Debian's releases by the kernel that they came with.
 RELEASES = {"5.10": "bullseye", "6.1": "bookworm", "6.12": "trixie"}
-#: Enough of the module tree for the drivers of virtio and of VMware's SCSI controller.
+#: Enough of the module tree for the drivers of virtio and of VMware's SCSI controller, and for a micro-VM, which opens
+#: filesystems and volumes of all kinds.
 _WANTED = tuple(
     f"./{top}lib/modules/*/{name}"
     for top in ("", "usr/")
     for name in (
         "modules.*",
         "kernel/drivers/virtio/*",
-        "kernel/drivers/block/virtio_blk.ko*",
+        "kernel/drivers/block/*",
+        "kernel/drivers/char/*.ko*",
+        "kernel/drivers/md/*",
         "kernel/drivers/scsi/*",
         "kernel/drivers/net/*.ko*",
         "kernel/net/core/*",
         "kernel/crypto/*",
+        "kernel/fs/*",
         "kernel/lib/*",
         "kernel/arch/x86/crypto/*",
     )
@@ -56,7 +61,7 @@ def debian_kernel(series: str = "6.1") -> TestKernel:
     It is downloaded where it is not cached; a cached one serves until its folder is removed.
     """
     release = RELEASES[series]
-    home = _CACHE / release
+    home = _CACHE / f"{release}-{hashlib.sha256(repr(_WANTED).encode()).hexdigest()[:8]}"
     if not home.exists():
         _CACHE.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=_CACHE) as fresh:

@@ -102,7 +102,7 @@ def ranges_of(disk: pathlib.Path) -> Ranges:
     overlay = disk.parent / "overlay.qcow2"
     create_overlay(overlay, image_of(disk))
     with attach({"disk0": overlay}, writable=False, workdir=disk.parent) as attachment:
-        return used_ranges(attachment.disks["disk0"], SIZE, probe(attachment), disk.parent)
+        return used_ranges(attachment, {"disk0": SIZE}, probe(attachment), disk.parent)["disk0"]
 
 
 def copy(disk: pathlib.Path, target: pathlib.Path, ranges: Ranges) -> int:

@@ -24,7 +24,7 @@ import typing as t
 
 from tests.guests import trees
 from tests.guests.host import REPOSITORY, run_privately
-from tests.guests.specs import SPECS
+from tests.guests.specs import SPECS, VolumesSpec
 
 #: Where guests are kept unless the caller says otherwise.
 DEFAULT_CACHE = pathlib.Path(os.environ.get("HYPER2KVM_TEST_GUESTS", REPOSITORY / ".cache" / "guests"))
@@ -35,6 +35,7 @@ _REST_SECONDS = 3600
 #: The modules that decide what a guest is made of; those that only start guests do not make them new.
 _MAKERS = ("chroot", "debian", "disk", "grub", "host", "ova", "produce", "vmdk")
 _TINY_MAKERS = (*_MAKERS, "tiny")
+_VOLUME_MAKERS = (*_MAKERS, "volumes")
 
 
 def build(name: str, cache: pathlib.Path = DEFAULT_CACHE) -> pathlib.Path:
@@ -48,6 +49,8 @@ def build(name: str, cache: pathlib.Path = DEFAULT_CACHE) -> pathlib.Path:
     :raises BuildError: it could not be built.
     """
     spec = SPECS[name]
+    if isinstance(spec, VolumesSpec):
+        return _build_volumes(spec, cache)
 
     def produce(folder: pathlib.Path) -> None:
         if spec.kind == "nokernel":
@@ -61,6 +64,17 @@ def build(name: str, cache: pathlib.Path = DEFAULT_CACHE) -> pathlib.Path:
     code = _code(_MAKERS if spec.kind == "debian" else _TINY_MAKERS)
     document = {"spec": dataclasses.asdict(spec), "tree": dataclasses.asdict(trees.DEBIAN), "code": code}
     return _entry(cache, name, _digest(document), produce)
+
+
+def _build_volumes(spec: VolumesSpec, cache: pathlib.Path) -> pathlib.Path:
+    """The folder of a guest in volumes: ``disk0.vmdk``, ``disk1.vmdk`` …, and ``guest.json``."""
+
+    def produce(folder: pathlib.Path) -> None:
+        tarball = package_tree(trees.VOLUMES, cache) / "tree.tar"
+        run_privately("tests.guests.volumes", spec.name, str(tarball), str(folder))
+
+    tree, code = dataclasses.asdict(trees.VOLUMES), _code(_VOLUME_MAKERS)
+    return _entry(cache, spec.name, _digest({"spec": dataclasses.asdict(spec), "tree": tree, "code": code}), produce)
 
 
 def package_tree(tree: trees.Tree, cache: pathlib.Path = DEFAULT_CACHE) -> pathlib.Path:

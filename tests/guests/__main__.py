@@ -46,7 +46,8 @@ def _build(name: str, cache: pathlib.Path) -> int:
     except BuildError as error:
         print(f"{name}: {error}", file=sys.stderr)
         return 1
-    print(f"{folder / name}.ova  ({time.monotonic() - began:.1f} s)", flush=True)
+    ova = folder / f"{name}.ova"
+    print(f"{ova if ova.exists() else folder}  ({time.monotonic() - began:.1f} s)", flush=True)
     return 0
 
 

@@ -62,6 +62,29 @@ class GuestSpec:
         return self.address.split("/")[0].rsplit(".", 1)[0] + ".0/24"
 
 
+@dataclasses.dataclass(frozen=True)
+class VolumesSpec(GuestSpec):
+    """A guest whose root lies in volumes; it comes as bare disks, ``disk0.vmdk`` …, boot disk first."""
+
+    storage: t.Literal["lvm", "luks-lvm", "raid1"] = "lvm"
+    disks: int = 1
+
+
+def _volumes(name: str, number: int, storage: t.Literal["lvm", "luks-lvm", "raid1"], disks: int) -> VolumesSpec:
+    return VolumesSpec(
+        name=name,
+        kind="debian",
+        hostname=name.removeprefix("debian12-"),
+        address=f"192.168.20.{number}/24",
+        mac=None,
+        disk_mib=1536,
+        boot_partition=True,
+        swap_mib=0,
+        storage=storage,
+        disks=disks,
+    )
+
+
 def _tiny(name: str, number: int, kind: t.Literal["tiny", "blank", "nokernel"] = "tiny") -> GuestSpec:
     return GuestSpec(
         name=name,
@@ -111,6 +134,9 @@ _TABLE = (
         boot_partition=True,
         initramfs_compression="lz4",
     ),
+    _volumes("debian12-lvm", 11, "lvm", 2),
+    _volumes("debian12-luks", 12, "luks-lvm", 1),
+    _volumes("debian12-raid", 13, "raid1", 2),
     _tiny("tiny", 11),
     _tiny("tiny-blank", 12, "blank"),
     _tiny("tiny-nokernel", 13, "nokernel"),

@@ -106,7 +106,30 @@ DEBIAN = Tree(
     fetched=("grub-efi-amd64",),
 )
 
-TREES: t.Mapping[str, Tree] = {tree.name: tree for tree in (DEBIAN,)}
+#: A smaller one, with all that reads volumes.
+VOLUMES = Tree(
+    name="volumes",
+    release="bookworm",
+    variant="minbase",
+    packages=(
+        "linux-image-amd64",
+        "initramfs-tools",
+        "zstd",
+        "busybox",
+        "grub-pc",
+        "systemd-sysv",
+        "udev",
+        "kmod",
+        "ifupdown",
+        "iproute2",
+        "e2fsprogs",
+        "lvm2",
+        "cryptsetup-initramfs",
+        "mdadm",
+    ),
+)
+
+TREES: t.Mapping[str, Tree] = {tree.name: tree for tree in (DEBIAN, VOLUMES)}
 
 
 if __name__ == "__main__":

@@ -61,6 +61,24 @@ _SOURCE: dict[str, t.Any] = {
         },
     },
     "digest": {"type": "str"},
+    "keys": {
+        "type": "list",
+        "elements": "dict",
+        "default": [],
+        "no_log": False,
+        "options": {
+            "secret": {
+                "type": "dict",
+                "required": True,
+                "no_log": False,
+                "options": {
+                    "name": {"type": "str", "required": True},
+                    "key": {"type": "str", "required": True, "no_log": False},
+                },
+            },
+            "device": {"type": "str"},
+        },
+    },
 }
 
 _TARGET: dict[str, t.Any] = {
@@ -185,6 +203,7 @@ SPEC: dict[str, t.Any] = {
         "type": "dict",
         "options": {"capabilities": _STRINGS, "labels": {"type": "dict", "default": {}}},
     },
+    "isolation": {"type": "str", "choices": ["auto", "vm"], "default": "auto"},
     "limits": {"type": "dict", "options": {"bandwidth_bytes_per_second": {"type": "int"}}},
     "priority": {"type": "int", "default": 0},
     "backoff_limit": {"type": "int", "default": 2},

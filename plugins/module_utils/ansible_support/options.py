@@ -11,6 +11,7 @@ import typing as t
 
 from ..protocol import models, validation
 from ..protocol.errors import invalid
+from ..worker.config import kernel_folder
 from ..worker.context import Roots
 from .arguments import SPEC
 
@@ -25,6 +26,7 @@ def roots(options: Options) -> Roots:
         output=pathlib.Path(options["output_root"]).resolve(),
         scratch=pathlib.Path(options["scratch_dir"] or state_dir(options) / "scratch").resolve(),
         secrets=secrets.resolve() if secrets.is_dir() else None,
+        kernel_root=kernel_folder(),
     )
 
 

@@ -237,6 +237,8 @@ class Record:
             self.result = json.dumps(error.details)
         if failed.not_before is not None:
             self.not_before = Instant.after((fields.moment(failed.not_before) - moment).total_seconds())
+        lacking = dict.fromkeys((*self.demand.capabilities, *status.needs(failed)))
+        self.demand = dataclasses.replace(self.demand, capabilities=tuple(lacking))
         self.turn(failed, error.message, error=models.ErrorDocument.of(error).to_document())
         self._cancel_if_waiting()
 

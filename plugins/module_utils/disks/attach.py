@@ -146,6 +146,26 @@ def attach(
 
 
 @contextlib.contextmanager
+def attach_devices(devices: t.Mapping[str, pathlib.Path], *, writable: bool) -> t.Iterator[Attachment]:
+    """Have block devices of this host as the disks of a guest, for as long as the context lasts.
+
+    When it is left normally, all is written out and the loop devices over them are gone.
+
+    Raises:
+        JobError: at the end, a write may be lost.
+    """
+    disks = {name: AttachedDisk(name, device, writable=writable) for name, device in devices.items()}
+    try:
+        yield Attachment(disks)
+    except BaseException:
+        for disk in disks.values():
+            disk.close(check=False)
+        raise
+    for disk in disks.values():
+        disk.close(check=True)
+
+
+@contextlib.contextmanager
 def export_flat(image: Layer, workdir: pathlib.Path) -> t.Iterator[pathlib.Path]:
     """Show ``image`` as one flat, read-only file, whose holes are the image's.
 

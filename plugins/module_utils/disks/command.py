@@ -104,6 +104,7 @@ def run_command(
     cancelled: t.Callable[[], bool] = never,
     on_output: t.Callable[[bytes], None] | None = None,
     capabilities: t.Sequence[str] = (),
+    stdin: bytes | None = None,
     accept: t.Container[int] = (0,),
     failure: t.Callable[[str, str], JobError] = transient,
 ) -> bytes:
@@ -116,17 +117,18 @@ def run_command(
         cancelled: asked five times a second; True kills the tool.
         on_output: gets each piece of standard output as it comes; what it takes is not returned.
         capabilities: see :func:`confined`.
+        stdin: what it reads from its standard input: where a secret goes; None: nothing.
         accept: exit statuses that are no error.
         failure: makes the error of another exit status from reason and message.
 
     Raises:
         JobError: not installed, not an accepted exit status, too slow, too talkative, or cancelled.
     """
-    with _handed_over(args) as (command, descriptors):
+    with _handed_over(args) as (command, descriptors), _readable(stdin) as source:
         try:
             child = subprocess.Popen(
                 confined(command, capabilities=capabilities),
-                stdin=subprocess.DEVNULL,
+                stdin=source,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,
                 env=clean_environment(),
@@ -190,6 +192,19 @@ def _handed_over(
     finally:
         for descriptor in descriptors:
             os.close(descriptor)
+
+
+@contextlib.contextmanager
+def _readable(data: bytes | None) -> t.Iterator[int]:
+    """Give ``data`` as a file without a name, which is in memory alone."""
+    if data is None:
+        yield subprocess.DEVNULL
+        return
+    file = os.memfd_create("stdin", os.MFD_CLOEXEC)
+    with open(file, "w+b", buffering=0) as stream:
+        stream.write(data)
+        stream.seek(0)
+        yield file
 
 
 def cancelled_error(what: str) -> JobError:

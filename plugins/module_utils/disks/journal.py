@@ -17,6 +17,8 @@ _EXT_INCOMPAT = 1024 + 0x60
 _EXT_RECOVER = 0x4
 # btrfs superblock, at 64 KiB: log_root at 0x60, not 0 while a log tree is to be replayed (btrfs on-disk format).
 _BTRFS_LOG_ROOT = 0x10000 + 0x60
+#: Filesystems that have one.
+JOURNALS = ("ext3", "ext4", "btrfs", "xfs")
 _XFS_DIRTY = b"state: <DIRTY>"
 
 

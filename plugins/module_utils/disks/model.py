@@ -171,8 +171,23 @@ class Partition:
 
 
 @dataclasses.dataclass(frozen=True)
+class Volume:
+    """A block device that others make up: a logical volume, what a LUKS container holds, a RAID array."""
+
+    name: str
+    """Unique within a job: ``vg0/root``, ``luks-<uuid>``, ``md-<uuid>``. The disk of the partitions in it."""
+    kind: t.Literal["lvm", "luks", "raid1"]
+    uuid: str
+    size: int
+    names: tuple[str, ...]
+    """What the guest's own files may call it: ``/dev/mapper/vg0-root``."""
+    members: tuple[str, ...]
+    """What makes it up, each as a person knows it: ``disk0 partition 2``."""
+
+
+@dataclasses.dataclass(frozen=True)
 class Filesystem:
-    """What a partition holds, as libblkid sees it."""
+    """What a partition, or a volume, holds, as libblkid sees it."""
 
     partition: Partition
     type: str
@@ -183,3 +198,11 @@ class Filesystem:
     """Which of its devices this is, where it lies on several (btrfs)."""
     members: int = 1
     """On how many devices it lies."""
+    volume: Volume | None = None
+    """What it lies in, where that is no partition of a disk; ``partition.disk`` is the volume's name then."""
+
+    @property
+    def place(self) -> str:
+        """Where it is, for a person: ``disk0 partition 2``, ``disk1``, ``vg0/root``."""
+        number = self.partition.number
+        return f"{self.partition.disk} partition {number}" if number else self.partition.disk

@@ -17,12 +17,13 @@ import tempfile
 import typing as t
 
 from ..protocol.errors import JobError
-from .attach import AttachedDisk
+from .attach import Attachment
 from .blockmap import BLOCK
 from .command import run_command
 from .copy import Ranges
 from .journal import needs_replay
 from .model import Filesystem
+from .volumes import AttachedVolume
 
 _PROGRAMS = {
     "ext2": "partclone.extfs",
@@ -41,25 +42,30 @@ _BTRFS_COPIES = (64 * 1024**2, 256 * 1024**3)
 
 
 def used_ranges(
-    disk: AttachedDisk,
-    size: int,
+    attachment: Attachment,
+    sizes: t.Mapping[str, int],
     filesystems: t.Iterable[Filesystem],
     workdir: pathlib.Path,
     warn: t.Callable[[str], None] = lambda _message: None,
-) -> Ranges:
-    """Return the used parts of an attached disk, in whole blocks of 64 KiB.
+) -> dict[str, list[tuple[int, int]]]:
+    """Return the used parts of attached disks, by their names, in whole blocks of 64 KiB.
 
     Args:
-        disk: as it is after the fix: attached, not mounted.
-        size: of the disk in bytes.
-        filesystems: what its partitions hold.
+        attachment: the disks as they are after the fix, and the volumes on them that are open; nothing is mounted.
+        sizes: of the disks in bytes, by name.
+        filesystems: what their partitions and volumes hold.
         workdir: an existing folder for the maps.
         warn: is told of filesystems of which no map could be made, so that all of them is copied.
     """
-    unused: list[tuple[int, int]] = []
+    unused: dict[str, list[tuple[int, int]]] = {name: [] for name in sizes}
     for filesystem in filesystems:
-        if filesystem.partition.disk == disk.name and filesystem.type in _PROGRAMS:
-            unused += _unused_of(disk, filesystem, workdir, warn)
+        if filesystem.type in _PROGRAMS:
+            for name, begin, end in _unused_of(attachment, filesystem, workdir, warn):
+                unused.setdefault(name, []).append((begin, end))
+    return {name: _inverted(unused[name], size) for name, size in sizes.items()}
+
+
+def _inverted(unused: t.Iterable[tuple[int, int]], size: int) -> list[tuple[int, int]]:
     used, position = [], 0
     for begin, end in sorted(unused):
         if begin > position:
@@ -88,12 +94,15 @@ def ddrescue_map(ranges: Ranges, size: int) -> bytes:
 
 
 def _unused_of(
-    disk: AttachedDisk, filesystem: Filesystem, workdir: pathlib.Path, warn: t.Callable[[str], None]
-) -> list[tuple[int, int]]:
-    """What is free of one filesystem: ranges of the disk, whole blocks; nothing where that cannot be told for sure."""
+    attachment: Attachment, filesystem: Filesystem, workdir: pathlib.Path, warn: t.Callable[[str], None]
+) -> list[tuple[str, int, int]]:
+    """What is free of one filesystem: ranges of disks, whole blocks; nothing where that cannot be told for sure."""
     partition = filesystem.partition
-    device = disk.partition_device(partition)
+    device = attachment.disks[partition.disk].partition_device(partition)
     if needs_replay(device, filesystem.type) or filesystem.members != 1:
+        return []
+    if not list(_on_disks(attachment, partition.disk, partition.start, partition.start + partition.size)):
+        warn(f"What was deleted on {filesystem.place} is copied as well: it does not lie on its disks in a row.")
         return []
     with tempfile.TemporaryDirectory(prefix="hyper2kvm-map-", dir=workdir) as folder:
         target = pathlib.Path(folder, "map")
@@ -101,24 +110,41 @@ def _unused_of(
         try:
             run_command(
                 [program, "-D", *_QUIETLY, "-s", device, "-O", target, "-L", log],
-                what=f"Mapping {partition.disk} partition {partition.number}",
+                what=f"Mapping {filesystem.place}",
                 timeout=_TIMEOUT,
             )
             free = [(begin, end) for begin, end, used in _parse_map(target) if not used]
         except (JobError, OSError, ValueError) as error:
             why = error.message if isinstance(error, JobError) else str(error)
-            warn(f"What was deleted on {partition.disk} partition {partition.number} is copied as well: {why}")
+            warn(f"What was deleted on {filesystem.place} is copied as well: {why}")
             return []
     kept = [(0, _ALWAYS)]
     if filesystem.type == "btrfs":
         kept += [(begin, begin + BLOCK) for begin in _BTRFS_COPIES]
     found = []
     for begin, end in _without(free, kept):
-        first = -(-(partition.start + begin) // BLOCK) * BLOCK
-        last = (partition.start + min(end, partition.size)) // BLOCK * BLOCK
-        if first < last:
-            found.append((first, last))
+        last = min(end, partition.size)
+        for disk, first, beyond in _on_disks(
+            attachment, partition.disk, partition.start + begin, partition.start + last
+        ):
+            whole = -(-first // BLOCK) * BLOCK, beyond // BLOCK * BLOCK
+            if whole[0] < whole[1]:
+                found.append((disk, *whole))
     return found
+
+
+def _on_disks(attachment: Attachment, name: str, begin: int, end: int) -> t.Iterator[tuple[str, int, int]]:
+    """Yield where a range of a disk or volume lies on disks: of a mirror all copies; of what is striped nothing."""
+    disk = attachment.disks[name]
+    if not isinstance(disk, AttachedVolume):
+        if begin < end:
+            yield name, begin, end
+        return
+    for extent in (extent for copy in disk.copies for extent in copy):
+        first, last = max(begin, extent.begin), min(end, extent.begin + extent.length)
+        if first < last:
+            shift = extent.start - extent.begin
+            yield from _on_disks(attachment, extent.disk, first + shift, last + shift)
 
 
 def read_map(path: pathlib.Path) -> Ranges:

@@ -20,6 +20,8 @@ _KERNEL_NAME = re.compile(r"^/dev/(?:(?:[shv]|xv)d([a-z]{1,2})(\d*)|nvme(\d+)n1(
 _TAG = re.compile(r"^(UUID|LABEL|PARTUUID|PARTLABEL)=(.*)$", re.IGNORECASE)
 _LINK = re.compile(r"^/dev/disk/by-(uuid|label|partuuid|partlabel)/(.+)$")
 _PLACE = re.compile(r"^/dev/disk/by-(?:path|id)/(.+?)(?:-part(\d+))?$")
+# crypttab(5): the volume's name, and what it is in.
+_CRYPTTAB = re.compile(r"^\s*([^\s#]\S*)\s+(\S+)", re.MULTILINE)
 _UDEV_ESCAPE = re.compile(r"\\x([0-9a-fA-F]{2})")
 # The place on a bus in a by-path name: SCSI target, ATA port (from 1), NVMe namespace's controller is not told.
 _SCSI_TARGET = re.compile(r"-scsi-\d+:\d+:(\d+):\d+$")
@@ -30,14 +32,34 @@ _CONTROLLER_TARGET = 7
 
 @dataclasses.dataclass(frozen=True)
 class Devices:
-    """The VM's partitions, in the order of its disks."""
+    """The VM's partitions, in the order of its disks, and what its volumes hold."""
 
     filesystems: tuple[Filesystem, ...]
 
     @property
     def disks(self) -> list[str]:
         """Names of the disks, in order."""
-        return list(dict.fromkeys(f.partition.disk for f in self.filesystems))
+        return list(dict.fromkeys(f.partition.disk for f in self.filesystems if f.volume is None))
+
+    def named(self, crypttab: str) -> Devices:
+        """Return the same where the volumes in LUKS containers have the names as well that the guest gives them.
+
+        Args:
+            crypttab: text of the guest's own.
+        """
+        names: dict[str, str] = {}
+        for line in _CRYPTTAB.finditer(crypttab):
+            container = self.find(line[2])
+            if container is not None and container.type == "crypto_LUKS":
+                names[container.uuid] = f"/dev/mapper/{line[1]}"
+        found = []
+        for filesystem in self.filesystems:
+            volume = filesystem.volume
+            if volume is not None and volume.kind == "luks" and volume.uuid in names:
+                known = tuple(dict.fromkeys((*volume.names, names[volume.uuid])))
+                filesystem = dataclasses.replace(filesystem, volume=dataclasses.replace(volume, names=known))
+            found.append(filesystem)
+        return Devices(tuple(found))
 
     def members(self, filesystem: Filesystem) -> tuple[Filesystem, ...]:
         """Return all of a filesystem's devices, in order: several for a btrfs, of which the first stands for it."""
@@ -51,13 +73,16 @@ class Devices:
         Any device of a btrfs that has several means that btrfs, by the first of them.
 
         Args:
-            name: ``/dev/sda1``, ``/dev/disk/by-…/…``, ``UUID=…``, ``LABEL=…`` …
+            name: ``/dev/sda1``, ``/dev/disk/by-…/…``, ``UUID=…``, ``LABEL=…``, ``/dev/mapper/…``, ``/dev/md0`` …
             fstype: what must be there, where that is known (``auto`` is not); it settles doubts.
         """
         found = self._find(name, fstype)
         return self.members(found)[0] if found is not None else None
 
     def _find(self, name: str, fstype: str) -> Filesystem | None:
+        inside = [f for f in self.filesystems if f.volume is not None and name in _volume_names(f)]
+        if inside:
+            return inside[0] if len(inside) == 1 else None
         tag = _TAG.match(name) or _LINK.match(name)
         if tag is not None:
             return self._by_tag(tag[1].lower(), _UDEV_ESCAPE.sub(lambda m: chr(int(m[1], 16)), tag[2]).strip('"'))
@@ -82,7 +107,8 @@ class Devices:
         return found[0] if len({self.members(f)[0] for f in found}) == 1 else None
 
     def _by_place(self, place: str, number: int, fstype: str) -> Filesystem | None:
-        candidates = [f for f in self.filesystems if f.partition.number == number and _fits(f, fstype)]
+        partitions = [f for f in self.filesystems if f.volume is None and f.partition.number == number]
+        candidates = [f for f in partitions if _fits(f, fstype)]
         if len(candidates) == 1:
             return candidates[0]
         target, port = _SCSI_TARGET.search(place), _ATA_PORT.search(place)
@@ -105,7 +131,9 @@ class Devices:
 
 def is_unstable(name: str) -> bool:
     """Whether ``name`` is one that a disk loses when it is put on another controller."""
-    return _KERNEL_NAME.match(name) is not None or (_PLACE.match(name) is not None and "/by-id/dm-" not in name)
+    return _KERNEL_NAME.match(name) is not None or (
+        _PLACE.match(name) is not None and not name.startswith(("/dev/disk/by-id/dm-", "/dev/disk/by-id/md-"))
+    )
 
 
 def stable_name(filesystem: Filesystem) -> str | None:
@@ -113,6 +141,14 @@ def stable_name(filesystem: Filesystem) -> str | None:
     if filesystem.uuid:
         return f"UUID={filesystem.uuid}"
     return f"PARTUUID={filesystem.partition.partuuid}" if filesystem.partition.partuuid else None
+
+
+def _volume_names(filesystem: Filesystem) -> set[str]:
+    """What a filesystem in a volume may be called; a partition in a RAID array has ``p`` and its number behind."""
+    if filesystem.volume is None:
+        return set()
+    number = filesystem.partition.number
+    return {f"{name}p{number}" if number else name for name in filesystem.volume.names}
 
 
 def _letters(text: str) -> int:

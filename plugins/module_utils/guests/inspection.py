@@ -238,7 +238,7 @@ def _risks(tree: Reading, facts: GuestFacts) -> t.Iterator[Risk]:
         if filesystem.type == "swsuspend":
             yield Risk(
                 "Hibernated",
-                f"The swap on {filesystem.partition.disk} holds a hibernated system; it cannot wake on new hardware.",
+                f"The swap on {filesystem.place} holds a hibernated system; it cannot wake on new hardware.",
                 "Start the VM where it runs now, shut it down properly and export it again.",
             )
 

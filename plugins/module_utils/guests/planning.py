@@ -46,8 +46,8 @@ def plan_fixes(guest: GuestFacts, tree: GuestTree, request: FixRequest) -> Plan:
         request: what the job wants.
 
     Raises:
-        JobError: a fixer of that name does not exist (unsupported), the guest cannot be made to boot, or a filesystem
-            of the guest is too full (unsupported, ``GuestFilesystemFull``).
+        JobError: a fixer of that name does not exist, the guest is hibernated (unsupported), it cannot be made to
+            boot, or a filesystem of the guest is too full (unsupported, ``GuestFilesystemFull``).
     """
     edits = Edits(tree)
     if request.spec.enabled:
@@ -65,7 +65,7 @@ def plan_fixes(guest: GuestFacts, tree: GuestTree, request: FixRequest) -> Plan:
 
 def _refuse_hibernated(guest: GuestFacts) -> None:
     """What sleeps in a swap would wake up with filesystems in mind that were changed behind its back."""
-    asleep = [filesystem.partition.disk for filesystem in guest.filesystems if filesystem.type == "swsuspend"]
+    asleep = [filesystem.place for filesystem in guest.filesystems if filesystem.type == "swsuspend"]
     if asleep:
         raise unsupported(
             "Hibernated",

@@ -30,9 +30,21 @@ _ROOT_TYPES = ("ext4", "xfs", "btrfs", "ext3", "ext2", "f2fs", "jfs", "reiserfs"
 _MOUNTABLE = (*_ROOT_TYPES, "vfat")
 # What a container holds cannot be seen without opening it.
 _CONTAINERS = {
-    "crypto_LUKS": ("Encrypted", "is encrypted with LUKS", "Decrypt it in the guest, then export it again."),
-    "LVM2_member": ("LogicalVolumes", "is a physical volume of LVM", "LVM guests cannot be converted yet."),
-    "linux_raid_member": ("SoftwareRaid", "is a member of a software RAID", "RAID guests cannot be converted yet."),
+    "crypto_LUKS": (
+        "Encrypted",
+        "is encrypted with LUKS, and no key opens it",
+        "Give one by reference in source.keys.",
+    ),
+    "LVM2_member": (
+        "LogicalVolumes",
+        "is a physical volume of LVM, and none of its volumes holds an operating system that can be seen",
+        "The warnings say which volumes stay closed, and why.",
+    ),
+    "linux_raid_member": (
+        "SoftwareRaid",
+        "is a member of a software RAID that holds no operating system that can be seen",
+        "The warnings say which arrays stay closed, and why.",
+    ),
     "zfs_member": ("Zfs", "is a member of a ZFS pool", "ZFS guests cannot be converted offline."),
 }
 _AS_IT_IS = (
@@ -50,6 +62,7 @@ OPAQUE = frozenset(
         "NoFilesystemDriver",
         "UnknownPartitionTable",
     }
+    | {"NoDeviceMapper", "NoMicroVmKernel"}
 )
 _MOUNT_LIMIT = 200
 _SUBVOLUME_LIMIT = 64
@@ -77,6 +90,8 @@ class MountedGuest:
     esp: str = ""
     """Where the EFI system partition is shown; empty: there is none, or no place for it."""
     warnings: tuple[str, ...] = ()
+    filesystems: tuple[Filesystem, ...] = ()
+    """All that was found on its disks, by all the names that the guest has for them."""
 
 
 @contextlib.contextmanager
@@ -128,6 +143,7 @@ class _Root:
     name: str
     """As a person knows the system: PRETTY_NAME of its os-release."""
     fstab: tuple[FstabLine, ...]
+    crypttab: str
 
 
 class _Assembly:
@@ -149,6 +165,9 @@ class _Assembly:
 
     def assemble(self) -> MountedGuest:
         root = self._choose(self._candidates())
+        self._devices = self._devices.named(root.crypttab)
+        (own,) = [f for f in self._devices.filesystems if f.partition == root.filesystem.partition]
+        root = dataclasses.replace(root, filesystem=own)
         self._mount(root.filesystem, self._root, self._writable, root.subvolume)
         self._mounted.append(self._root)
         tree = self._tree = GuestTree(self._root, writable=self._writable)
@@ -159,7 +178,8 @@ class _Assembly:
                 mounts.append(mounted)
             if len(mounts) > _MOUNT_LIMIT:
                 raise unsupported("TooManyMounts", f"The guest's fstab mounts more than {_MOUNT_LIMIT} filesystems.")
-        return MountedGuest(tree, root.filesystem, tuple(mounts), self._add_esp(tree, mounts), tuple(self._warnings))
+        esp = self._add_esp(tree, mounts)
+        return MountedGuest(tree, root.filesystem, tuple(mounts), esp, tuple(self._warnings), self._devices.filesystems)
 
     def close(self) -> None:
         """Sync and unmount everything."""
@@ -215,13 +235,13 @@ class _Assembly:
         """Return the roots in one filesystem: its own, or those of btrfs subvolumes where that is none."""
         with self._looking(filesystem) as tree:
             if looks_like_root(tree):
-                return [_Root(filesystem, "", _name_of(tree), _fstab_of(tree))]
+                return [_root(filesystem, "", tree)]
             names = _subvolumes(tree) if filesystem.type == "btrfs" else []
         roots = []
         for name in names:
             with self._looking(filesystem, name) as tree:
                 if looks_like_root(tree):
-                    roots.append(_Root(filesystem, name, _name_of(tree), _fstab_of(tree)))
+                    roots.append(_root(filesystem, name, tree))
         own = [root for root in roots if self._names_itself(root)]
         return own or roots
 
@@ -243,7 +263,7 @@ class _Assembly:
         chosen = own if len(own) == 1 else candidates
         if len(chosen) > 1:
             places = ", ".join(
-                f"{r.name} on {_place(r.filesystem)} {paths.printable(r.subvolume)}".strip() for r in chosen
+                f"{r.name} on {r.filesystem.place} {paths.printable(r.subvolume)}".strip() for r in chosen
             )
             raise unsupported(
                 "MultipleOperatingSystems",
@@ -257,7 +277,9 @@ class _Assembly:
         for line in root.fstab:
             if line.mountpoint == "/":
                 subvolume = (line.option("subvol") or "").strip("/")
-                return self._devices.find(line.spec, line.type) == root.filesystem and subvolume in ("", root.subvolume)
+                found = self._devices.named(root.crypttab).find(line.spec, line.type)
+                same = found is not None and found.partition == root.filesystem.partition
+                return same and subvolume in ("", root.subvolume)
         return False
 
     def _nothing_found(self) -> JobError:
@@ -273,10 +295,10 @@ class _Assembly:
         for filesystem in filesystems:
             if filesystem.type in _CONTAINERS and not systems:
                 reason, what, todo = _CONTAINERS[filesystem.type]
-                return unsupported(reason, f"{_place(filesystem)} {what}.", f"{todo} {_AS_IT_IS}")
+                return unsupported(reason, f"{filesystem.place} {what}.", f"{todo} {_AS_IT_IS}")
         if any(f.type in ("ntfs", "BitLocker") for f in filesystems):
             return _windows(filesystems, systems)
-        listing = ", ".join(f"{_place(f)}: {paths.printable(f.type)}" for f in filesystems)
+        listing = ", ".join(f"{f.place}: {paths.printable(f.type)}" for f in filesystems)
         return unsupported(
             "NoOperatingSystem",
             f"No operating system was found. Looked for /etc and programs on each filesystem; there are {listing}.",
@@ -359,7 +381,7 @@ class _Assembly:
 
         def attempt() -> None:
             mounting.mount(
-                device, str(target), filesystem.type, writable=writable, what=_place(filesystem), options=options
+                device, str(target), filesystem.type, writable=writable, what=filesystem.place, options=options
             )
 
         try:
@@ -379,13 +401,13 @@ class _Assembly:
         ):
             raise unsupported(
                 "BtrfsIncomplete",
-                f"The btrfs on {_place(filesystem)} lies on {filesystem.members} devices; on the job's disks there are "
-                f"{len(members)} of them: {', '.join(_place(f) for f in members)}.",
+                f"The btrfs on {filesystem.place} lies on {filesystem.members} devices; on the job's disks there are "
+                f"{len(members)} of them: {', '.join(f.place for f in members)}.",
                 "List all disks of the VM in the job, each once.",
             )
         uuid = filesystem.uuid
         if uuid not in self._turns and btrfs.one_at_a_time(filesystem.members):
-            self._turns[uuid] = btrfs.Turn(uuid, _place(filesystem))
+            self._turns[uuid] = btrfs.Turn(uuid, filesystem.place)
         others = [self._device(f) for f in members if f != filesystem]
         self._btrfs_devices |= {device, *others}
         return tuple(f"device={other}" for other in others)
@@ -396,14 +418,14 @@ class _Assembly:
 
 def _windows(filesystems: t.Sequence[Filesystem], systems: t.Sequence[windows.WindowsFacts]) -> JobError:
     """Say which Windows it is, and what keeps it from being converted."""
-    locked = [_place(f) for f in filesystems if f.type == "BitLocker"]
+    locked = [f.place for f in filesystems if f.type == "BitLocker"]
     what = [
-        f"{paths.printable(found.sentence)} is on {_place(found.filesystem)}"
+        f"{paths.printable(found.sentence)} is on {found.filesystem.place}"
         + (", hibernated (by its user, or by Fast Startup at shutdown)" if found.hibernated else "")
         for found in systems
     ]
     what += [f"{place} is encrypted with BitLocker" for place in locked]
-    what = what or [f"{_place(f)} is NTFS, and no operating system was found" for f in filesystems if f.type == "ntfs"]
+    what = what or [f"{f.place} is NTFS, and no operating system was found" for f in filesystems if f.type == "ntfs"]
     todo = ["Windows guests cannot be converted yet: they would need virtio drivers bound in their registry."]
     if locked:
         todo.append("Suspend and decrypt BitLocker in the guest first.")
@@ -423,8 +445,9 @@ def target_is_needed(mountpoint: str) -> bool:
     return mountpoint in ("/", "/boot", "/boot/efi", "/efi", "/usr", "/var", "/etc")
 
 
-def _fstab_of(tree: GuestTree) -> tuple[FstabLine, ...]:
-    return tuple(parse(tree.text("/etc/fstab")))
+def _root(filesystem: Filesystem, subvolume: str, tree: GuestTree) -> _Root:
+    fstab, crypttab = tuple(parse(tree.text("/etc/fstab"))), tree.text("/etc/crypttab")
+    return _Root(filesystem, subvolume, _name_of(tree), fstab, crypttab)
 
 
 def _name_of(tree: GuestTree) -> str:
@@ -440,8 +463,3 @@ def _subvolumes(tree: GuestTree) -> list[str]:
         if _SAFE_OPTION.match(name) and not tree.is_symlink(f"/{name}") and tree.is_dir(f"/{name}/etc")
     ]
     return names[:_SUBVOLUME_LIMIT]
-
-
-def _place(filesystem: Filesystem) -> str:
-    partition = filesystem.partition
-    return f"{partition.disk} partition {partition.number}" if partition.number else partition.disk

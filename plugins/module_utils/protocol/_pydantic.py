@@ -20,6 +20,7 @@ try:
         BeforeValidator,
         ConfigDict,
         Field,
+        TypeAdapter,
         ValidationError,
         field_validator,
         model_validator,
@@ -35,6 +36,12 @@ except ImportError:
 
         class BaseModel:
             """Stands for pydantic's base class where pydantic is missing."""
+
+        class TypeAdapter:
+            """Stands for pydantic's reader of other types where pydantic is missing."""
+
+            def __init__(self, type):
+                pass
 
         class ValidationError(Exception):
             """Stands for pydantic's error where pydantic is missing."""
@@ -65,6 +72,7 @@ __all__ = [
     "BeforeValidator",
     "ConfigDict",
     "Field",
+    "TypeAdapter",
     "ValidationError",
     "field_validator",
     "model_validator",

@@ -42,7 +42,7 @@ class JobError(Exception):
 
     ``reason`` is a CamelCase word that programs may test (``NoRootDevice``); ``message`` says what failed and where, in
     a sentence; ``suggestion`` says what to do next. Neither holds a secret. ``details`` is the result document as far
-    as the job got.
+    as the job got. ``needs`` names capabilities that this worker lacks for the job, and another one may have.
     """
 
     error_class: ErrorClass
@@ -51,6 +51,7 @@ class JobError(Exception):
     suggestion: str = ""
     stage: str = ""
     details: dict[str, t.Any] | None = None
+    needs: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         where = f"{self.stage}: " if self.stage else ""

@@ -56,6 +56,11 @@ _INSTANT_TEXT = (
 )
 _INSTANT = _text("instant", f"^{_INSTANT_TEXT}$", "an RFC 3339 instant in UTC")
 _INSTANT_OR_EMPTY = _text("instant or empty", f"^({_INSTANT_TEXT})?$", "an RFC 3339 instant in UTC, or empty")
+_LUKS_UUID = _text(
+    "LUKS UUID",
+    r"^[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}$",
+    "the UUID of a LUKS container, as cryptsetup luksUUID tells it",
+)
 _KEY = _text("secret key", r"^[-._a-zA-Z0-9]{1,253}$", "a file name of letters, digits and -._")
 _FIXER = _text(
     "fixer name",
@@ -123,6 +128,7 @@ BridgeName = t.Annotated[str, p.Field(pattern=_BRIDGE)]
 AttachmentName = t.Annotated[str, p.Field(pattern=_ATTACHMENT)]
 ProtocolVersion = t.Annotated[str, p.Field(pattern=_VERSION)]
 EventType = t.Annotated[str, p.Field(pattern=_EVENT_TYPE)]
+LuksUuid = t.Annotated[str, p.Field(pattern=_LUKS_UUID)]
 SecretKey = t.Annotated[str, p.Field(pattern=_KEY)]
 FixerName = t.Annotated[str, p.Field(pattern=_FIXER)]
 CapabilityName = t.Annotated[str, p.Field(pattern=_CAPABILITY)]

@@ -269,7 +269,7 @@ def _capabilities(needs: CapabilityRequirements, refused: list[validation.Proble
     if needs.needs_selinux_tools:
         why = "no job here uses SELinux's tools: labels are kept as they are"
         refused.append(validation.Problem("capability_requirements.needs_selinux_tools", why))
-    wanted = {"attach": needs.needs_nbd or needs.needs_mount, "device-mapper": needs.needs_lvm}
+    wanted = {"attach": needs.needs_nbd or needs.needs_mount, "guest-volumes": needs.needs_lvm}
     return [name for name, needed in wanted.items() if needed]
 
 

@@ -45,6 +45,8 @@ class ErrorDocument(Report):
     """What to do next."""
     retryable: bool
     """Whether the same attempt, made again unchanged, may succeed."""
+    needs: list[CapabilityName] = p.Field(default_factory=list)
+    """Capabilities that the worker turned out to lack for this job: it waits for a worker that has them."""
 
     @classmethod
     def of(cls, error: JobError) -> ErrorDocument:
@@ -56,6 +58,7 @@ class ErrorDocument(Report):
             message=error.message,
             suggestion=error.suggestion,
             retryable=error.retryable,
+            needs=list(error.needs),
         )
 
 

@@ -28,6 +28,7 @@ from .fields import (
     Instant,
     Labels,
     LibvirtNetwork,
+    LuksUuid,
     Mac,
     Name,
     PathText,
@@ -142,6 +143,15 @@ class Definition(str, enum.Enum):
     """A KubeVirt VirtualMachine manifest."""
 
 
+class Isolation(str, enum.Enum):
+    """Whose kernel reads a guest's filesystems."""
+
+    AUTO = "auto"
+    """The worker's own, and that of a micro-VM where it lacks what the guest needs."""
+    VM = "vm"
+    """That of a micro-VM, always: none of the guest's filesystems ever meets the worker's kernel."""
+
+
 class RehearsePolicy(str, enum.Enum):
     """When the fixed overlay is booted before anything is copied."""
 
@@ -184,6 +194,15 @@ class SecretRef(Document):
     """The file in that folder."""
 
 
+class DiskKey(Document):
+    """What opens encrypted disks of the source: a passphrase, or the content of a key file."""
+
+    secret: SecretRef
+    """Where it is. A newline at the end of its file is left out where the file as it is opens nothing."""
+    device: LuksUuid | None = None
+    """The UUID of the LUKS container that it opens; unset: it is tried on each that no other key is for."""
+
+
 class DiskSpec(Document):
     """One disk of a source that consists of bare disk images."""
 
@@ -211,6 +230,9 @@ class SourceSpec(Document):
     """Expected SHA-256 of the bytes of the file at ``path``; as in ``disks``. Whether it is given or not, what an OVA's
     own manifest says is compared wherever its disks are read whole: not by ``inspect`` and ``plan``.
     """
+    keys: list[DiskKey] = p.Field(default_factory=list, max_length=64)
+    """Keys of encrypted disks (LUKS), to look into the guest, and for the prompts of its boot test. The target stays
+    encrypted as the source is."""
 
     @p.model_validator(mode="after")
     def _consistent(self) -> SourceSpec:
@@ -560,6 +582,8 @@ class JobSpec(Document):
     """How the result is proven."""
     requirements: Requirements = p.Field(default_factory=Requirements)
     """What the job demands of a worker."""
+    isolation: Isolation = Isolation.AUTO
+    """Whose kernel reads the guest's filesystems."""
     limits: Limits = p.Field(default_factory=Limits)
     """What the job may use of a worker."""
     priority: t.Annotated[int, p.Field(ge=-1000, le=1000)] = 0

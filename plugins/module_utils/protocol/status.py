@@ -114,6 +114,8 @@ def end_stage(status: JobStatus, record: StageRecord) -> JobStatus:
 def fail(status: JobStatus, error: JobError, actor: Actor, now: datetime.datetime, *, backoff_limit: int) -> JobStatus:
     """Return ``status`` after ``error``: back to the queue with a wait if a retry may help and is left, else FAILED.
 
+    It goes back to the queue as well where the job turned out to need what its worker lacks: another one may have it.
+
     An attempt counts against ``backoff_limit`` if it failed; not if its worker handed the job back or was lost. After
     a loss the job goes back at once, but not after :data:`MAX_LOSSES` in a row. A job that no worker holds fails for
     good.
@@ -123,6 +125,7 @@ def fail(status: JobStatus, error: JobError, actor: Actor, now: datetime.datetim
     """
     document = ErrorDocument.of(error)
     attempts = list(status.attempts)
+    found = set(error.needs) - set(needs(status))
     if attempts and status.phase in HELD:
         attempts[-1] = attempts[-1].model_copy(update={"error": document})
     failed = status.model_copy(update={"attempts": attempts, "last_error": document})
@@ -135,7 +138,15 @@ def fail(status: JobStatus, error: JobError, actor: Actor, now: datetime.datetim
         return queued.model_copy(
             update={"not_before": timestamp(now + datetime.timedelta(seconds=delay)) if delay else None}
         )
+    if status.phase in HELD and found:
+        return advance(failed, Phase.QUEUED, actor, now, reason=error.reason, message=error.message)
     return advance(failed, Phase.FAILED, actor, now, reason=error.reason, message=error.message)
+
+
+def needs(status: JobStatus) -> tuple[str, ...]:
+    """Return the capabilities that the job turned out to need, besides those that its document tells of."""
+    found = [name for attempt in status.attempts if attempt.error is not None for name in attempt.error.needs]
+    return tuple(dict.fromkeys(found))
 
 
 def suspended(status: JobStatus, suspend: bool, now: datetime.datetime) -> JobStatus:

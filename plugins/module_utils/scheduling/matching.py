@@ -13,7 +13,7 @@ from __future__ import annotations
 import collections.abc as c
 import dataclasses
 
-from ..protocol import models
+from ..protocol import models, status
 from ..protocol.validation import protocol_version, version_parts
 
 #: What every operation needs: it reads images and looks into the guest's filesystems.
@@ -21,12 +21,18 @@ ALWAYS_NEEDED = ("qemu-img", "root", "attach")
 _BOOT_TEST = "boot-test"
 #: What a worker has that may write onto block devices, whichever these are.
 TARGET_DEVICE = "target-device"
+#: What a job needs that wants no guest's filesystem in the worker's kernel.
+MICROVM = "microvm"
+#: What a guest turns out to need that has volumes.
+VOLUMES = "guest-volumes"
 #: What a capability is for, and what to do where it is missing; shown to people.
 _MEANING = {
     "qemu-img": "reads and writes disk images",
     "root": "attaches disks and mounts a guest's filesystems",
     "attach": "makes an image's partitions visible (kernel NBD, or a FUSE export and loop devices)",
     "boot-test": "boots guests to prove them",
+    MICROVM: "looks into guests in a machine of its own",
+    VOLUMES: "opens a guest's LVM, LUKS and RAID, by its kernel or in a micro-VM",
     TARGET_DEVICE: "writes targets onto block devices",
 }
 
@@ -49,7 +55,9 @@ class Demand:
     def of(cls, job: models.MigrationJob) -> Demand:
         """Return what ``job`` demands of a worker."""
         spec = job.spec
-        needs = [*ALWAYS_NEEDED, *spec.requirements.capabilities]
+        needs = [*ALWAYS_NEEDED, *spec.requirements.capabilities, *status.needs(job.status)]
+        if spec.isolation is models.Isolation.VM:
+            needs.insert(len(ALWAYS_NEEDED), MICROVM)
         if _boots(spec):
             needs.insert(len(ALWAYS_NEEDED), _BOOT_TEST)
         if spec.target.devices and spec.operation in models.WRITES_TARGET:

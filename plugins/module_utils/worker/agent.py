@@ -176,7 +176,11 @@ class Agent:
             labels=self._config.labels,
             accepts=self._config.accepts,
             capabilities={
-                **probe(self._config.roots.scratch, self._config.state_dir),
+                **probe(
+                    self._config.roots.scratch,
+                    self._config.state_dir,
+                    kernel_root=self._config.roots.kernel_root,
+                ),
                 TARGET_DEVICE: _target_device(self._config.roots.target_devices),
             },
         )

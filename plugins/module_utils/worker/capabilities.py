@@ -25,10 +25,14 @@ import time
 import typing as t
 
 from ..backends.host import boot_id
+from ..disks.command import find_program
 from ..disks.loop import LoopDevice
-from ..guests.boottest import accelerator
+from ..guests.boottest import accelerator, confinement
+from ..guests.microvm.kernel import find_kernel
+from ..guests.microvm.tree import NEEDED
 from ..protocol import models
 from ..protocol.errors import JobError
+from ..scheduling.matching import VOLUMES
 from . import kernel
 from .installation import collection_version
 
@@ -52,14 +56,22 @@ class _Lacking(Exception):
 Found = dict[str, models.Capability]
 
 
-def probe(scratch: pathlib.Path, state_dir: pathlib.Path | None = None) -> Found:
+def probe(
+    scratch: pathlib.Path,
+    state_dir: pathlib.Path | None = None,
+    *,
+    kernel_root: pathlib.Path = pathlib.Path("/"),
+) -> Found:
     """Return every capability by name, tried out in a temporary folder below ``scratch``.
 
-    ``state_dir`` is where what worked is remembered until the next boot; None: nothing is. The calling process, and the
-    jobs that it forks, know QEMU's accelerator afterwards without trying it again.
+    ``kernel_root`` is where a kernel for micro-VMs is looked for. ``state_dir`` is where what worked is remembered
+    until the next boot; None: nothing is. The calling process, and the jobs that it forks, know QEMU's accelerator
+    afterwards without trying it again.
     """
     known, engine = ({}, None) if state_dir is None else _load(state_dir / _CACHE)
-    tried, engine = _probe_apart(scratch, known, engine)
+    # What is installed may change, and costs nothing to look for.
+    known = {name: one for name, one in known.items() if name not in ("microvm", VOLUMES)}
+    tried, engine = _probe_apart(scratch, kernel_root, known, engine)
     found = known | tried
     if engine is not None:
         accelerator.remember(engine)
@@ -69,7 +81,7 @@ def probe(scratch: pathlib.Path, state_dir: pathlib.Path | None = None) -> Found
 
 
 def _probe_apart(
-    scratch: pathlib.Path, known: Found, engine: accelerator.Accelerator | None
+    scratch: pathlib.Path, kernel_root: pathlib.Path, known: Found, engine: accelerator.Accelerator | None
 ) -> tuple[Found, accelerator.Accelerator | None]:
     """Make the trials in a process of its own, and return what it found."""
     reading, writing = os.pipe()
@@ -89,7 +101,7 @@ def _probe_apart(
             if engine is not None:
                 accelerator.remember(engine)
             try:
-                found, engine = _probe_all(scratch, known)
+                found, engine = _probe_all(scratch, kernel_root, known)
             except OSError as error:
                 # Without a folder to try them in, there is nothing that this worker can be said to do.
                 why = f"nothing can be tried in {scratch}: {error.strerror}"
@@ -108,7 +120,9 @@ def _probe_apart(
         return {"root": models.Capability(available=False, detail=why)}, None
 
 
-def _probe_all(scratch: pathlib.Path, known: Found) -> tuple[Found, accelerator.Accelerator | None]:
+def _probe_all(
+    scratch: pathlib.Path, kernel_root: pathlib.Path, known: Found
+) -> tuple[Found, accelerator.Accelerator | None]:
     trials: dict[str, c.Callable[[pathlib.Path], str]] = {
         "qemu-img": _qemu_img,
         "loop": _loop,
@@ -120,6 +134,7 @@ def _probe_all(scratch: pathlib.Path, known: Found) -> tuple[Found, accelerator.
         "partclone": _partclone,
         **{f"fs-{name}": _filesystem(name) for name in _FILESYSTEMS},
         "boot-test": _boot_test,
+        "microvm": lambda place: _microvm(kernel_root),
     }
     with tempfile.TemporaryDirectory(prefix=".probe-", dir=scratch) as folder:
 
@@ -132,6 +147,7 @@ def _probe_all(scratch: pathlib.Path, known: Found) -> tuple[Found, accelerator.
             found = dict(zip(names, pool.map(attempt, names), strict=True))
     found["root"] = models.Capability(available=True, detail="namespaces and mounts can be made")
     found["attach"] = _attach(known | found)
+    found[VOLUMES] = _volumes(known | found)
     engine = None
     # What was tried above is known by now; only its failure would be tried again.
     if (known | found)["boot-test"].available:
@@ -162,6 +178,14 @@ def _attach(found: Found) -> models.Capability:
     missing = [name for name in ("kernel-nbd", "fuse-export", "loop") if not found[name].available]
     why = "; ".join(f"{name}: {found[name].detail}" for name in missing)
     return models.Capability(available=False, detail=f"needs kernel-nbd, or fuse-export and loop ({why})")
+
+
+def _volumes(found: Found) -> models.Capability:
+    for name, how in (("device-mapper", "by this host's kernel"), ("microvm", "in a micro-VM")):
+        if found[name].available:
+            return models.Capability(available=True, detail=how)
+    why = "; ".join(f"{name}: {found[name].detail}" for name in ("device-mapper", "microvm"))
+    return models.Capability(available=False, detail=f"needs device-mapper, or microvm ({why})")
 
 
 # -- trials: each returns a detail for people, or raises ---------------------------------------------------------------
@@ -321,6 +345,15 @@ def _filesystem(name: str) -> c.Callable[[pathlib.Path], str]:
 
 def _boot_test(place: pathlib.Path) -> str:
     return accelerator.probe_accelerator().detail
+
+
+def _microvm(kernel_root: pathlib.Path) -> str:
+    """What a machine is made of. It is not booted here, which may take half a minute."""
+    kernel = find_kernel(kernel_root)
+    for name in NEEDED:
+        find_program(name)
+    confinement.find_program()
+    return f"kernel {kernel.version} can be booted"
 
 
 # -- memory ------------------------------------------------------------------------------------------------------------

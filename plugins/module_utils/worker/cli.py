@@ -32,7 +32,7 @@ from ..protocol.lifecycle import TERMINAL, Phase
 from ..telemetry import logs
 from ..telemetry.units import size
 from . import display
-from .config import LEASE_SECONDS, NODE_LEASE_SECONDS, Config, default_state_dir, make_roots
+from .config import LEASE_SECONDS, NODE_LEASE_SECONDS, Config, default_state_dir, kernel_folder, make_roots
 from .job_process import Pipeline
 
 OK, JOB_FAILED, BAD_INPUT = 0, 1, 2
@@ -107,6 +107,9 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("--input-root", metavar="DIR", help="where sources are read")
     run.add_argument("--scratch", metavar="DIR", help="for overlays (default: STATE_DIR/scratch)")
     run.add_argument("--secrets-root", metavar="DIR", help="where secrets are: DIR/NAME/KEY")
+    run.add_argument(
+        "--microvm-kernel", metavar="DIR", help="has boot/ and lib/modules/ of the micro-VMs' kernel (default: /)"
+    )
     run.add_argument("--jobs-dir", metavar="DIR", help="hand in the job documents that lie or will lie there")
     run.add_argument(
         "--target-device",
@@ -303,6 +306,7 @@ def _config(options: argparse.Namespace) -> Config:
         state_dir=state_dir,
         scratch=_folder(options, "scratch", _CONTAINER_SCRATCH if in_container else None),
         secrets=_folder(options, "secrets_root"),
+        kernel_root=_folder(options, "microvm_kernel"),
         target_devices=options.target_device or filter(None, os.environ.get(_DEVICES_VARIABLE, "").split(":")),
     )
     jobs_dir = _folder(options, "jobs_dir")
@@ -353,7 +357,7 @@ def _capabilities(options: argparse.Namespace) -> int:
             folder = pathlib.Path(stack.enter_context(tempfile.TemporaryDirectory()))
         elif not folder.is_dir():
             raise invalid("NoSuchFolder", f"{folder} is no folder.", "Give one in which scratch files can be made.")
-        found = probe(folder)
+        found = probe(folder, kernel_root=kernel_folder())
     if options.json:
         _print_json({name: one.to_document() for name, one in found.items()})
     else:

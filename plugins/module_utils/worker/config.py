@@ -63,6 +63,7 @@ def make_roots(
     scratch: pathlib.Path | None = None,
     secrets: pathlib.Path | None = None,
     target_devices: c.Iterable[str] = (),
+    kernel_root: pathlib.Path | None = None,
 ) -> Roots:
     """Return the roots as resolved folders, making those that are ours to make (output and scratch).
 
@@ -81,7 +82,13 @@ def make_roots(
         scratch=_made(state_dir / "scratch" if scratch is None else scratch, "scratch folder", "--scratch"),
         secrets=None if secrets is None else _existing(secrets, "secrets root", "--secrets-root"),
         target_devices=patterns,
+        kernel_root=kernel_folder() if kernel_root is None else kernel_root,
     )
+
+
+def kernel_folder() -> pathlib.Path:
+    """Return what stands for ``/`` when a kernel for micro-VMs is looked for, unless a command line says otherwise."""
+    return pathlib.Path(os.environ.get("HYPER2KVM_MICROVM_KERNEL") or "/")
 
 
 def roots_of(roots: Roots, namespace: str | None) -> Roots:

@@ -10,6 +10,7 @@ import dataclasses
 import pathlib
 import typing as t
 
+from ..guests.microvm.image import Settings
 from ..protocol import models
 
 
@@ -26,6 +27,13 @@ class Roots:
     secrets: pathlib.Path | None = None
     target_devices: tuple[str, ...] = ()
     """Patterns of block devices that jobs may name as targets, absolute; see :mod:`..disks.block_device`."""
+    kernel_root: pathlib.Path = pathlib.Path("/")
+    """What stands for ``/`` when a kernel for micro-VMs is looked for."""
+
+    @property
+    def microvms(self) -> Settings:
+        """Where this worker's micro-VMs come from."""
+        return Settings(self.kernel_root, self.scratch / ".microvm")
 
 
 class Stopped(Exception):

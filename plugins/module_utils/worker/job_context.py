@@ -10,7 +10,6 @@ the job's work directory: a worker that takes the job over goes on after the las
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import datetime
 import hashlib
@@ -21,21 +20,20 @@ import time
 import typing as t
 
 from ..definitions.machine import Machine, MachineDisk, machine_for
-from ..disks.attach import Attachment, attach
 from ..disks.block_device import BlockDevice
 from ..disks.copylog import CopyLog
 from ..disks.digest import image_of
-from ..disks.filesystems import probe
-from ..disks.journal import needs_replay
+from ..disks.luks import Key
 from ..disks.model import DiskImage, Filesystem, Source
 from ..disks.overlay import create_overlay, repoint_overlay
 from ..disks.source import open_source
 from ..disks.unpack import Unpacker
 from ..guests.facts import GuestFacts
-from ..guests.fixers.base import FixRequest
-from ..guests.inspection import firmware_by_partitions, inspect
-from ..guests.planning import Plan, plan_fixes
-from ..guests.roots import OPAQUE, MountedGuest, mount_guest
+from ..guests.fixers.base import FixRequest, read_secret, read_secrets
+from ..guests.inspection import firmware_by_partitions
+from ..guests.opening import Access, with_guest
+from ..guests.roots import OPAQUE
+from ..guests.session import GuestSession, Opened, Planned
 from ..protocol import models
 from ..protocol.errors import JobError, invalid
 from ..protocol.validation import spec_digest
@@ -44,21 +42,13 @@ from .installation import collection_version
 from .layout import TargetLayout, layout_of
 from .unfinished import remove_unfinished
 
+_Work = t.TypeVar("_Work")
 #: The stages whose work is in the partial targets, or speaks of them.
 _COPYING = ("copy", "commit", "verify")
 
 
 class Skipped(str):
     """A stage's word that it had nothing to do, and why."""
-
-
-@dataclasses.dataclass
-class OpenGuest:
-    """The guest's filesystems, mounted from the overlays."""
-
-    mounted: MountedGuest
-    filesystems: list[Filesystem]
-    facts: GuestFacts
 
 
 class JobContext:
@@ -109,10 +99,10 @@ class JobContext:
                 for i in self.source.images
             ],
         )
-        self._guest_stack: contextlib.ExitStack | None = None
-        self._guest: OpenGuest | None = None
-        self._filesystems: list[Filesystem] = []
-        self._plan: Plan | None = None
+        self._guest: GuestSession | None = None
+        self._facts: GuestFacts | None = None
+        self._filesystems: tuple[Filesystem, ...] = ()
+        self._plan: Planned | None = None
         self._began = time.monotonic()
         self._seconds_before = 0.0
         self._restore()
@@ -250,26 +240,61 @@ class JobContext:
             overlay.unlink(missing_ok=True)
             create_overlay(overlay, image)
 
-    def guest(self) -> OpenGuest:
-        """Attach fresh overlays and mount the guest from them; the first call does it, later ones return the same.
+    def facts(self) -> GuestFacts:
+        """Attach fresh overlays, mount the guest from them, and return its portrait; later calls return the same.
 
         Raises:
             JobError: no operating system, an encrypted disk, an environment that lacks what mounting takes.
         """
-        if self._guest is None:
+        if self._facts is None:
             self.create_overlays()
-            with contextlib.ExitStack() as stack:
-                layers = {i.name: o for i, o in zip(self.source.images, self.overlays, strict=True)}
-                attachment = stack.enter_context(attach(layers, writable=True, workdir=self.workdir))
-                for disk in self.result.disks:
-                    disk.sector_bytes = attachment.disks[disk.name].sector_size
-                filesystems = self._filesystems = probe(attachment)
-                self._warn_of_unclean(attachment, filesystems)
-                mounted = stack.enter_context(mount_guest(attachment, filesystems, writable=True, workdir=self.workdir))
-                facts = inspect(mounted, filesystems)
-                self._guest = OpenGuest(mounted, filesystems, facts)
-                self._guest_stack = stack.pop_all()
-        return self._guest
+            self._guest, opened = self.with_guest(self._mount, writable=True, renew=self.create_overlays)
+            self._facts = opened.facts
+            for warning in opened.warnings:
+                self.warn(warning)
+        return self._facts
+
+    def _mount(self, guest: GuestSession) -> Opened:
+        probed = guest.probe()
+        self._filesystems = probed.filesystems
+        for disk in self.result.disks:
+            disk.sector_bytes = probed.sector_bytes[disk.name]
+        return guest.mount()
+
+    def with_guest(
+        self,
+        work: t.Callable[[GuestSession], _Work],
+        *,
+        writable: bool,
+        renew: t.Callable[[], None] = lambda: None,
+        stage: str = "inspect",
+    ) -> tuple[GuestSession, _Work]:
+        """Do ``work`` on the overlays, wherever the job and this host's kernel let it be done; see :mod:`..guests`."""
+        layers = {i.name: o for i, o in zip(self.source.images, self.overlays, strict=True)}
+        return with_guest(
+            layers,
+            self.access,
+            work,
+            writable=writable,
+            workdir=self.workdir,
+            cancelled=self.reporter.cancelled,
+            renew=renew,
+            tell=lambda message: self.report(stage, 0, 0, message),
+        )
+
+    @property
+    def access(self) -> Access:
+        """How the guest may be looked into.
+
+        Raises:
+            JobError: class ``invalid``, the worker has no such key.
+        """
+        keys = tuple(
+            Key(read_secret(key.secret, self.roots.secrets), key.device or "", f"{key.secret.name}/{key.secret.key}")
+            for key in self.spec.source.keys
+        )
+        isolated = self.spec.isolation is models.Isolation.VM
+        return Access(self.roots.microvms, isolated, keys)
 
     def portrait(self) -> GuestFacts:
         """What is known of the guest: all that its files tell.
@@ -277,26 +302,17 @@ class JobContext:
         Where they cannot be seen, and the job neither changes nor asks for them, what the partitions tell.
 
         Raises:
-            JobError: as :meth:`guest`, where the job needs the guest's files, or the guest is damaged.
+            JobError: as :meth:`facts`, where the job needs the guest's files, or the guest is damaged.
         """
         try:
-            return self.guest().facts
+            return self.facts()
         except JobError as error:
             looks_only = self.spec.operation in (models.Operation.INSPECT, models.Operation.PLAN)
             leaves_guest = self.spec.operation is models.Operation.BOOT_TEST or not self.spec.guest.enabled
             if looks_only or not leaves_guest or error.reason not in OPAQUE:
                 raise
             self.warn(f"The guest was not looked into, so that only a boot tells what becomes of it: {error.message}")
-        return GuestFacts(filesystems=tuple(self._filesystems), firmware=firmware_by_partitions(self._filesystems))
-
-    def _warn_of_unclean(self, attachment: Attachment, filesystems: list[Filesystem]) -> None:
-        for filesystem in filesystems:
-            partition = filesystem.partition
-            if needs_replay(attachment.disks[partition.disk].partition_device(partition), filesystem.type):
-                self.warn(
-                    f"The {filesystem.type} filesystem on {partition.disk} partition {partition.number} was in use "
-                    "when the disk was exported: this is a crash-consistent copy, as after a power cut."
-                )
+        return GuestFacts(filesystems=self._filesystems, firmware=firmware_by_partitions(self._filesystems))
 
     def warn(self, message: str) -> None:
         """Put ``message`` into the result, once, and tell whoever watches."""
@@ -304,20 +320,30 @@ class JobContext:
             self.result.warnings.append(message)
             self.reporter.warning(message)
 
-    def fix_plan(self) -> Plan:
+    def fix_plan(self) -> Planned:
         """Every change that the job makes in the guest; worked out once."""
         if self._plan is None:
-            guest = self.guest()
+            self.facts()
             request = FixRequest(
                 spec=self.spec.guest,
                 nics=self.machine().nics,
                 source_nics=self.source.hardware.nics,
                 firmware=self.firmware,
-                secrets_root=self.roots.secrets,
+                secrets=read_secrets(self.spec.guest, self.roots.secrets),
                 secure_boot=self.machine().secure_boot,
             )
-            self._plan = plan_fixes(guest.facts, guest.mounted.tree, request)
+            self._plan = self._opened.plan(request)
         return self._plan
+
+    def apply_plan(self) -> None:
+        """Carry :meth:`fix_plan` out, in the overlays."""
+        self._opened.apply()
+
+    @property
+    def _opened(self) -> GuestSession:
+        if self._guest is None:
+            raise AssertionError("the guest is mounted before anything is done with its files")
+        return self._guest
 
     def close_guest(self) -> None:
         """Unmount and detach; the overlays are safe on disk when this returns.
@@ -325,20 +351,19 @@ class JobContext:
         Raises:
             JobError: a step of closing failed, so that writes may be lost; the overlays must not be used.
         """
-        stack = self._forget_guest()
-        if stack is not None:
-            stack.close()
+        guest = self._forget_guest()
+        if guest is not None:
+            guest.close()
 
     def abandon_guest(self, error: BaseException) -> None:
         """Unmount and detach after ``error``, as far as that goes."""
-        stack = self._forget_guest()
-        if stack is not None:
-            with contextlib.suppress(Exception):
-                stack.__exit__(type(error), error, error.__traceback__)
+        guest = self._forget_guest()
+        if guest is not None:
+            guest.abandon(error)
 
-    def _forget_guest(self) -> contextlib.ExitStack | None:
-        stack, self._guest_stack, self._guest, self._plan = self._guest_stack, None, None, None
-        return stack
+    def _forget_guest(self) -> GuestSession | None:
+        guest, self._guest, self._facts, self._plan = self._guest, None, None, None
+        return guest
 
     # -- what stages ask -----------------------------------------------------------------------------------------------
 

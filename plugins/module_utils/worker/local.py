@@ -97,6 +97,8 @@ def command(config: Config, installation: pathlib.Path) -> list[str]:
     ]
     if roots.secrets is not None:
         args += ["--secrets-root", str(roots.secrets)]
+    if roots.kernel_root != pathlib.Path("/"):
+        args += ["--microvm-kernel", str(roots.kernel_root)]
     return args
 
 

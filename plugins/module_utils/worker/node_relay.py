@@ -141,4 +141,5 @@ def _said(here: models.JobStatus, condition: str) -> str:
 
 
 def _raised(error: models.ErrorDocument) -> JobError:
-    return JobError(error.error_class, error.reason, error.message, error.suggestion, error.stage)
+    told = (error.error_class, error.reason, error.message, error.suggestion, error.stage)
+    return JobError(*told, needs=tuple(error.needs))

@@ -9,6 +9,7 @@ from __future__ import annotations
 import codecs
 import pathlib
 import re
+import typing as t
 
 from ...disks.closing import Closing
 from .. import paths
@@ -79,17 +80,18 @@ class Cleaner:
 class Console(Closing):
     """What the guest wrote, in a file and, its end, in memory."""
 
-    def __init__(self, path: pathlib.Path) -> None:
-        """Begin ``path`` anew."""
+    def __init__(self, path: pathlib.Path, hide: t.Callable[[str], str] = str) -> None:
+        """Begin ``path`` anew; ``hide`` takes from the text what nobody shall see."""
         self.text = ""
         """The end of what was written, as plain text."""
         self._cleaner = Cleaner()
+        self._hide = hide
         self._file = path.open("w", encoding="utf-8")
         self._kept = 0
 
     def feed(self, data: bytes) -> None:
         """Take in what the guest wrote."""
-        fresh = self._cleaner.feed(data)
+        fresh = self._hide(self._cleaner.feed(data))
         self.text = (self.text + fresh)[-_WINDOW:]
         if self._kept < _FILE_LIMIT:
             self._file.write(fresh[: _FILE_LIMIT - self._kept])

@@ -137,7 +137,7 @@ _SIGNS = (
         "WaitsForPassphrase",
         r"^.*(?:Please (?:unlock|enter passphrase for) disk|Enter passphrase for) ([^\n:!]{1,100})",
         "The guest waits for the passphrase of {0}.",
-        "A boot test cannot type it; set verify.boot to false, or give the guest a key that it finds by itself.",
+        "Give it by reference in source.keys: the boot test types it. Or set verify.boot to false.",
         60.0,
     ),
     _sign(

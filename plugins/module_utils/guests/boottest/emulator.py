@@ -127,6 +127,11 @@ class Emulator(Closing):
         except MonitorLost:
             raise QemuEnded(self.last_words()) from None
 
+    def type(self, text: bytes) -> None:
+        """Have somebody type ``text`` on the machine's serial console."""
+        with contextlib.suppress(OSError):
+            self._consoles[CONSOLE].sendall(text)
+
     def status(self) -> str:
         """QEMU's run state: ``running``, ``io-error``, ``internal-error`` …; empty: QEMU is gone."""
         try:

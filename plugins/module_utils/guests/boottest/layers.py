@@ -12,12 +12,11 @@ import shutil
 import typing as t
 
 from ...definitions.ovmf import find_ovmf
-from ...disks.attach import attach
-from ...disks.filesystems import probe
+from ...disks.command import never
 from ...disks.overlay import create_throwaway
 from ...protocol.errors import JobError
-from ..roots import mount_guest
-from . import instruments
+from ..opening import HERE, Access, with_guest
+from ..session import GuestSession
 from .commandline import VARIABLES
 from .layerserver import Layer
 
@@ -47,6 +46,8 @@ def prepare(
     *,
     token: str | None,
     secure_boot: bool | None,
+    access: Access = HERE,
+    cancelled: t.Callable[[], bool] = never,
 ) -> Layers:
     """Make the layers in ``folder``.
 
@@ -55,6 +56,8 @@ def prepare(
         folder: an empty folder; its owner removes it.
         token: of the guest's report; None: the guest's files are left as they are.
         secure_boot: whether UEFI enforces Secure Boot; None: the machine has a BIOS.
+        access: how the guest's files may be reached.
+        cancelled: asked while that takes longer.
 
     Raises:
         JobError: no space, an image that cannot be opened, no firmware.
@@ -63,7 +66,7 @@ def prepare(
     reports, obstacle = False, ""
     if token is not None:
         try:
-            reports = _instrument(layers, folder, token)
+            reports = _instrument(disks, layers, folder, token, access, cancelled)
         except JobError as error:
             # A guest that cannot be mounted here may boot all the same; its console is left to judge by.
             layers, obstacle = _throwaways(disks, folder), error.message
@@ -83,9 +86,32 @@ def _throwaways(disks: t.Sequence[tuple[pathlib.Path, str]], folder: pathlib.Pat
     return tuple(layers)
 
 
-def _instrument(layers: tuple[Layer, ...], folder: pathlib.Path, token: str) -> bool:
+def _instrument(
+    disks: t.Sequence[tuple[pathlib.Path, str]],
+    layers: tuple[Layer, ...],
+    folder: pathlib.Path,
+    token: str,
+    access: Access,
+    cancelled: t.Callable[[], bool],
+) -> bool:
+    def work(guest: GuestSession) -> bool:
+        guest.probe()
+        guest.mount()
+        return guest.instrument(token)
+
     paths = {layer.name: layer.path for layer in layers}
-    with attach(paths, writable=True, workdir=folder) as attachment:
-        filesystems = probe(attachment)
-        with mount_guest(attachment, filesystems, writable=True, workdir=folder) as guest:
-            return instruments.instrument(guest.tree, token)
+    guest, reports = with_guest(
+        paths,
+        access,
+        work,
+        writable=True,
+        workdir=folder,
+        cancelled=cancelled,
+        renew=lambda: _renew(disks, folder),
+    )
+    guest.close()
+    return reports
+
+
+def _renew(disks: t.Sequence[tuple[pathlib.Path, str]], folder: pathlib.Path) -> None:
+    _throwaways(disks, folder)

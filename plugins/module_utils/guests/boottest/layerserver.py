@@ -2,7 +2,7 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""Throw-away layers as NBD exports, so that QEMU can run as nobody and open no file.
+"""A virtual machine's layers as NBD exports, so that QEMU can run as nobody and open no file.
 
 The storage daemon opens the layers and everything that they stand on; QEMU gets one connected socket for each disk.
 The size of each layer is bounded: beyond it the guest sees a write error, and the host's storage is safe.
@@ -23,11 +23,13 @@ import typing as t
 from ...disks.closing import Closing
 from ...disks.command import clean_environment, confined, last_lines
 from ...disks.qemu import file_blockdev
-from ...protocol.errors import JobError, environment
+from ...protocol.errors import JobError, environment, transient
 from . import confinement
 
-#: Bytes that a guest may write to one disk during a boot test.
+#: Bytes that a guest may write to one disk.
 LAYER_LIMIT = 4 * 1024**3
+#: For the daemon to write out what it holds. Seconds.
+_END_SECONDS = 120.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,6 +40,9 @@ class Layer:
     """Of the export and of QEMU's block node."""
     path: pathlib.Path
     format: str
+    kept: bool = False
+    """Whether somebody keeps what is written. Of a throw-away layer the guest's flushes need not reach the storage."""
+    writable: bool = True
 
 
 class LayerServer(Closing):
@@ -74,11 +79,27 @@ class LayerServer(Closing):
                     connection.connect(path)
             except OSError as error:
                 self.close()
-                raise environment("NoLayerServer", f"The boot test's disks cannot be served: {error}.") from error
+                raise environment("NoLayerServer", f"The virtual machine's disks cannot be served: {error}.") from error
             finally:
                 with contextlib.suppress(OSError):
                     os.unlink(path)
                 os.close(descriptor)
+
+    def finish(self) -> None:
+        """End the daemon in order; when it returns, all that was written is in the layers.
+
+        Raises:
+            JobError: class ``transient``, it did not end well, so that writes may be lost.
+        """
+        for connection in self.connections.values():
+            connection.close()
+        self._process.terminate()
+        try:
+            status = self._process.wait(_END_SECONDS)
+        except subprocess.TimeoutExpired:
+            status = None
+        if status != 0:
+            raise transient("LostWrites", "The virtual machine's disks were not closed in order.", "Try again.")
 
     def failed(self) -> JobError | None:
         """Say why the daemon ended, where it did."""
@@ -86,7 +107,7 @@ class LayerServer(Closing):
             return None
         self._stderr.seek(0)
         said = last_lines(self._stderr.read(65536))
-        return environment("NoLayerServer", f"The boot test's disks cannot be served: {said}.")
+        return environment("NoLayerServer", f"The virtual machine's disks cannot be served: {said}.")
 
     def close(self) -> None:
         """End the daemon."""
@@ -101,10 +122,10 @@ class LayerServer(Closing):
 def _command(layers: t.Sequence[Layer], listener: int) -> list[str]:
     arguments = ["qemu-storage-daemon", "--nbd-server", f"addr.type=fd,addr.str={listener}"]
     for layer in layers:
-        # Nobody keeps the layer, so a guest's flushes need not reach the storage.
-        node = {**file_blockdev(layer.path, layer.format), "node-name": layer.name, "read-only": False}
-        node["cache"] = {"no-flush": True}
+        node = {**file_blockdev(layer.path, layer.format), "node-name": layer.name, "read-only": not layer.writable}
+        node["cache"] = {"no-flush": not layer.kept}
         arguments += ["--blockdev", json.dumps(node)]
-        export = {"type": "nbd", "id": layer.name, "node-name": layer.name, "name": layer.name, "writable": True}
+        export: dict[str, t.Any] = {"type": "nbd", "id": layer.name, "node-name": layer.name, "name": layer.name}
+        export["writable"] = layer.writable
         arguments += ["--export", json.dumps(export)]
     return confinement.bounded(confined(arguments), LAYER_LIMIT)

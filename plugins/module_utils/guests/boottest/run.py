@@ -22,6 +22,7 @@ import typing as t
 from ...disks.model import Firmware, Nic
 from ...protocol import models
 from ...protocol.errors import environment
+from ..opening import HERE, Access
 from . import commandline
 from .accelerator import TCG, Accelerator, probe_accelerator
 from .commandline import Bus
@@ -29,6 +30,8 @@ from .console import Console
 from .emulator import Emulator, QemuEnded
 from .layers import Layers, prepare
 from .layerserver import LayerServer
+from .memory import granted_memory
+from .passphrase import Typist
 from .report import Reader
 from .watch import Outcome, Watch
 
@@ -36,7 +39,6 @@ _TICK = 0.5
 _PROGRESS_SECONDS = 2.0
 #: Booting does not get faster with more processors; other jobs run beside.
 _CPU_LIMIT = 4
-_MINIMUM_MEMORY = 256 * 1024**2
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,6 +64,8 @@ class BootTestRequest:
     secure_boot: bool = False
     logical_block_sizes: t.Sequence[int] = ()
     """Of the disks, bytes; empty: 512 each."""
+    access: Access = HERE
+    """How the guest's files are reached to prepare it; its keys are typed where the guest asks for a passphrase."""
 
 
 class _AcceleratorFailed(Exception):
@@ -115,10 +119,13 @@ def _boot(
             folder,
             token=token if request.report else None,
             secure_boot=request.secure_boot if request.firmware == "uefi" else None,
+            access=request.access,
+            cancelled=cancelled,
         )
         server = stack.enter_context(LayerServer(layers.all, folder))
         names = [layer.name for layer in layers.disks]
-        console = stack.enter_context(Console(request.evidence / "console.log"))
+        typist = Typist([key.secret for key in request.access.keys])
+        console = stack.enter_context(Console(request.evidence / "console.log", typist.hide))
         watch = Watch(marker=request.marker, expects_report=layers.reports, timeout=request.timeout_seconds)
         try:
             emulator = stack.enter_context(
@@ -128,7 +135,7 @@ def _boot(
                     screenshot,
                 )
             )
-            outcome = _follow(watch, emulator, console, Reader(token), progress, cancelled)
+            outcome = _follow(watch, emulator, console, typist, Reader(token), progress, cancelled)
         except QemuEnded as error:
             cause = server.failed()
             if cause is None and accelerator.name == "kvm":
@@ -143,6 +150,7 @@ def _follow(
     watch: Watch,
     emulator: Emulator,
     console: Console,
+    typist: Typist,
     reader: Reader,
     progress: t.Callable[[str], None],
     cancelled: t.Callable[[], bool],
@@ -164,7 +172,8 @@ def _follow(
         # A console comes in small pieces; looking at all of it costs more than taking in a piece.
         if now >= next_look:
             next_look = now + _TICK
-            watch.console(console.text, now)
+            emulator.type(typist.answer(console.text))
+            watch.console(typist.unanswered(console.text), now)
         for event in news.events:
             watch.event(event, now)
             if event.get("event") == "STOP" and emulator.status() == "internal-error":
@@ -217,33 +226,8 @@ def _hardware(request: BootTestRequest) -> commandline.Hardware:
         firmware=request.firmware,
         secure_boot=request.secure_boot,
         nics=tuple(request.nics),
-        memory_bytes=_memory(request.memory_bytes),
+        memory_bytes=granted_memory(request.memory_bytes),
         cpus=max(1, min(request.cpus, len(os.sched_getaffinity(0)), _CPU_LIMIT)),
         bus=request.bus,
         logical_block_sizes=tuple(request.logical_block_sizes) or (512,) * len(request.disks),
     )
-
-
-def _memory(wanted: int) -> int:
-    """What the guest gets: at most three quarters of what the host has free."""
-    free = _free_memory()
-    given = min(wanted, free * 3 // 4) // 1024**2 * 1024**2
-    if given < min(wanted, _MINIMUM_MEMORY):
-        raise environment(
-            "NotEnoughMemory",
-            f"The boot test has {free // 1024**2} MiB of free memory to run the guest in; that is too little.",
-            "Run fewer jobs at once on this worker, or give it more memory.",
-        )
-    return given
-
-
-def _free_memory() -> int:
-    """What this host, and the control group of this container, still have. Bytes."""
-    meminfo = pathlib.Path("/proc/meminfo").read_text(encoding="ascii")
-    fields = dict(line.split(":", 1) for line in meminfo.splitlines())
-    free = int(fields["MemAvailable"].split()[0]) * 1024
-    group = pathlib.Path("/sys/fs/cgroup")
-    with contextlib.suppress(OSError, ValueError):  # no limit: the file is absent, or says "max"
-        limit = int((group / "memory.max").read_text(encoding="ascii"))
-        free = min(free, limit - int((group / "memory.current").read_text(encoding="ascii")))
-    return free

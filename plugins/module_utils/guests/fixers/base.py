@@ -28,28 +28,56 @@ class FixRequest:
     nics: tuple[Nic, ...] = ()
     """The target's network cards, in the source's order."""
     firmware: Firmware = "bios"
-    secrets_root: pathlib.Path | None = None
     source_nics: tuple[Nic, ...] = ()
     """The source's, card for card; a card without a MAC is one whose address the source does not tell."""
+    secrets: dict[str, str] = dataclasses.field(default_factory=dict)
+    """The texts of the secrets that ``spec`` refers to, by ``<name>/<key>``; see :func:`read_secrets`."""
     secure_boot: bool = False
     """Whether the target's firmware enforces Secure Boot."""
 
     def secret(self, reference: models.SecretRef) -> str:
-        """Return the text of a secret.
+        """Return the text of a secret."""
+        return self.secrets[f"{reference.name}/{reference.key}"]
 
-        Raises:
-            JobError: the worker has no such secret (invalid).
-        """
-        where = f"Secret {reference.name}/{reference.key}"
-        if self.secrets_root is None:
-            raise invalid("NoSecret", f"{where}: this worker has no secrets root.", "Start it with --secrets-root.")
-        try:
-            with (self.secrets_root / reference.name / reference.key).open("rb") as file:
-                return file.read(_SECRET_LIMIT).decode()
-        except (OSError, UnicodeDecodeError) as e:
-            raise invalid(
-                "NoSecret", f"{where} cannot be read by this worker.", "Put it below the worker's secrets root."
-            ) from e
+
+def read_secrets(spec: models.GuestSpec, root: pathlib.Path | None) -> dict[str, str]:
+    """Return the secrets that ``spec`` refers to, as :attr:`FixRequest.secrets` has them.
+
+    Args:
+        spec: what a job wants of the guest.
+        root: the worker's secrets root; None: it has none.
+
+    Raises:
+        JobError: the worker has no such secret (invalid).
+    """
+    references = [
+        *(entry.keys_from for entry in spec.ssh_keys),
+        *(entry.password_hash_from for entry in spec.users),
+        *(entry.content_from for entry in spec.files),
+        *(entry.script_from for entry in spec.firstboot),
+    ]
+    try:
+        return {f"{ref.name}/{ref.key}": read_secret(ref, root).decode() for ref in references if ref is not None}
+    except UnicodeDecodeError as error:
+        raise invalid("NoSecret", "A secret that the job's guest settings refer to is no text.") from error
+
+
+def read_secret(reference: models.SecretRef, root: pathlib.Path | None) -> bytes:
+    """Return the content of a secret.
+
+    Raises:
+        JobError: the worker has no such secret (invalid).
+    """
+    where = f"Secret {reference.name}/{reference.key}"
+    if root is None:
+        raise invalid("NoSecret", f"{where}: this worker has no secrets root.", "Start it with --secrets-root.")
+    try:
+        with (root / reference.name / reference.key).open("rb") as file:
+            return file.read(_SECRET_LIMIT)
+    except OSError as e:
+        raise invalid(
+            "NoSecret", f"{where} cannot be read by this worker.", "Put it below the worker's secrets root."
+        ) from e
 
 
 class Phase(enum.IntEnum):

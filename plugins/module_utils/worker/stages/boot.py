@@ -75,6 +75,7 @@ def boot_and_judge(
             evidence=evidence,
             secure_boot=machine.secure_boot,
             logical_block_sizes=[disk.logical_block_size for disk in machine.disks],
+            access=context.access,
         ),
         _clock(context, stage),
         context.reporter.cancelled,

@@ -13,14 +13,13 @@ from __future__ import annotations
 import pathlib
 import typing as t
 
-from ...disks.attach import attach
 from ...disks.copy import CopyResult, Ranges, copy_disk, copy_to_device
 from ...disks.copylog import CopyLog, file_identity
-from ...disks.filesystems import probe
 from ...disks.source import check_container, has_writer, identity_of
-from ...disks.used_blocks import ddrescue_map, read_map, used_ranges
+from ...disks.used_blocks import ddrescue_map, read_map
+from ...guests.session import GuestSession, UsedBlocks
 from ...protocol import models
-from ...protocol.errors import JobError, invalid
+from ...protocol.errors import ErrorClass, JobError, invalid
 from ..job_context import JobContext, write_durably
 
 
@@ -112,17 +111,24 @@ def _used(context: JobContext) -> list[Ranges]:
     whole: list[Ranges] = [[(0, image.virtual_size)] for image in context.source.images]
     if context.spec.target.contents is models.Contents.ALL:
         return whole
-    layers = {i.name: o for i, o in zip(context.source.images, context.overlays, strict=True)}
-    with attach(layers, writable=False, workdir=context.workdir) as attachment:
-        try:
-            filesystems = probe(attachment)
-        except JobError:
-            # A table that nobody can read keeps nobody from copying the disk as it is.
-            return whole
-        return [
-            used_ranges(attachment.disks[i.name], i.virtual_size, filesystems, context.workdir, context.warn)
-            for i in context.source.images
-        ]
+    sizes = {image.name: image.virtual_size for image in context.source.images}
+
+    def work(guest: GuestSession) -> UsedBlocks:
+        guest.probe()
+        return guest.used(sizes)
+
+    try:
+        guest, used = context.with_guest(work, writable=False, stage="copy")
+    except JobError as error:
+        if error.error_class is ErrorClass.TRANSIENT:
+            raise
+        # What nobody can look into is copied as it is.
+        context.warn(f"What was deleted in the guest is copied as well: {error.message}")
+        return whole
+    guest.close()
+    for warning in used.warnings:
+        context.warn(warning)
+    return [used.ranges[image.name] for image in context.source.images]
 
 
 def _adopt(context: JobContext, index: int, log: CopyLog) -> None:

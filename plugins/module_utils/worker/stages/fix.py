@@ -11,12 +11,12 @@ from ..job_context import JobContext, Skipped
 
 def run(context: JobContext) -> str:
     """Write the planned changes; when this returns the overlays are closed, checked and durable."""
-    edits = context.fix_plan().edits if context.spec.guest.enabled else None
-    if edits is None or not edits.changes:
+    changes = context.fix_plan().changes if context.spec.guest.enabled else None
+    if not changes:
         context.close_guest()
         # Mounting alone changes a filesystem (its mount count, a replayed journal); that is not the job's to keep.
         context.create_overlays()
-        return Skipped("the job leaves the guest as it is" if edits is None else "nothing to change")
-    edits.apply(context.guest().mounted.tree)
+        return Skipped("the job leaves the guest as it is" if changes is None else "nothing to change")
+    context.apply_plan()
     context.close_guest()
-    return f"{len({change.path for change in edits.changes})} files changed"
+    return f"{len({change.path for change in changes})} files changed"

@@ -14,7 +14,7 @@ def run(context: JobContext) -> str:
     if not context.spec.guest.enabled:
         return Skipped("the job leaves the guest as it is")
     plan = context.fix_plan()
-    context.result.changes = list(plan.edits.changes)
+    context.result.changes = list(plan.changes)
     for warning in plan.warnings:
         context.warn(warning)
     files = len({change.path for change in context.result.changes})

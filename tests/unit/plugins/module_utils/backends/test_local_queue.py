@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import json
 import os
 import pathlib
@@ -33,7 +34,7 @@ from ansible_collections.hyper2kvm.core.plugins.module_utils.protocol import mod
 from ansible_collections.hyper2kvm.core.plugins.module_utils.protocol.errors import JobError, environment, transient
 from ansible_collections.hyper2kvm.core.plugins.module_utils.protocol.lifecycle import Phase
 
-from tests.unit.plugins.module_utils.backends.samples import job, result, stage, worker
+from tests.unit.plugins.module_utils.backends.samples import BASICS, job, result, stage, worker
 
 PROBLEM = transient("Hiccup", "the disk hiccupped")
 
@@ -327,6 +328,21 @@ def test_retryable_failures_back_off_until_the_limit(queue: LocalBackend, monkey
     assert [one.error.reason for one in ended.attempts if one.error] == ["Hiccup", "Hiccup"]
     assert ended.last_error is not None
     assert ended.last_error.message == "the disk hiccupped"
+
+
+def test_what_a_guest_turned_out_to_need_is_waited_for(queue: LocalBackend) -> None:
+    """By whatever the job's policy on retries says; but not for ever by who has it."""
+    queue.submit(job(backoff_limit=0))
+    dummy, hold = claim(queue)
+    error = dataclasses.replace(environment("NoDeviceMapper", "it has volumes"), needs=("guest-volumes",))
+    assert queue.fail(hold, error) is Phase.QUEUED
+    assert queue.claim("host-1") is None
+    (why,) = queue.get("web01-inspect").status.waiting
+    assert why.reason == "CapabilityMissing" and "guest-volumes" in why.message
+    queue.register(worker("host-2", capabilities=(*BASICS, "guest-volumes")), "", 60)
+    taken = queue.claim("host-2")
+    assert taken is not None
+    assert queue.fail(hold_of(taken), error) is Phase.FAILED
 
 
 def test_a_failure_carries_the_result_as_far_as_it_got(queue: LocalBackend) -> None:

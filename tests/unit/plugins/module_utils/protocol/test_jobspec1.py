@@ -78,7 +78,7 @@ MAPPED: list[tuple[Document, str, t.Any]] = [
     ({"parameters__compress": False}, "spec.target.compression", "none"),
     ({"capability_requirements__needs_nbd": True}, "spec.requirements.capabilities", ["attach"]),
     ({"capability_requirements__needs_mount": True}, "spec.requirements.capabilities", ["attach"]),
-    ({"capability_requirements__needs_lvm": True}, "spec.requirements.capabilities", ["device-mapper"]),
+    ({"capability_requirements__needs_lvm": True}, "spec.requirements.capabilities", ["guest-volumes"]),
     ({}, "spec.backoffLimit", 0),
     ({"execution_policy__retry_count": 5}, "spec.backoffLimit", 5),
     ({}, "spec.activeDeadlineSeconds", None),

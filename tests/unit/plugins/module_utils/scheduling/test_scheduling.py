@@ -21,7 +21,7 @@ from ansible_collections.hyper2kvm.core.plugins.module_utils.scheduling.matching
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.unit.plugins.module_utils.backends.samples import job, worker
+from tests.unit.plugins.module_utils.backends.samples import BASICS, job, worker
 
 NAMES = st.sampled_from(["qemu-img", "root", "attach", "boot-test", "kvm", "fs-xfs"])
 LABELS = st.dictionaries(st.sampled_from(["site", "rack"]), st.sampled_from(["a", "b"]))
@@ -170,6 +170,14 @@ def test_a_failed_probe_is_told_with_its_detail() -> None:
     unmet = first_unmet(Demand.of(job()), Offer(worker().model_copy(update={"capabilities": capabilities}), 0))
     assert unmet is not None
     assert "no FUSE here" in unmet.message
+
+
+def test_isolation_by_a_machine_takes_a_worker_that_has_one() -> None:
+    wanted = Demand.of(job(isolation=models.Isolation.VM))
+    assert first_unmet(Demand.of(job()), Offer(worker(), 0)) is None
+    unmet = first_unmet(wanted, Offer(worker(), 0))
+    assert unmet is not None and "microvm" in unmet.message
+    assert first_unmet(wanted, Offer(worker(capabilities=(*BASICS, "microvm")), 0)) is None
 
 
 @pytest.mark.parametrize("operation", [models.Operation.CONVERT, models.Operation.FIX])

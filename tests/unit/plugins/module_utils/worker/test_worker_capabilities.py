@@ -31,7 +31,7 @@ def found(site: pathlib.Path) -> capabilities.Found:
 def test_everything_is_tried_and_nothing_stays(site: pathlib.Path, found: capabilities.Found) -> None:
     assert set(found) == {
         *("attach", "boot-test", "device-mapper", "fs-btrfs", "fs-ext4", "fs-vfat", "fs-xfs", "fuse-export"),
-        *("isal", "kernel-nbd", "kvm", "loop", "mtools", "partclone", "qemu-img", "root"),
+        *("guest-volumes", "isal", "kernel-nbd", "kvm", "loop", "microvm", "mtools", "partclone", "qemu-img", "root"),
     }
     assert all(one.detail for one in found.values())
     assert [one.name for one in site.iterdir()] == ["capabilities.json"]
@@ -54,6 +54,25 @@ def test_the_answers_agree_with_the_machine(found: capabilities.Found) -> None:
     assert found["kvm"].available == (accelerator.probe_accelerator().name == "kvm")
 
 
+def test_volumes_are_opened_by_the_kernel_or_in_a_micro_vm(
+    site: pathlib.Path, found: capabilities.Found, tmp_path: pathlib.Path
+) -> None:
+    """A kernel that is installed somewhere makes the difference, if it has its modules."""
+    assert found["guest-volumes"].available == (found["device-mapper"].available or found["microvm"].available)
+    modules = tmp_path / "lib/modules/6.1.0-9-amd64"
+    modules.mkdir(parents=True)
+    (tmp_path / "boot").mkdir()
+    (tmp_path / "boot/vmlinuz-6.1.0-9-amd64").write_bytes(b"kernel")
+    (modules / "modules.dep").write_text("kernel/drivers/block/virtio_blk.ko.xz:\nkernel/drivers/block/loop.ko:\n")
+    assert not capabilities.probe(site, site, kernel_root=tmp_path)["microvm"].available
+    (modules / "modules.builtin").write_text(
+        "kernel/drivers/virtio/virtio_pci.ko\nkernel/drivers/char/virtio_console.ko\n"
+    )
+    again = capabilities.probe(site, site, kernel_root=tmp_path)
+    assert again["microvm"].available and "6.1.0-9-amd64" in again["microvm"].detail
+    assert again["guest-volumes"].available
+
+
 def test_what_worked_is_remembered_and_what_did_not_is_tried_again(
     site: pathlib.Path, found: capabilities.Found, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -64,7 +83,7 @@ def test_what_worked_is_remembered_and_what_did_not_is_tried_again(
         patch.setattr(capabilities, "_attempt", lambda trial, place: tried)
         again = capabilities.probe(site, site)
     assert {name: one.available for name, one in again.items()} == {n: one.available for n, one in found.items()}
-    concluded = {"attach", "kvm", "root"}
+    concluded = {"attach", "guest-volumes", "kvm", "root"}
     lacking = {name for name, one in found.items() if not one.available}
     assert {name for name, one in again.items() if one.detail == "tried again"} == lacking - concluded
     # Another search path: nothing of what is remembered holds any more.

@@ -360,7 +360,7 @@ def test_capabilities_are_shown(run: Run, monkeypatch: pytest.MonkeyPatch) -> No
     from ansible_collections.hyper2kvm.core.plugins.module_utils.worker import capabilities
 
     told = {"kvm": models.Capability(available=False, detail="none\x1b[2J here")}
-    monkeypatch.setattr(capabilities, "probe", lambda folder: told)
+    monkeypatch.setattr(capabilities, "probe", lambda folder, **options: told)
     assert json.loads(run("capabilities", "--json")[1]) == {"kvm": {"available": False, "detail": "none\x1b[2J here"}}
     assert run("capabilities")[1].splitlines()[1] == "kvm         no  none [2J here"
 

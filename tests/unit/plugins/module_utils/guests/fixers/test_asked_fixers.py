@@ -14,6 +14,7 @@ import typing as t
 
 import pytest
 from ansible_collections.hyper2kvm.core.plugins.module_utils.guests import firstboot
+from ansible_collections.hyper2kvm.core.plugins.module_utils.guests.fixers.base import read_secrets
 from ansible_collections.hyper2kvm.core.plugins.module_utils.guests.planning import Plan
 from ansible_collections.hyper2kvm.core.plugins.module_utils.protocol.errors import JobError
 
@@ -40,7 +41,7 @@ def fix(guest: Phony, tmp_path: pathlib.Path, *only: str, **spec: t.Any) -> Plan
     (tmp_path / "secrets/ops").mkdir(parents=True, exist_ok=True)
     (tmp_path / "secrets/ops/hash").write_text(HASH + "\n")
     request = guest.request(fixers={"only": list(only)}, **spec)
-    return guest.fix(request=dataclasses.replace(request, secrets_root=tmp_path / "secrets"))
+    return guest.fix(request=dataclasses.replace(request, secrets=read_secrets(request.spec, tmp_path / "secrets")))
 
 
 SECRET = {"name": "ops", "key": "hash"}
@@ -84,7 +85,7 @@ def test_a_user_that_cannot_be_had(guest: Phony, tmp_path: pathlib.Path, user: d
     (tmp_path / "secrets/ops").mkdir(parents=True)
     (tmp_path / "secrets/ops/hash").write_text(HASH if user else "hunter2")
     with pytest.raises(JobError) as caught:
-        guest.plan(request=dataclasses.replace(request, secrets_root=tmp_path / "secrets"))
+        guest.plan(request=dataclasses.replace(request, secrets=read_secrets(request.spec, tmp_path / "secrets")))
     assert caught.value.reason == reason and "hunter2" not in str(caught.value)
     assert guest.snapshot() == before
 

@@ -11,6 +11,7 @@ import pathlib
 
 import pytest
 from ansible_collections.hyper2kvm.core.plugins.module_utils.disks.model import Nic
+from ansible_collections.hyper2kvm.core.plugins.module_utils.guests.fixers.base import read_secrets
 from ansible_collections.hyper2kvm.core.plugins.module_utils.protocol.errors import ErrorClass, JobError
 
 from tests.unit.plugins.module_utils.guests.phony import NEW_MAC, OLD_MAC, Phony, debian
@@ -177,15 +178,13 @@ def test_ssh_keys_by_reference(guest: Phony, tmp_path: pathlib.Path) -> None:
     (tmp_path / "secrets/team").mkdir(parents=True)
     (tmp_path / "secrets/team/keys").write_text("# ours\nssh-ed25519 BBBB you@there\n\n")
     wish = keys("root", keysFrom={"name": "team", "key": "keys"})
-    request = dataclasses.replace(guest.request(**wish), secrets_root=tmp_path / "secrets")
-    guest.fix(request=request)
+    request = guest.request(**wish)
+    secrets = read_secrets(request.spec, tmp_path / "secrets")
+    guest.fix(request=dataclasses.replace(request, secrets=secrets))
     assert guest.text("/root/.ssh/authorized_keys") == f"{KEY}\nssh-ed25519 BBBB you@there\n"
-    for broken in (
-        dataclasses.replace(request, secrets_root=None),
-        dataclasses.replace(request, secrets_root=tmp_path),
-    ):
+    for broken in (None, tmp_path):
         with pytest.raises(JobError, match="team/keys"):
-            guest.plan(request=broken)
+            read_secrets(request.spec, broken)
 
 
 def test_ssh_keys_where_sshd_looks(guest: Phony) -> None:
