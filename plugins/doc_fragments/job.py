@@ -281,6 +281,123 @@ options:
         description: Let the guest make new SSH host keys at its next boot.
         type: bool
         default: false
+      users:
+        description: Users of the guest to make, or to change where they exist.
+        type: list
+        elements: dict
+        default: []
+        suboptions:
+          name:
+            description: Login name.
+            type: str
+            required: true
+          groups:
+            description: Groups that the guest has, to be a member of.
+            type: list
+            elements: str
+            default: []
+          shell:
+            description: Login shell of a new user. By default bash where the guest has it, else sh.
+            type: str
+          password_hash_from:
+            description: A file with the password as crypt(3) encodes it, below C(secrets_root).
+            type: dict
+            suboptions:
+              name:
+                description: Folder of the secret.
+                type: str
+                required: true
+              key:
+                description: File in that folder.
+                type: str
+                required: true
+          sudo:
+            description: Whether the user may become root by sudo without a password.
+            type: bool
+            default: false
+      files:
+        description: Files to put into the guest; each has C(content) or C(content_from).
+        type: list
+        elements: dict
+        default: []
+        suboptions:
+          path:
+            description: Where, absolute in the guest.
+            type: str
+            required: true
+          content:
+            description: The file's text.
+            type: str
+          content_from:
+            description: A file with the text, below C(secrets_root); it is not shown in diffs.
+            type: dict
+            suboptions:
+              name:
+                description: Folder of the secret.
+                type: str
+                required: true
+              key:
+                description: File in that folder.
+                type: str
+                required: true
+          mode:
+            description: Permission bits, octal.
+            type: str
+            default: "0644"
+          owner:
+            description: A user that the guest has.
+            type: str
+            default: root
+          group:
+            description: A group that the guest has.
+            type: str
+            default: root
+      firstboot:
+        description:
+          - Shell scripts that the guest runs once, at its first boot; each has C(script) or C(script_from).
+          - One that fails is run again at the next boots, three times in all.
+        type: list
+        elements: dict
+        default: []
+        suboptions:
+          name:
+            description: Names the script in the guest's log, C(/var/log/hyper2kvm-firstboot.log).
+            type: str
+            required: true
+          script:
+            description: The script's text, for sh.
+            type: str
+          script_from:
+            description: A file with the text, below C(secrets_root); it is not shown in diffs.
+            type: dict
+            suboptions:
+              name:
+                description: Folder of the secret.
+                type: str
+                required: true
+              key:
+                description: File in that folder.
+                type: str
+                required: true
+      agent:
+        description:
+          - What becomes of QEMU's guest agent. V(enable) starts it at boot where it is installed; V(install) lets the
+            guest install it at its first boot, from its own repositories; V(leave) leaves it as it is.
+        type: str
+        choices: [enable, install, leave]
+        default: enable
+      selinux_relabel:
+        description:
+          - Which files of a guest with SELinux are labelled anew. V(changed) takes those that were changed, at once;
+            V(boot) lets the guest label all at its next boot; V(none) takes none.
+        type: str
+        choices: [changed, boot, none]
+        default: changed
+      selinux_exclude:
+        description: Folders that a relabelling at boot leaves out.
+        type: list
+        elements: str
+        default: []
   verify:
     description: How the result is proven.
     type: dict

@@ -34,7 +34,7 @@ from ansible_collections.hyper2kvm.core.plugins.module_utils.protocol import mod
 from ansible_collections.hyper2kvm.core.plugins.module_utils.protocol.errors import ErrorClass, JobError
 
 from tests.hostile import seeds
-from tests.unit.plugins.module_utils.guests.phony import Phony, debian
+from tests.unit.plugins.module_utils.guests.phony import Phony, debian, efi_program, x86_kernel
 
 #: Blocks of an image that are decoded: a few bytes can describe many.
 _BLOCKS = 64
@@ -56,6 +56,19 @@ GUEST_FILES: dict[str, bytes] = {
     "/etc/sysconfig/network-scripts/ifcfg-ens192": b"DEVICE=ens192\nHWADDR=00:50:56:ab:10:21\nBOOTPROTO='dhcp'\n"
     b"IPADDR=10.0.0.1\n",
     "/etc/udev/rules.d/70-persistent-net.rules": b'SUBSYSTEM=="net", ATTR{address}=="00:50:56:ab:10:21", NAME="eth0"\n',
+    "/boot/loader/entries/a+3-1.conf": b"title A\nversion 6.1\nlinux /vmlinuz-6.1.0-9-amd64\n"
+    b"initrd /initrd.img-6.1.0-9-amd64\noptions root=/dev/sda1 ro\n",
+    "/boot/loader/loader.conf": b"default a*\ntimeout 3\n",
+    "/boot/EFI/Linux/a.efi": efi_program({".uname": b"6.1", ".cmdline": b"root=/dev/sda1", ".linux": b"x"}),
+    "/boot/extlinux.conf": b"DEFAULT l\nLABEL l\n MENU DEFAULT\n LINUX /boot/vmlinuz-6.1.0-9-amd64\n INITRD a,b\n"
+    b" APPEND root=/dev/sda1 console=hvc0\n",
+    "/boot/linux-6.1.cfg": b"photon_cmdline=ro quiet\nphoton_linux=vmlinuz-6.1.0-9-amd64\n",
+    "/boot/refind_linux.conf": b'"Standard" "root=/dev/sda1 ro"\n',
+    "/boot/vmlinuz-6.1.0-9-amd64": x86_kernel("6.1.0-9-amd64"),
+    "/etc/modprobe.d/a.conf": b"alias eth0 vmxnet3\nblacklist virtio_blk\noptions x y=1\n",
+    "/etc/X11/xorg.conf": b'Section "Device"\n Driver "vmware"\n BusID "PCI:0:15:0"\nEndSection\n',
+    "/etc/systemd/network/v.netdev": b"[NetDev]\nName=ens192.5\nKind=vlan\n[VLAN]\nId=5\n",
+    "/etc/lvm/devices/system.devices": b"IDTYPE=sys_wwid IDNAME=naa.6 DEVNAME=/dev/sda2 PVID=x PART=2\n",
     "/boot/grub/grub.cfg": b'set default="0>1"\nsubmenu \'a\' --id b {\nmenuentry "x" {\n'
     b" linux /boot/vmlinuz-6.1.0-9-amd64 root=/dev/sda1 resume=/dev/sda2\n search --fs-uuid 11111111-2222\n}\n}\n",
     "/boot/grub/grubenv": b"# GRUB Environment Block\nsaved_entry=0\nkernelopts=root=/dev/sda1 ro\n".ljust(1024, b"#"),

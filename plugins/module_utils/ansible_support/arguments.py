@@ -36,6 +36,15 @@ QUEUE: dict[str, t.Any] = {
 }
 
 _STRINGS: dict[str, t.Any] = {"type": "list", "elements": "str", "default": []}
+#: Where a secret is; not the secret itself.
+_SECRET: dict[str, t.Any] = {
+    "type": "dict",
+    "no_log": False,
+    "options": {
+        "name": {"type": "str", "required": True},
+        "key": {"type": "str", "required": True, "no_log": False},
+    },
+}
 
 _SOURCE_TYPES = ["auto", "ova", "ovf", "vmdk", "qcow2", "vhd", "vhdx", "vdi", "raw", "vmx", "vbox", "hyperv"]
 _DISK_FORMATS = ["vmdk", "qcow2", "vhd", "vhdx", "vdi", "raw"]
@@ -125,20 +134,51 @@ GUEST: dict[str, t.Any] = {
         "options": {
             "user": {"type": "str", "default": "root"},
             "keys": {**_STRINGS, "no_log": False},
-            "keys_from": {
-                "type": "dict",
-                "no_log": False,
-                "options": {
-                    "name": {"type": "str", "required": True},
-                    "key": {"type": "str", "required": True, "no_log": False},
-                },
-            },
+            "keys_from": _SECRET,
         },
     },
     "hostname": {"type": "str"},
     "timezone": {"type": "str"},
     "reset_machine_id": {"type": "bool", "default": False},
     "reset_ssh_host_keys": {"type": "bool", "default": False},
+    "users": {
+        "type": "list",
+        "elements": "dict",
+        "default": [],
+        "options": {
+            "name": {"type": "str", "required": True},
+            "groups": _STRINGS,
+            "shell": {"type": "str"},
+            "password_hash_from": _SECRET,
+            "sudo": {"type": "bool", "default": False},
+        },
+    },
+    "files": {
+        "type": "list",
+        "elements": "dict",
+        "default": [],
+        "options": {
+            "path": {"type": "str", "required": True},
+            "content": {"type": "str"},
+            "content_from": _SECRET,
+            "mode": {"type": "str", "default": "0644"},
+            "owner": {"type": "str", "default": "root"},
+            "group": {"type": "str", "default": "root"},
+        },
+    },
+    "firstboot": {
+        "type": "list",
+        "elements": "dict",
+        "default": [],
+        "options": {
+            "name": {"type": "str", "required": True},
+            "script": {"type": "str"},
+            "script_from": _SECRET,
+        },
+    },
+    "agent": {"type": "str", "choices": ["enable", "install", "leave"], "default": "enable"},
+    "selinux_relabel": {"type": "str", "choices": ["changed", "boot", "none"], "default": "changed"},
+    "selinux_exclude": _STRINGS,
 }
 
 VERIFY: dict[str, t.Any] = {

@@ -6,7 +6,8 @@
 
 A boot loader's configuration is never made anew: that would take the guest's programs, and the firmware and disks of
 the host that they run on. Facts: GRUB's manual (linux, kernelopts, environment block of 1024 bytes), Boot Loader
-Specification (options), syslinux (append), Debian's menu.lst (the kopt comment).
+Specification (options), syslinux (append), Debian's menu.lst (the kopt comment), rEFInd (refind_linux.conf), Alpine's
+update-extlinux.conf, Photon's files of variables.
 """
 
 from __future__ import annotations
@@ -18,9 +19,27 @@ from .bootloader import GRUB_ENVIRONMENTS, LINE_LIMIT
 from .edits import Edits
 from .facts import GuestFacts
 
-_SETTINGS = ("/etc/default/grub", "/etc/default/grub.d/*.cfg", "/etc/kernel/cmdline", "/boot/grub/custom.cfg")
+_SETTINGS = (
+    "/etc/default/grub",
+    "/etc/default/grub.d/*.cfg",
+    "/etc/kernel/cmdline",
+    "/etc/kernel/cmdline.d/*.conf",
+    "/etc/cmdline.d/*.conf",
+    "/etc/default/extlinux",
+    "/etc/default/u-boot",
+    "/etc/update-extlinux.conf",
+    "/etc/sysconfig/bootloader",
+    "/boot/grub/custom.cfg",
+    # Photon's grub.cfg reads its kernel and a part of the command line from here.
+    "/boot/linux-*.cfg",
+)
 _ENVIRONMENT_HEADER = "# GRUB Environment Block\n"
-_KERNEL_FILE = r"\S*(?:vmlinu[xz]|[bz]?[zI]mage|/kernel|/linux)[^/\s]*"
+_KERNEL_FILE = r"\S*(?:vmlinu[xz]|[bz]?[zI]mage|/kernel|/linux|\$photon_linux)[^/\s]*"
+#: A device; names by path have colons, which elsewhere end one (``cryptdevice=/dev/sda2:root``).
+_DEVICE = (
+    r"""/dev/disk/by-(?:path|id)/[^\s"';,]*?-part\d+(?![\w-])|/dev/disk/by-(?:path|id)/[^\s"';,]+|/dev/[^\s"':;,]+"""
+)
+_VARIABLE = re.compile(r"\$\{?(?:kernelopts|photon_cmdline)\b")
 
 # By the end of a file's path: where its lines have a command line of their own (group "line").
 _GRUB = (
@@ -32,9 +51,16 @@ _PLACES: tuple[tuple[str, tuple[str, ...]], ...] = (
     (r"/(?:grub|custom)\.cfg|/menu\.lst|/boot/grub/grub\.conf", _GRUB),
     (r"/grubenv", (r"kernelopts=(?P<line>.*?)\s*$",)),
     (r"/loader/entries/[^/]+\.conf", (r"options\s+(?P<line>\S.*?)\s*$",)),
+    # Before the boot loader's own file, whose name this one ends with.
+    (r"/etc/update-extlinux\.conf", (r"""default_kernel_opts=(?P<quote>["']?)(?P<line>.*?)\s*(?P=quote)\s*$""",)),
     (r"/(?:ext|sys)linux\.(?:conf|cfg)", (r"(?i)\s*append\s+(?P<line>\S.*?)\s*$",)),
     (r"/etc/default/grub.*", (r"""GRUB_CMDLINE_LINUX=(?P<quote>["']?)(?P<line>.*?)\s*(?P=quote)\s*$""",)),
+    (r"/etc/default/extlinux", (r"""EXTLINUX_PARAMETERS=(?P<quote>["']?)(?P<line>.*?)\s*(?P=quote)\s*$""",)),
+    (r"/etc/default/u-boot", (r"""U_BOOT_PARAMETERS=(?P<quote>["']?)(?P<line>.*?)\s*(?P=quote)\s*$""",)),
+    (r"/etc/sysconfig/bootloader", (r"""DEFAULT_APPEND=(?P<quote>["']?)(?P<line>.*?)\s*(?P=quote)\s*$""",)),
     (r"/etc/kernel/cmdline", (r"\s*(?P<line>\S.*?)\s*$",)),
+    (r"/boot/refind_linux\.conf", (r'\s*"[^"]*"\s+"(?P<line>[^"]*?)\s*"\s*$',)),
+    (r"/boot/linux-[^/]+\.cfg", (r"photon_cmdline=(?P<line>.*?)\s*$",)),
 )
 
 
@@ -63,13 +89,13 @@ def arguments(line: str, path: str) -> tuple[int, int] | None:
                 match = re.match(pattern, line)
                 if match:
                     # Arguments that come from a variable are edited where that is set.
-                    return None if "kernelopts}" in line or "$kernelopts" in line else match.span("line")
+                    return None if _VARIABLE.search(match["line"]) else match.span("line")
     return None
 
 
 def replace_devices(line: str, parameter: str, name: t.Callable[[str], str]) -> str:
     """Return ``line`` with the device of each ``parameter=/dev/…`` given another name; quotes are kept."""
-    pattern = rf"""(?<![\w.\-/])({parameter}=)(["']?)(/dev/[^\s"':;,]+)"""
+    pattern = rf"""(?<![\w.\-/])({parameter}=)(["']?)({_DEVICE})"""
     return re.sub(pattern, lambda match: match[1] + match[2] + name(match[3]), line)
 
 

@@ -45,6 +45,8 @@ class Edits(LayeredTree):
     def __init__(self, tree: GuestTree) -> None:
         super().__init__(tree)
         self.warnings: list[str] = []
+        self.label: t.Callable[[str, int], str | None] | None = None
+        """Gives the SELinux label that a new file must have, by its path and type; None: that of its folder."""
         self._records: list[_Record] = []
         self._fixer = ""
 
@@ -188,6 +190,7 @@ class Edits(LayeredTree):
         """
         for path, entry in self._entries.items():
             self._check_unchanged(tree, path, entry)
+        fresh = self._fresh(tree)
         for path, entry in self._entries.items():
             if entry.kind == "write":
                 tree.write(path, entry.data, entry.mode, entry.owner)
@@ -200,12 +203,34 @@ class Edits(LayeredTree):
             else:
                 with contextlib.suppress(FileNotFoundError):
                     tree.remove(path)
+        for path in fresh:
+            label = self.label(path, tree.mode_at(path)) if self.label is not None else None
+            if label:
+                tree.set_label(path, label)
 
     def needed(self) -> dict[str, int]:
         """Return by path how many bytes applying the plan takes at most, over what the guest has free."""
         return {path: len(e.data) for path, e in self._entries.items() if e.kind not in ("remove",)}
 
+    def touched(self) -> list[str]:
+        """Return every path that applying the plan writes, makes or removes."""
+        return list(self._entries)
+
     # -- inside --------------------------------------------------------------------------------------------------------
+
+    def _fresh(self, tree: GuestTree) -> list[str]:
+        """What will be new, folders on the way included, the upper ones first."""
+        found: dict[str, None] = {}
+        for path, entry in self._entries.items():
+            above: list[str] = []
+            while entry.kind != "remove" and path != "/" and not tree.mode_at(path):
+                above.append(path)
+                path = paths.split(path)[0]
+            if entry.kind == "symlink" and not above:
+                # A link takes the place of what was there, label and all.
+                above = [path]
+            found.update(dict.fromkeys(reversed(above)))
+        return list(found)
 
     def _dressed(self, path: str, mode: int | None, owner: Owner | None) -> bool:
         """Whether an existing file will have this mode and owner anyway."""

@@ -75,6 +75,12 @@ class EspFiles:
         self._run(["mcopy", "-n", "-i", str(self._device), f"::{name}", "-"], keep)
         return bytes(data)
 
+    def free_bytes(self) -> int:
+        """As :meth:`Graft.free_bytes`, by mdir's last line: "123 456 bytes free"."""
+        listing = self._run(["mdir", "-a", "-i", str(self._device), "::/"]).decode("ascii", "replace")
+        found = re.search(r"([\d ]+) bytes free", listing)
+        return int(found[1].replace(" ", "")) if found else 0
+
     def write(self, path: str, data: bytes) -> None:
         """As :meth:`Graft.write`."""
         name = self._new_name(path)

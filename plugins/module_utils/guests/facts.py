@@ -12,10 +12,11 @@ import typing as t
 from ..disks.model import Filesystem, Firmware
 from . import paths
 
-BootloaderKind = t.Literal["grub2", "grub-legacy", "systemd-boot", "extlinux", ""]
+BootloaderKind = t.Literal["grub2", "grub-legacy", "systemd-boot", "extlinux", "refind", "unified", ""]
 InitramfsTool = t.Literal[
     "initramfs-tools", "dracut", "mkinitcpio", "mkinitrd", "make-initrd", "booster", "mkinitfs", ""
 ]
+LayerKind = t.Literal["vlan", "bond", "bridge"]
 DriverPlace = t.Literal["initramfs", "builtin", "module", "missing"]
 
 
@@ -34,6 +35,23 @@ class Kernel:
     """Whether the boot loader takes it when nobody chooses; as far as its configuration tells."""
     drivers: dict[str, DriverPlace] = dataclasses.field(default_factory=dict)
     """Where each of the virtio drivers is."""
+    unified: bool = False
+    """Whether kernel, initramfs and command line are one EFI program, which is not changed: it may be signed."""
+
+
+@dataclasses.dataclass(frozen=True)
+class BootEntry:
+    """One entry of the boot loader's menu that starts a kernel."""
+
+    title: str
+    kernel: str
+    """Its path in the guest; as the entry spells it where nothing is there."""
+    initramfs: tuple[str, ...] = ()
+    """Paths in the guest, in the order in which they are loaded; without those that are not there."""
+    options: str = ""
+    """The kernel's command line, as far as the entry gives it."""
+    default: bool = False
+    """Whether it is taken when nobody chooses."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,8 +59,11 @@ class Bootloader:
     """What loads the kernel."""
 
     kind: BootloaderKind = ""
+    """``unified``: the firmware, or systemd-boot without entries of its own, starts unified kernel images."""
     configs: tuple[str, ...] = ()
     """Its configuration files, as they are read at boot."""
+    entries: tuple[BootEntry, ...] = ()
+    """Its menu, in order."""
     esp: str = ""
     """Where the EFI system partition is in the guest's tree; empty: there is none."""
     fallback_loader: bool | None = None
@@ -75,6 +96,18 @@ class Interface:
     dhcp: bool = False
     addresses: tuple[str, ...] = ()
     """Static ones, with their prefix length where it is given."""
+
+
+@dataclasses.dataclass(frozen=True)
+class LayeredInterface:
+    """A network interface that the guest makes on top of others."""
+
+    name: str
+    kind: LayerKind
+    source: str
+    """The file that says so."""
+    below: tuple[str, ...] = ()
+    """Names of the interfaces that it is made of, as far as the configuration tells."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -121,11 +154,17 @@ class GuestFacts:
     bootloader: Bootloader = dataclasses.field(default_factory=Bootloader)
     initramfs_tool: InitramfsTool = ""
     interfaces: tuple[Interface, ...] = ()
+    layers: tuple[LayeredInterface, ...] = ()
+    """VLANs, bonds and bridges."""
+    network_tools: tuple[str, ...] = ()
+    """Programs for which there is network configuration: ``ifupdown``, ``netplan`` …"""
     services: tuple[str, ...] = ()
-    """systemd units that are enabled."""
+    """What is started at boot: systemd's units that are enabled, scripts of OpenRC's or of the run levels."""
     tools: tuple[Tool, ...] = ()
     selinux: t.Literal["enforcing", "permissive", "disabled", ""] = ""
     """Empty: the guest has no SELinux."""
+    apparmor: bool = False
+    """Whether the guest has profiles of AppArmor, which go by paths and need nothing."""
     risks: tuple[Risk, ...] = ()
 
     @property

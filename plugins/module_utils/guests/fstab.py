@@ -58,5 +58,16 @@ def replace_specs(text: str, specs: dict[int, str]) -> str:
     return "\n".join(lines)
 
 
+def add_option(text: str, index: int, option: str) -> str:
+    """Return ``text`` with an option added to the line at ``index``; all else stays byte for byte."""
+    lines = text.split("\n")
+    match = _FIELDS.match(lines[index])
+    if match is None:
+        raise AssertionError("match is not None")
+    end = match.end(8) if match[8] else match.end(6)
+    lines[index] = lines[index][:end] + (f",{option}" if match[8] else f" defaults,{option}") + lines[index][end:]
+    return "\n".join(lines)
+
+
 def _plain(field: str) -> str:
     return _ESCAPE.sub(lambda match: chr(int(match[1], 8)), field)

@@ -25,6 +25,9 @@ class Graft(t.Protocol):
     def read(self, path: str, limit: int) -> bytes:
         """At most ``limit`` bytes of a file."""
 
+    def free_bytes(self) -> int:
+        """How much can still be written. Bytes."""
+
     def write(self, path: str, data: bytes) -> None:
         """Create or replace a file; its folder exists."""
 

@@ -13,13 +13,14 @@ import typing as t
 from ..disks.model import Filesystem, Firmware
 from ..protocol.errors import ErrorClass, JobError
 from . import efi, paths
-from .bootloader import default_kernel, find_bootloader
+from .bootloader import find_bootloader
 from .devices import Devices, is_unstable
 from .facts import GuestFacts, InitramfsTool, Kernel, Mount, Risk
 from .fstab import parse
-from .initramfs.survey import driver_places
+from .initramfs.survey import driver_places, unified_driver_places
 from .kernels import find_kernels
 from .netconfig import read_interfaces, shell_values
+from .netlayers import network_tools, read_layers
 from .reading import Reading
 from .roots import ESP_TYPES, MountedGuest
 from .tools import find_tools
@@ -68,18 +69,24 @@ def inspect(guest: MountedGuest, filesystems: t.Sequence[Filesystem]) -> GuestFa
     facts.systemd_version = _systemd_version(tree)
     facts.mounts = _mounts(tree, Devices(tuple(filesystems)), guest.root)
     facts.bootloader = find_bootloader(tree)
-    kernels = find_kernels(tree, default_kernel(tree, facts.bootloader))
-    facts.kernels = tuple(_with_drivers(tree, kernel) for kernel in kernels)
+    facts.kernels = tuple(_with_drivers(tree, k) for k in find_kernels(tree, facts.bootloader.entries))
     facts.initramfs_tool = next((n for n, found in _INITRAMFS_TOOLS if any(tree.exists(p) for p in found)), "")
     if guest.esp:
         fallback = efi.loaders(tree, efi.find(tree, guest.esp, "EFI", "BOOT"))
         facts.bootloader = dataclasses.replace(facts.bootloader, esp=guest.esp, fallback_loader=bool(fallback))
     facts.firmware = _firmware(tree, guest, filesystems)
-    facts.interfaces = tuple(read_interfaces(tree))
+    facts.layers = read_layers(tree)
+    made = {layer.name for layer in facts.layers}
+    facts.interfaces = tuple(card for card in read_interfaces(tree) if card.name not in made)
+    facts.network_tools = network_tools(tree)
     facts.services = _services(tree)
     facts.tools = find_tools(tree)
     facts.selinux = _selinux(tree)
-    facts.risks = tuple(Risk("Unmounted", warning) for warning in guest.warnings) + tuple(_risks(tree, facts))
+    facts.apparmor = bool(tree.names("/etc/apparmor.d"))
+    facts.risks = tuple(
+        Risk("Unmounted", warning, "Check that filesystem in the guest, if its data matter.")
+        for warning in guest.warnings
+    ) + tuple(_risks(tree, facts))
     return facts
 
 
@@ -192,7 +199,12 @@ def _firmware(tree: Reading, guest: MountedGuest, filesystems: t.Sequence[Filesy
 def _services(tree: Reading) -> tuple[str, ...]:
     folder = "/etc/systemd/system"
     wanted = [n for n in tree.names(folder) if n.endswith(".wants") and not tree.is_symlink(f"{folder}/{n}")]
-    return tuple(sorted({unit for name in wanted for unit in tree.names(f"{folder}/{name}")}))
+    units = {unit for name in wanted for unit in tree.names(f"{folder}/{name}")}
+    if not tree.exists("/usr/lib/systemd/systemd") and not tree.exists("/lib/systemd/systemd"):
+        units |= {paths.split(path)[1] for path in tree.glob("/etc/runlevels/*/*")}
+        levels = [path for level in (2, 3, 4, 5) for path in tree.glob(f"/etc/rc{level}.d/S*")]
+        units |= {re.sub(r"^S\d*", "", paths.split(path)[1]) for path in levels}
+    return tuple(sorted(units))
 
 
 def _selinux(tree: Reading) -> t.Literal["enforcing", "permissive", "disabled", ""]:
@@ -234,7 +246,10 @@ def _risks(tree: Reading, facts: GuestFacts) -> t.Iterator[Risk]:
 def _with_drivers(tree: Reading, kernel: Kernel) -> Kernel:
     """Tell where the virtio drivers are; nowhere for an initramfs that cannot be read."""
     try:
-        places = driver_places(tree, kernel.version, kernel.initramfs, kernel.modules)
+        if kernel.unified:
+            places = unified_driver_places(tree, kernel.version, kernel.path, kernel.modules)
+        else:
+            places = driver_places(tree, kernel.version, kernel.initramfs, kernel.modules)
     except JobError as error:
         if error.error_class is ErrorClass.ENVIRONMENT:
             raise
@@ -244,7 +259,11 @@ def _with_drivers(tree: Reading, kernel: Kernel) -> Kernel:
 
 def _kernel_risks(kernel: Kernel) -> t.Iterator[Risk]:
     if not kernel.modules:
-        yield Risk("NoModules", f"The kernel {kernel.version} has no folder of modules.")
+        yield Risk(
+            "NoModules",
+            f"The kernel {kernel.version} has no folder of modules.",
+            "Remove the kernel in the guest, or install its modules.",
+        )
     if not kernel.drivers:
         yield Risk(
             "InitramfsDamaged",

@@ -52,11 +52,9 @@ def read_interfaces(tree: Reading) -> list[Interface]:
     seen: set[str] = set()
     kept = []
     for interface in found:
-        if not (interface.name or interface.mac) or _VIRTUAL.match(interface.name):
-            continue
         # Alias eth0:1 and VLAN eth0.100 are on top of eth0.
         name = re.split(r"[:.]", interface.name)[0]
-        if name and not _NAME.match(name):
+        if not (name or interface.mac) or _VIRTUAL.match(name) or (name and not _NAME.match(name)):
             continue
         interface = dataclasses.replace(interface, name=name, mac=plain_mac(interface.mac))
         if repr(interface) not in seen:
@@ -98,7 +96,8 @@ def shell_values(text: str) -> dict[str, str]:
     return values
 
 
-def _ifupdown(tree: Reading) -> t.Iterator[Interface]:
+def ifupdown_stanzas(tree: Reading) -> t.Iterator[tuple[str, str, str, dict[str, list[str]]]]:
+    """Yield file, interface, method and options of each stanza of ifupdown's configuration."""
     texts: list[tuple[str, str]] = []
     todo = ["/etc/network/interfaces"]
     known: set[str] = set()
@@ -116,7 +115,12 @@ def _ifupdown(tree: Reading) -> t.Iterator[Interface]:
         yield from _stanzas(path, text)
 
 
-def _stanzas(path: str, text: str) -> t.Iterator[Interface]:
+def _ifupdown(tree: Reading) -> t.Iterator[Interface]:
+    for path, name, method, options in ifupdown_stanzas(tree):
+        yield from _stanza(path, name, method, options)
+
+
+def _stanzas(path: str, text: str) -> t.Iterator[tuple[str, str, str, dict[str, list[str]]]]:
     name, method = "", ""
     options: dict[str, list[str]] = {}
     for line in [*text.splitlines(), "iface"]:
@@ -125,7 +129,7 @@ def _stanzas(path: str, text: str) -> t.Iterator[Interface]:
             continue
         if words[0] in ("iface", "mapping", "source", "source-directory", "auto") or words[0].startswith("allow-"):
             if name:
-                yield from _stanza(path, name, method, options)
+                yield path, name, method, options
             name, method, options = "", "", {}
             if words[0] == "iface" and len(words) > 1:
                 name, method = words[1], words[3] if len(words) > 3 else ""
@@ -145,17 +149,32 @@ def _stanza(path: str, name: str, method: str, options: dict[str, list[str]]) ->
     yield Interface(name, path, "", method == "dhcp", addresses)
 
 
+def ifcfg_kind(values: t.Mapping[str, str]) -> t.Literal["card", "vlan", "bond", "bridge", ""]:
+    """Return what an ifcfg file describes, by its settings; empty: something else."""
+    kind = values.get("TYPE", values.get("DEVICETYPE", "Ethernet")).lower()
+    if values.get("VLAN") == "yes" or "ETHERDEVICE" in values or kind == "vlan":
+        return "vlan"
+    if values.get("BONDING_MASTER") == "yes" or kind in ("bond", "team"):
+        return "bond"
+    if "BRIDGE_PORTS" in values or values.get("BRIDGE") == "yes" or kind == "bridge":
+        return "bridge"
+    return "card" if kind in ("ethernet", "eth") else ""
+
+
 def _ifcfg(tree: Reading) -> t.Iterator[Interface]:
+    below: list[tuple[str, str]] = []
+    named: set[str] = set()
     for path in tree.files(*IFCFG):
         if re.search(r"(\.bak|\.orig|\.old|~|\.rpmnew|\.rpmsave)$", path):
             continue
         values = shell_values(tree.read_text(path))
-        kind = values.get("TYPE", values.get("DEVICETYPE", "Ethernet")).lower()
-        if kind not in ("ethernet", "eth") or values.get("VLAN") == "yes" or values.get("BONDING_MASTER") == "yes":
-            continue
-        if any(key in values for key in ("BRIDGE_PORTS", "ETHERDEVICE")) or values.get("BRIDGE") == "yes":
+        if ifcfg_kind(values) != "card":
+            device = values.get("DEVICE", "") or paths.split(path)[1][len("ifcfg-") :]
+            named.add(device)
+            below += [(port, path) for port in _ifcfg_below(values, device)]
             continue
         name = values.get("DEVICE", "") or ("" if values.get("HWADDR") else paths.split(path)[1][len("ifcfg-") :])
+        named.add(name)
         address = values.get("IPADDR") or values.get("IPADDR0") or ""
         prefix = values.get("PREFIX") or values.get("PREFIXLEN") or values.get("PREFIX0") or values.get("NETMASK") or ""
         yield Interface(
@@ -165,6 +184,17 @@ def _ifcfg(tree: Reading) -> t.Iterator[Interface]:
             values.get("BOOTPROTO", "").lower().startswith("dhcp"),
             (_with_prefix(address, prefix),) if address else (),
         )
+    # A card that only carries others needs no file of its own.
+    yield from (Interface(port, path) for port, path in below if port not in named)
+
+
+def _ifcfg_below(values: t.Mapping[str, str], device: str) -> list[str]:
+    kind = ifcfg_kind(values)
+    if kind == "vlan":
+        parent = values.get("ETHERDEVICE") or values.get("PHYSDEV") or device.rpartition(".")[0]
+        return [parent] if parent else []
+    ports = [value for key, value in values.items() if re.match(r"^BONDING_SLAVE_?\d+$", key)]
+    return [*ports, *values.get("BRIDGE_PORTS", "").split()]
 
 
 def _keyfiles(tree: Reading) -> t.Iterator[Interface]:
@@ -214,15 +244,20 @@ def _networkd(tree: Reading) -> t.Iterator[Interface]:
             yield Interface(names[index] if index < len(names) else "", path, mac, dhcp, addresses)
 
 
-def _netplan(tree: Reading) -> t.Iterator[Interface]:
-    files = tree.files(*NETPLAN)
-    for path in files:
+def netplan_documents(tree: Reading) -> t.Iterator[tuple[str, dict[t.Any, t.Any]]]:
+    """Yield each of netplan's files that can be read, with what it has below ``network``."""
+    for path in tree.files(*NETPLAN):
         # Anchors and tags, which netplan files do without, are refused: they make small files of gigabytes.
         try:
             document = yaml_text.load(tree.read_text(path, _NETPLAN_LIMIT))
         except (ValueError, RecursionError):
             continue
-        cards = _dictionary(_dictionary(_dictionary(document).get("network")).get("ethernets"))
+        yield path, _dictionary(_dictionary(document).get("network"))
+
+
+def _netplan(tree: Reading) -> t.Iterator[Interface]:
+    for path, network in netplan_documents(tree):
+        cards = _dictionary(network.get("ethernets"))
         for key, value in cards.items():
             card = _dictionary(value)
             match = _dictionary(card.get("match"))

@@ -17,6 +17,7 @@ from .edits import Edits
 from .facts import GuestFacts
 from .fixers.base import Fixer, FixRequest
 from .fixers.registry import fixers
+from .selinux import Labels
 from .tree import GuestTree
 
 # Room that stays free: a filesystem that is filled to the last block does not boot well.
@@ -54,8 +55,9 @@ def plan_fixes(guest: GuestFacts, tree: GuestTree, request: FixRequest) -> Plan:
         for fixer in _chosen(fixers(guest), request):
             with edits.by(fixer.name):
                 fixer.plan(guest, edits, request)
+        _check_writable(edits)
         _check_room(edits)
-        _tell_of_labels(guest, edits)
+        _choose_labels(guest, edits, request)
     if not request.spec.runs(models.INTERFACE_NAMES):
         _tell_of_addresses(guest, edits, request)
     return Plan(edits)
@@ -86,9 +88,15 @@ def _chosen(known: t.Sequence[Fixer], request: FixRequest) -> list[Fixer]:
     return [f for f in known if (not selection.only or f.name in selection.only) and f.name not in selection.skip]
 
 
-def _tell_of_labels(guest: GuestFacts, edits: Edits) -> None:
+def _choose_labels(guest: GuestFacts, edits: Edits, request: FixRequest) -> None:
+    """Let new files get the labels that the guest's own list has for them; say so where there is no list."""
     new = sorted({change.path for change in edits.changes if change.before is None})
-    if new and guest.selinux in ("enforcing", "permissive"):
+    if not new or guest.selinux not in ("enforcing", "permissive"):
+        return
+    labels = Labels(edits.tree)
+    if request.spec.selinux_relabel is models.SelinuxRelabel.CHANGED and labels:
+        edits.label = labels.of
+    elif request.spec.selinux_relabel is not models.SelinuxRelabel.BOOT:
         edits.warn(
             f"The guest uses SELinux: new files ({', '.join(new)}) take the label of their folder. "
             "Where its policy wants another, run restorecon on them once the guest runs."
@@ -105,6 +113,29 @@ def _tell_of_addresses(guest: GuestFacts, edits: Edits, request: FixRequest) -> 
             )
 
 
+def _check_writable(edits: Edits) -> None:
+    """Refuse a plan that touches what is protected in the guest, naming all of it."""
+    protected = sorted({place for path in edits.touched() for place in _in_the_way(edits.tree, path)})
+    if protected:
+        raise unsupported(
+            "GuestFileProtected",
+            f"In the guest, what must be changed is immutable, append-only or on a filesystem that the kernel mounts "
+            f"read-only: {', '.join(map(paths.printable, protected))}.",
+            "Take the protection away in the guest (chattr -i, chattr -a; a check of the filesystem), then export it "
+            "again.",
+        )
+
+
+def _in_the_way(tree: GuestTree, path: str) -> t.Iterator[str]:
+    if tree.is_protected(path):
+        yield path
+    folder = path
+    while not tree.is_dir(folder):
+        folder = paths.split(folder)[0]
+    if tree.is_protected(folder):
+        yield folder
+
+
 def _check_room(edits: Edits) -> None:
     """Refuse a plan that a filesystem has no blocks or inodes for.
 
@@ -116,10 +147,7 @@ def _check_room(edits: Edits) -> None:
         folder = path
         while not edits.tree.is_dir(folder):
             folder = paths.split(folder)[0]
-        room = edits.tree.free_space(folder)
-        if room is None:
-            continue
-        bytes_free, inodes_free, device = room
+        bytes_free, inodes_free, device = edits.tree.free_space(folder)
         free[device] = (bytes_free, inodes_free, min(folder, free.get(device, (0, 0, folder))[2], key=len))
         sizes, count = wanted.get(device, (0, 0))
         # Blocks of 4 KiB.
@@ -130,6 +158,14 @@ def _check_room(edits: Edits) -> None:
             raise unsupported(
                 "GuestFilesystemFull",
                 f"The guest's filesystem with {paths.printable(where)} has {bytes_free} bytes and {inodes_free} inodes "
-                f"free; the changes take {size} bytes and {count} inodes.",
+                f"free; the changes take {size} bytes and {count} inodes, so "
+                f"that {_missing(free[device], size, count)} are missing.",
                 "Make room there in the guest (old kernels in /boot, logs), then export it again.",
             )
+
+
+def _missing(free: tuple[int, int, str], size: int, count: int) -> str:
+    parts = [(size + _RESERVE_BYTES - free[0], "bytes"), (count + _RESERVE_INODES - free[1], "inodes")]
+    if free[1] < 0:
+        parts.pop()
+    return " and ".join(f"{number} {what}" for number, what in parts if number > 0)

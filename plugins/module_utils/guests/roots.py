@@ -16,7 +16,7 @@ import typing as t
 from ..disks.attach import Attachment
 from ..disks.model import Filesystem, Partition
 from ..protocol.errors import ErrorClass, JobError, invalid, transient, unsupported
-from . import btrfs, mounting, paths
+from . import btrfs, mounting, paths, windows
 from .devices import Devices
 from .esp import EspFiles
 from .fstab import FstabLine, parse
@@ -46,8 +46,6 @@ _CONTAINERS = {
         "The warnings say which arrays stay closed, and why.",
     ),
     "zfs_member": ("Zfs", "is a member of a ZFS pool", "ZFS guests cannot be converted offline."),
-    "BitLocker": ("BitLocker", "is encrypted with BitLocker", "Suspend and decrypt BitLocker in the guest first."),
-    "ntfs": ("Windows", "is NTFS, and no Linux was found beside it", "Windows guests cannot be converted yet."),
 }
 _AS_IT_IS = (
     "With spec.guest.enabled false it is moved as it is and only booted; it must have virtio drivers of its own then."
@@ -55,7 +53,15 @@ _AS_IT_IS = (
 #: Reasons for which a guest cannot be looked into here, though its disks may be sound and boot.
 OPAQUE = frozenset(
     {reason for reason, dummy, dummy in _CONTAINERS.values()}
-    | {"BlankDisk", "NoOperatingSystem", "MultipleOperatingSystems", "NoFilesystemDriver", "UnknownPartitionTable"}
+    | {
+        "Windows",
+        "BitLocker",
+        "BlankDisk",
+        "NoOperatingSystem",
+        "MultipleOperatingSystems",
+        "NoFilesystemDriver",
+        "UnknownPartitionTable",
+    }
     | {"NoDeviceMapper", "NoMicroVmKernel"}
 )
 _MOUNT_LIMIT = 200
@@ -285,10 +291,13 @@ class _Assembly:
                 f"There is nothing on the VM's disks ({disks}): a blank disk, without any known filesystem.",
                 "Check that these are the right files, and that the boot disk is among them.",
             )
+        systems = [found for f in filesystems if f.type == "ntfs" and (found := windows.recognise(self._device(f), f))]
         for filesystem in filesystems:
-            if filesystem.type in _CONTAINERS:
+            if filesystem.type in _CONTAINERS and not systems:
                 reason, what, todo = _CONTAINERS[filesystem.type]
                 return unsupported(reason, f"{filesystem.place} {what}.", f"{todo} {_AS_IT_IS}")
+        if any(f.type in ("ntfs", "BitLocker") for f in filesystems):
+            return _windows(filesystems, systems)
         listing = ", ".join(f"{f.place}: {paths.printable(f.type)}" for f in filesystems)
         return unsupported(
             "NoOperatingSystem",
@@ -405,6 +414,25 @@ class _Assembly:
 
     def _device(self, filesystem: Filesystem) -> pathlib.Path:
         return self._attachment.disks[filesystem.partition.disk].partition_device(filesystem.partition)
+
+
+def _windows(filesystems: t.Sequence[Filesystem], systems: t.Sequence[windows.WindowsFacts]) -> JobError:
+    """Say which Windows it is, and what keeps it from being converted."""
+    locked = [f.place for f in filesystems if f.type == "BitLocker"]
+    what = [
+        f"{paths.printable(found.sentence)} is on {found.filesystem.place}"
+        + (", hibernated (by its user, or by Fast Startup at shutdown)" if found.hibernated else "")
+        for found in systems
+    ]
+    what += [f"{place} is encrypted with BitLocker" for place in locked]
+    what = what or [f"{f.place} is NTFS, and no operating system was found" for f in filesystems if f.type == "ntfs"]
+    todo = ["Windows guests cannot be converted yet: they would need virtio drivers bound in their registry."]
+    if locked:
+        todo.append("Suspend and decrypt BitLocker in the guest first.")
+    if any(found.hibernated for found in systems):
+        todo.append("Switch Fast Startup off in the guest (powercfg /h off) and shut it down.")
+    reason = "BitLocker" if locked and not systems else "Windows"
+    return unsupported(reason, f"{'; '.join(what)}.", f"{' '.join(todo)} {_AS_IT_IS}")
 
 
 def is_esp(partition: Partition) -> bool:

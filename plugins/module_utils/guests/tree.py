@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 import pathlib
 import stat as st
@@ -21,8 +22,13 @@ from .openat2 import open_in_root
 from .reading import READ_LIMIT, Reading
 
 _LIST_LIMIT = 100_000
+#: What is opened on a filesystem that is not mounted goes through memory: kernels and initramfs on an ESP. Bytes.
+_GRAFTED_LIMIT = 512 * 1024**2
 _FOLDER_MODE = 0o755
 _FILE_MODE = 0o644
+# linux/fs.h: FS_IOC_GETFLAGS on machines of 64 bits, FS_IMMUTABLE_FL and FS_APPEND_FL.
+_GET_FLAGS = 0x80086601
+_PROTECTED = 0x10 | 0x20
 _SELINUX = "security.selinux"
 # A new file takes its folder's type, but for the names that the reference policy singles out (filetrans_pattern).
 _NAMED_TYPES = {".ssh": b"ssh_home_t"}
@@ -90,7 +96,7 @@ class GuestTree(Closing, Reading):
         """As :meth:`Reading.open_fd`."""
         path = self.resolve(path)
         if self._graft(path) is not None:
-            data = self.read_bytes(path)
+            data = self.read_bytes(path, _GRAFTED_LIMIT)
             file = os.memfd_create("guest-file", os.MFD_CLOEXEC)
             with open(file, "r+b", closefd=False) as stream:
                 stream.write(data)
@@ -152,17 +158,33 @@ class GuestTree(Closing, Reading):
                 names.append(name)
         return sorted(names)
 
-    def free_space(self, path: str) -> tuple[int, int, int] | None:
+    def free_space(self, path: str) -> tuple[int, int, int]:
         """Return free bytes, free inodes and a device number of the filesystem that holds ``path``.
 
-        Free inodes are -1 where the filesystem makes them as needed; None where it cannot tell at all.
+        Free inodes are -1 where the filesystem makes them as needed.
         """
         path = self.resolve(path)
-        if self._graft(path) is not None:
-            return None
+        graft = self._graft(path)
+        if graft is not None:
+            # No kernel gives it a number; each graft is a filesystem of its own.
+            return graft[0].free_bytes(), -1, -1 - list(self._grafts.values()).index(graft[0])
         with self._opened(path, os.O_PATH) as file:
             room = os.fstatvfs(file)
             return room.f_bavail * room.f_frsize, room.f_favail if room.f_files else -1, os.fstat(file).st_dev
+
+    def is_protected(self, path: str) -> bool:
+        """Whether the guest's kernel, or this one, refuses to change what is at ``path`` itself; not for nothing."""
+        path = self.resolve(path, follow=False)
+        mode = self.mode_at(path)
+        if self._graft(path) is not None or not (st.S_ISREG(mode) or st.S_ISDIR(mode)):
+            return False
+        with self._opened(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK) as file:
+            if self.writable and os.fstatvfs(file).f_flag & os.ST_RDONLY:
+                return True
+            flags = bytearray(8)
+            with contextlib.suppress(OSError):
+                fcntl.ioctl(file, _GET_FLAGS, flags)
+            return bool(int.from_bytes(flags[:4], "little") & _PROTECTED)
 
     # -- writing -------------------------------------------------------------------------------------------------------
 
@@ -200,7 +222,7 @@ class GuestTree(Closing, Reading):
         """Add ``data`` at the end of an existing regular file."""
         path = self._writing(path)
         if self._graft(path) is not None:
-            self.write(path, self.read_bytes(path) + data)
+            self.write(path, self.read_bytes(path, _GRAFTED_LIMIT) + data)
             return
         check_regular(path, self._status(path))
         with explained(path):
@@ -255,6 +277,14 @@ class GuestTree(Closing, Reading):
                 os.fchown(made, *owner)
             os.fchmod(made, mode)
             self._inherit_label(made, folder, name)
+
+    def set_label(self, path: str, label: str) -> None:
+        """Give what is at a canonical path an SELinux label; nothing on a filesystem that has none."""
+        if self._graft(path) is not None:
+            return
+        folder, name = paths.split(path)
+        with self.folder(folder) as parent, contextlib.suppress(OSError):
+            os.setxattr(f"/proc/self/fd/{parent}/{name}", _SELINUX, label.encode() + b"\0", follow_symlinks=False)
 
     # -- inside --------------------------------------------------------------------------------------------------------
 

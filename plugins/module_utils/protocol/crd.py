@@ -57,6 +57,10 @@ _WISHES: dict[str, tuple[str, str]] = {
     "sshKeys": ("size({0}.sshKeys) > 0", "ssh-keys"),
     "resetMachineId": ("{0}.resetMachineId", "machine-id"),
     "resetSshHostKeys": ("{0}.resetSshHostKeys", "ssh-host-keys"),
+    "users": ("size({0}.users) > 0", "users"),
+    "files": ("size({0}.files) > 0", "files"),
+    "firstboot": ("size({0}.firstboot) > 0", "firstboot"),
+    "agent": ("{0}.agent != 'enable'", "guest-agent"),
     "network.pinNames": ("has({0}.network.pinNames) && {0}.network.pinNames", spec.INTERFACE_NAMES),
 }
 
@@ -161,13 +165,26 @@ _RULES: dict[str, list[Rule]] = {
             for holds in ("x.contains(' ')", r"!x.contains('\n')", "!x.contains('PRIVATE KEY')")
         ),
     ],
+    "GuestFile": [
+        Rule("has(self.content) != has(self.contentFrom)", "give either content or contentFrom"),
+        Rule(f"!self.path.{_UPWARD}", _NO_UPWARD, ".path"),
+    ],
+    "FirstbootScript": [Rule("has(self.script) != has(self.scriptFrom)", "give either script or scriptFrom")],
     "FixSelection": [Rule("!self.only.exists(x, x in self.skip)", "a fixer is named in only and in skip")],
     "GuestSpec": [
         _once("sshKeys", "x.user", "two entries of sshKeys for one user"),
+        _once("users", "x.name", "two entries of users for one user"),
+        _once("files", "x.path", "two entries of files for one path"),
+        _once("firstboot", "x.name", "two scripts of firstboot with one name"),
         Rule(
-            f"self.enabled || !({_wishes('self')})",
+            "size(self.selinuxExclude) == 0 || self.selinuxRelabel == 'boot'",
+            "selinuxExclude goes with selinuxRelabel boot",
+        ),
+        Rule(
+            f"self.enabled || !({_wishes('self')} || self.selinuxRelabel != 'changed')",
             "enabled false leaves the guest as it is: take it back, or the changes that are asked for "
-            "(fixers, hostname, timezone, sshKeys, resetMachineId, resetSshHostKeys, network.pinNames)",
+            "(fixers, hostname, timezone, sshKeys, resetMachineId, resetSshHostKeys, users, files, firstboot, agent, "
+            "selinuxRelabel, network.pinNames)",
         ),
         *(
             Rule(
@@ -188,7 +205,7 @@ _RULES: dict[str, list[Rule]] = {
             "operation boot-test cannot be done with verify.boot false",
         ),
         Rule(
-            f"self.operation != 'boot-test' || !({_wishes('self.guest')})",
+            f"self.operation != 'boot-test' || !({_wishes('self.guest')} || " "self.guest.selinuxRelabel != 'changed')",
             "operation boot-test boots the guest as it is, so guest may not ask for a change",
         ),
         Rule("self.operation != 'fix' || self.guest.enabled", "operation fix cannot be done with guest.enabled false"),

@@ -21,7 +21,9 @@ from .fields import (
     DevicePath,
     Digest,
     Document,
+    FileMode,
     FixerName,
+    GuestPath,
     HostName,
     Instant,
     Labels,
@@ -159,6 +161,28 @@ class RehearsePolicy(str, enum.Enum):
     """Each time."""
     NEVER = "never"
     """Not at all; the finished target is booted all the same."""
+
+
+class AgentPolicy(str, enum.Enum):
+    """What becomes of QEMU's guest agent in the guest."""
+
+    ENABLE = "enable"
+    """It is started at boot where it is installed, unless the guest's administrator forbade it."""
+    INSTALL = "install"
+    """As ``enable``; where it is not installed, the guest installs it at its first boot, from its own repositories."""
+    LEAVE = "leave"
+    """As it is."""
+
+
+class SelinuxRelabel(str, enum.Enum):
+    """Which files of a guest with SELinux are given their labels anew."""
+
+    CHANGED = "changed"
+    """Those that were changed, at once, by the guest's own list of labels."""
+    BOOT = "boot"
+    """All, by the guest at its next boot; it takes long, and the guest restarts once more."""
+    NONE = "none"
+    """None: new files take the label of their folder."""
 
 
 class SecretRef(Document):
@@ -351,6 +375,66 @@ class SshKeys(Document):
         return self
 
 
+class GuestUser(Document):
+    """A user of the guest: made where there is none of that name, changed where there is."""
+
+    name: UserName
+    """Login name."""
+    groups: list[UserName] = p.Field(default_factory=list)
+    """Groups that the guest has, to be a member of; groups of an existing user stay."""
+    shell: GuestPath | None = None
+    """Login shell of a new user; unset: bash where the guest has it, else sh."""
+    password_hash_from: SecretRef | None = None
+    """A file with the password as crypt(3) encodes it (``$6$…``, ``$y$…``); unset: no password, or the one it has."""
+    sudo: bool = False
+    """Whether it may become root by sudo without a password."""
+
+
+class GuestFile(Document):
+    """A file that is put into the guest; what is there is replaced. Give one of ``content`` and ``contentFrom``."""
+
+    path: GuestPath
+    """Where, absolute in the guest; missing folders are made."""
+    content: t.Annotated[str, p.Field(max_length=65536)] | None = None
+    """Its text."""
+    content_from: SecretRef | None = None
+    """A file with its text; it is not shown in diffs."""
+    mode: FileMode = "0644"
+    """Permission bits, octal."""
+    owner: UserName = "root"
+    """A user that the guest has."""
+    group: UserName = "root"
+    """A group that the guest has."""
+
+    @p.model_validator(mode="after")
+    def _one_content(self) -> GuestFile:
+        if (self.content is None) == (self.content_from is None):
+            raise ValueError("give either content or contentFrom")
+        _refuse_upward(self.path)
+        return self
+
+
+class FirstbootScript(Document):
+    """A shell script that the guest runs once, at its first boot. Give one of ``script`` and ``scriptFrom``.
+
+    One that fails is run again at the next boots, three times in all; the guest's ``/var/log/hyper2kvm-firstboot.log``
+    tells. It runs in boot tests too, where there is no network and nothing is kept.
+    """
+
+    name: Name
+    """Names the script in the guest's log."""
+    script: t.Annotated[str, p.Field(min_length=1, max_length=65536)] | None = None
+    """Its text, for sh."""
+    script_from: SecretRef | None = None
+    """A file with its text; it is not shown in diffs."""
+
+    @p.model_validator(mode="after")
+    def _one_script(self) -> FirstbootScript:
+        if (self.script is None) == (self.script_from is None):
+            raise ValueError("give either script or scriptFrom")
+        return self
+
+
 class FixSelection(Document):
     """Which fixers run: all that find something to do, or those of ``only``; less those of ``skip``."""
 
@@ -376,6 +460,10 @@ _FIXER_OF = {
     "sshKeys": "ssh-keys",
     "resetMachineId": "machine-id",
     "resetSshHostKeys": "ssh-host-keys",
+    "users": "users",
+    "files": "files",
+    "firstboot": "firstboot",
+    "agent": "guest-agent",
 }
 
 
@@ -399,10 +487,27 @@ class GuestSpec(Document):
     """Empty ``/etc/machine-id``, so that the guest makes a new one at its next start."""
     reset_ssh_host_keys: bool = False
     """Remove the SSH host keys, so that the guest makes new ones at its next start."""
+    users: list[GuestUser] = p.Field(default_factory=list, max_length=64)
+    """Users to make or change; none twice."""
+    files: list[GuestFile] = p.Field(default_factory=list, max_length=256)
+    """Files to put into the guest; no path twice."""
+    firstboot: list[FirstbootScript] = p.Field(default_factory=list, max_length=64)
+    """Scripts that the guest runs once, in this order; no name twice."""
+    agent: AgentPolicy = AgentPolicy.ENABLE
+    """What becomes of QEMU's guest agent."""
+    selinux_relabel: SelinuxRelabel = SelinuxRelabel.CHANGED
+    """Which files are labelled anew, in a guest with SELinux."""
+    selinux_exclude: list[GuestPath] = p.Field(default_factory=list, max_length=64)
+    """Folders that a relabelling at boot leaves out, such as a big data disk's; with ``selinuxRelabel: boot``."""
 
     @p.model_validator(mode="after")
     def _consistent(self) -> GuestSpec:
         refuse_duplicates((entry.user for entry in self.ssh_keys), "two entries of sshKeys for the user")
+        refuse_duplicates((entry.name for entry in self.users), "two entries of users for")
+        refuse_duplicates((entry.path for entry in self.files), "two entries of files for")
+        refuse_duplicates((entry.name for entry in self.firstboot), "two scripts of firstboot with the name")
+        if self.selinux_exclude and self.selinux_relabel is not SelinuxRelabel.BOOT:
+            raise ValueError("selinuxExclude goes with selinuxRelabel boot")
         if not self.enabled and self.wishes:
             raise ValueError(f"enabled false leaves the guest as it is, so these cannot be done: {_list(self.wishes)}")
         for field, fixer in self.wishes.items():

@@ -66,6 +66,8 @@ def main(argv: c.Sequence[str] | None = None, pipeline: Pipeline | None = None) 
             return _capabilities(options)
         if options.command == "report":
             return _report(options)
+        if options.command == "assess":
+            return _assess(options, pipeline)
         backend = LocalBackend(_state_dir(options))
         try:
             return t.cast(int, options.run(backend, options))
@@ -192,6 +194,13 @@ def _parser() -> argparse.ArgumentParser:
     report.add_argument("--csv", metavar="FILE", type=pathlib.Path, help="the same as a table")
     report.add_argument("--junit", metavar="FILE", type=pathlib.Path, help="the same as JUnit XML")
     report.add_argument("--title", default="Migration report", help="what it is called (default: %(default)s)")
+    assess = command(
+        "assess", None, "say of each VM in a folder whether it can be converted; nothing is changed or copied"
+    )
+    assess.add_argument("folder", metavar="FOLDER", type=pathlib.Path, help="exported VMs, in folders below it too")
+    assess.add_argument("--html", metavar="FILE", type=pathlib.Path, help="a page with every plan")
+    assess.add_argument("--csv", metavar="FILE", type=pathlib.Path, help="the same as a table")
+    assess.add_argument("--slots", type=_positive, default=2, metavar="N", help="VMs side by side (default: 2)")
     for one in (submit, status, explain, cancel, suspend, resume, priority, delete, events, workers, capabilities):
         one.add_argument("--json", action="store_true", help="for programs: JSON, one document a line")
     return parser
@@ -383,6 +392,38 @@ def _report(options: argparse.Namespace) -> int:
     for one in batch.unreadable:
         print(f"hyper2kvm-worker: {display.plain(f'{one.where} is not in it: {one.why}')}", file=sys.stderr)
     return OK
+
+
+def _assess(options: argparse.Namespace, pipeline: Pipeline | None) -> int:
+    """Plan for each VM of a folder in a queue of its own, which is gone afterwards."""
+    from ..telemetry.report.batch import Batch, Tone
+    from ..telemetry.report.documents import read_jobs
+    from ..telemetry.report.evidence import Pictures
+    from ..telemetry.report.files import Format, write
+    from .agent import Agent
+    from .assess import find_sources, plan_jobs
+    from .pipeline import run_job
+
+    root = options.folder.absolute()
+    if not root.is_dir():
+        raise invalid("NoSuchFolder", f"{root} is no folder.", "Give the folder that holds the exported VMs.")
+    jobs = plan_jobs(find_sources(root), root)
+    with tempfile.TemporaryDirectory(prefix="hyper2kvm-assess-") as place:
+        output = pathlib.Path(place)
+        state = output / ".hyper2kvm"
+        with contextlib.closing(LocalBackend(state)) as backend:
+            for job in jobs:
+                backend.submit(job)
+        roots = make_roots(root, output, state_dir=state)
+        Agent(Config(roots=roots, state_dir=state, slots=options.slots, idle_seconds=0.0), pipeline or run_job).run()
+        with contextlib.closing(LocalBackend(state)) as backend:
+            documents = [backend.get(job.metadata.name).to_document() for job in jobs]
+        records, wrong = read_jobs(documents)
+        files = {Format.HTML: options.html, Format.CSV: options.csv}
+        wanted = {form: path for form, path in files.items() if path is not None}
+        write(Batch.of(f"VMs in {root}", records, wrong), Pictures(output), wanted, dry_run=False)
+    print(display.assessment(records))
+    return JOB_FAILED if any(record.outcome.value.tone is Tone.BAD for record in records) else OK
 
 
 def _submit(backend: LocalBackend, options: argparse.Namespace) -> int:

@@ -6,12 +6,17 @@
 
 from __future__ import annotations
 
+import collections
 import collections.abc as c
+import typing as t
 
 from ..protocol import models
 from ..protocol.lifecycle import Phase
 from ..telemetry.batch_progress import BatchProgress, JobProgress
 from ..telemetry.units import rough_duration, size
+
+if t.TYPE_CHECKING:
+    from ..telemetry.report.batch import Record
 
 
 def plain(text: str) -> str:
@@ -53,6 +58,20 @@ def situation(job: models.MigrationJob) -> str:
         verdict = (status.result or {}).get("verdict", "")
         return str(verdict)
     return progress(status.progress) if status.progress is not None else ""
+
+
+def assessment(records: c.Sequence[Record]) -> str:
+    """Return the table of ``assess``, and a line with the sums."""
+    rows = [("VM", "RESULT", "GUEST", "WHY")]
+    for record in sorted(records, key=lambda one: one.source):
+        guest = record.result.guest or {}
+        error = record.error
+        why = f"{error.reason}: {error.message}" if error is not None else "; ".join(record.warnings)
+        name = plain(str(guest.get("prettyName") or "-"))
+        rows.append((plain(record.source), record.outcome.value.label, name, plain(why) or "-"))
+    counts = collections.Counter(record.outcome.value.label for record in records)
+    sums = ", ".join(f"{count} {label}" for label, count in counts.most_common())
+    return f"{table(rows)}\n\n{len(records)} VMs: {sums}"
 
 
 def jobs_table(jobs: c.Sequence[models.MigrationJob]) -> str:

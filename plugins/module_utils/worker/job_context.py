@@ -330,6 +330,7 @@ class JobContext:
                 source_nics=self.source.hardware.nics,
                 firmware=self.firmware,
                 secrets=read_secrets(self.spec.guest, self.roots.secrets),
+                secure_boot=self.machine().secure_boot,
             )
             self._plan = self._opened.plan(request)
         return self._plan

@@ -32,6 +32,8 @@ class FixRequest:
     """The source's, card for card; a card without a MAC is one whose address the source does not tell."""
     secrets: dict[str, str] = dataclasses.field(default_factory=dict)
     """The texts of the secrets that ``spec`` refers to, by ``<name>/<key>``; see :func:`read_secrets`."""
+    secure_boot: bool = False
+    """Whether the target's firmware enforces Secure Boot."""
 
     def secret(self, reference: models.SecretRef) -> str:
         """Return the text of a secret."""
@@ -48,11 +50,16 @@ def read_secrets(spec: models.GuestSpec, root: pathlib.Path | None) -> dict[str,
     Raises:
         JobError: the worker has no such secret (invalid).
     """
-    references = [entry.keys_from for entry in spec.ssh_keys if entry.keys_from is not None]
+    references = [
+        *(entry.keys_from for entry in spec.ssh_keys),
+        *(entry.password_hash_from for entry in spec.users),
+        *(entry.content_from for entry in spec.files),
+        *(entry.script_from for entry in spec.firstboot),
+    ]
     try:
-        return {f"{ref.name}/{ref.key}": read_secret(ref, root).decode() for ref in references}
+        return {f"{ref.name}/{ref.key}": read_secret(ref, root).decode() for ref in references if ref is not None}
     except UnicodeDecodeError as error:
-        raise invalid("NoSecret", "A secret that guest.sshKeys refers to is no text.") from error
+        raise invalid("NoSecret", "A secret that the job's guest settings refer to is no text.") from error
 
 
 def read_secret(reference: models.SecretRef, root: pathlib.Path | None) -> bytes:
@@ -80,9 +87,11 @@ class Phase(enum.IntEnum):
     """What the guest calls its disks."""
     BOOT = 2
     """What starts its kernel, and how."""
-    SYSTEM = 3
+    ACCOUNTS = 3
+    """Who is there."""
+    SYSTEM = 4
     """What the running system finds."""
-    INITRAMFS = 4
+    INITRAMFS = 5
     """Last: it holds copies of what all others change."""
 
 

@@ -12,6 +12,7 @@ import stat
 import typing as t
 
 from .additions import Additions
+from .flat import is_nash
 from .rootfs import RootFs
 
 #: Names that a disk had by its old controller. by-uuid, by-label, by-partuuid and mapper names stay valid.
@@ -21,8 +22,16 @@ _DEVICE = re.compile(
 #: initramfs-tools', cryptsetup's and dracut's configuration that names devices.
 _CONFIGURATION = re.compile(
     r"conf/(?:conf\.d/[^/]+|initramfs\.conf|param\.conf)|cryptroot/crypttab"
-    r"|etc/(?:fstab|fstab\.sys|crypttab|cmdline\.d/[^/]+\.conf|cmdline)"
+    r"|etc/(?:fstab|fstab\.sys|crypttab|cmdline\.d/[^/]+\.conf|cmdline|mdadm\.conf|mdadm/mdadm\.conf)"
 )
+#: LVM's list of devices by identities of the old hardware: by a name, LVM looks for them by their own UUIDs
+#: (lvmdevices(8)).
+_LVM_DEVICES = re.compile(r"etc/lvm/devices/[^/]+\.devices")
+_LVM_HARDWARE = re.compile(r"(?m)^(\s*)IDTYPE=sys_\w+\s+IDNAME=\S+\s+DEVNAME=(\S+)(?=\s+PVID=[^.\s])")
+_MDADM = re.compile(r"etc/(?:mdadm/)?mdadm\.conf")
+#: mdadm.conf(5): where to look for members, and which they were.
+_MDADM_DEVICE = re.compile(r"(?i)^DEVICE\s+.*/dev/")
+_MDADM_MEMBERS = re.compile(r"(?i)\s+devices=\S+")
 #: dracut's wait_for_dev (dracut-dev-lib.sh): a test for a device, run until it holds; and its systemd twin.
 _WAIT = re.compile(r".*/dracut/hooks/(?:initqueue/finished/devexists-|emergency/80-)[^/]*\.sh")
 _WANTED = re.compile(r"etc/systemd/system/[^/]+\.(?:wants|requires)/(?P<unit>dev-[^/]+)\.device")
@@ -95,7 +104,11 @@ def rename_devices(additions: Additions, root: RootFs, stable: t.Callable[[str],
             new = _rename(old, lambda device: _link(stable(device)), [])
             if _DEVICE.search(new):
                 new = "true\n"
-        elif _CONFIGURATION.fullmatch(path):
+        elif _LVM_DEVICES.fullmatch(path):
+            new = _LVM_HARDWARE.sub(r"\1IDTYPE=devname IDNAME=\2 DEVNAME=\2", old)
+        elif _MDADM.fullmatch(path):
+            new = "\n".join(_any_member(line) for line in old.split("\n"))
+        elif _CONFIGURATION.fullmatch(path) or (path in ("init", "linuxrc") and is_nash(root)):
             new = _rename(old, stable, renamed.unknown)
         else:
             continue
@@ -103,6 +116,12 @@ def rename_devices(additions: Additions, root: RootFs, stable: t.Callable[[str],
             additions.put(path, new.encode("utf-8", "surrogateescape"))
             renamed.files.append(path)
     return renamed
+
+
+def _any_member(line: str) -> str:
+    if _MDADM_DEVICE.match(line):
+        return "DEVICE partitions containers"
+    return _MDADM_MEMBERS.sub("", line) if re.search(r"(?i)\buuid=", line) else line
 
 
 def _rename(text: str, stable: t.Callable[[str], str | None], unknown: list[str]) -> str:

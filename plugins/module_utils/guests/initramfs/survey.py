@@ -14,6 +14,7 @@ import typing as t
 import weakref
 
 from ...protocol.errors import JobError
+from .. import pe
 from ..facts import DriverPlace
 from ..paths import printable
 from . import segments, virtio
@@ -21,6 +22,7 @@ from .codec import Compression
 from .modules import Files, Kernel
 
 _CONFIG_LIMIT = 4 * 1024**2
+_UNIFIED_LIMIT = 512 * 1024**2
 _DECOMPRESSORS = {
     "CONFIG_RD_GZIP": Compression.GZIP,
     "CONFIG_RD_XZ": Compression.XZ,
@@ -37,7 +39,9 @@ _TEXT_LIMIT = 64 * 1024
 _INDEX_LIMIT = 16 * 1024**2
 #: What is read of an initramfs: configuration, hooks that wait for devices, module indexes.
 _TEXTS = re.compile(r"init|linuxrc|(?:etc|conf|cryptroot)/.*|scripts/functions|.*/hooks/.*\.sh")
-_INDEXES = re.compile(r"(?:usr/)?lib/modules/[^/]+/modules\.(?:dep|alias|softdep|builtin)(?:\.bin)?")
+_INDEXES = re.compile(
+    r"(?:usr/)?lib/modules/[^/]+/modules\.(?:dep|alias|softdep|builtin)(?:\.bin)?|usr/lib/modules/booster\.alias"
+)
 
 
 class GuestFiles(Files, t.Protocol):
@@ -125,6 +129,38 @@ def driver_places(files: GuestFiles, version: str, initramfs: str, modules: str)
         else:
             places[name] = "module" if name in kernel.paths else "missing"
     return places
+
+
+class _Embedded(GuestFiles):
+    """A guest's files, with the initramfs of a unified kernel image in the image's place."""
+
+    def __init__(self, files: GuestFiles, image: str, data: bytes) -> None:
+        self._files, self._image, self._data = files, image, data
+
+    def is_file(self, path: str) -> bool:
+        return self._files.is_file(path)
+
+    def read_bytes(self, path: str, limit: int = _CONFIG_LIMIT) -> bytes:
+        return self._files.read_bytes(path, limit)
+
+    def open_fd(self, path: str) -> int:
+        if path != self._image:
+            return self._files.open_fd(path)
+        fd = os.memfd_create("initramfs", os.MFD_CLOEXEC)
+        with open(fd, "wb", closefd=False) as file:
+            file.write(self._data)
+        return fd
+
+
+def unified_driver_places(files: GuestFiles, version: str, image: str, modules: str) -> dict[str, DriverPlace]:
+    """As :func:`driver_places`, of a unified kernel image, whose initramfs is a section of it."""
+    fd = files.open_fd(image)
+    try:
+        program = pe.read_program(fd)
+        data = pe.section(fd, program, ".initrd", _UNIFIED_LIMIT) if program is not None else b""
+    finally:
+        os.close(fd)
+    return driver_places(_Embedded(files, image, data), version, image if data else "", modules)
 
 
 def _kernel(files: GuestFiles, modules: str, options: t.Mapping[str, str]) -> Kernel:

@@ -13,7 +13,7 @@ import re
 import stat
 import typing as t
 
-from . import index
+from . import flat, index
 from .additions import Additions
 from .modules import Indexes, Kernel, module_name, suffix
 from .rootfs import RootFs
@@ -36,22 +36,31 @@ class Loader(enum.Enum):
     """udev, mdev, nlplug-findfs: by the device's alias, so that the indexes suffice."""
     LIST = "list"
     """initramfs-tools without udev: the names in conf/modules."""
+    NASH = "nash"
+    """Red Hat's mkinitrd: a script that inserts files one after the other."""
+    BOOSTER = "booster"
+    """booster: by the device's alias, with lists of its own."""
     FIXED = "fixed"
-    """A script or program with names of its own (nash, booster, SUSE's mkinitrd); not patched."""
+    """A script or program that is not known, with names of its own; not patched."""
 
 
 _ALIAS_LOADERS = re.compile(r"(?:.*/)?(?:udevd|systemd-udevd|mdev|mdevd|nlplug-findfs|busybox-mdev)")
 _LIST = "conf/modules"
+_FLAT_FOLDERS = {Loader.NASH: "lib", Loader.BOOSTER: "usr/lib/modules"}
 
 
 def loader(root: RootFs) -> Loader:
     """Find what loads drivers in this initramfs."""
+    if root.get(flat.BOOSTER_CONFIG) is not None:
+        return Loader.BOOSTER
     for path, node in root.nodes.items():
         if node.type != stat.S_IFDIR and _ALIAS_LOADERS.fullmatch(path):
             return Loader.ALIAS
     for script in ("init", "linuxrc"):
         if b"modalias" in (root.read(script) or b"").lower():
             return Loader.ALIAS
+    if flat.is_nash(root):
+        return Loader.NASH
     return Loader.LIST if root.get("scripts/functions") is not None and root.get("conf") is not None else Loader.FIXED
 
 
@@ -73,7 +82,7 @@ class Presence:
 
 def presence(root: RootFs, version: str, kernel: Kernel) -> Presence:
     """Compare an initramfs with what its kernel offers."""
-    folder = _modules_folder(root, version)
+    folder = _FLAT_FOLDERS.get(loader(root)) or _modules_folder(root, version)
     inside = {name: path[len(folder) + 1 :] for path in root.below(folder) if (name := module_name(path))}
     builtin = kernel.builtin | {
         name
@@ -100,6 +109,15 @@ def _modules_folder(root: RootFs, version: str) -> str:
             return found
     parent = root.resolve("lib") or ("usr/lib" if root.resolve("usr/lib") is not None else "lib")
     return f"{parent}/modules/{version}"
+
+
+def add_flat(additions: Additions, root: RootFs, kernel: Kernel, found: Presence) -> list[str]:
+    """As :func:`add_drivers`, for :attr:`Loader.NASH` and :attr:`Loader.BOOSTER`."""
+    absent = [name for name in kernel.closure(found.missing) if name not in found.modules]
+    names = flat.load_order(kernel, absent)
+    add = flat.add_to_booster if loader(root) is Loader.BOOSTER else flat.add_to_nash
+    add(additions, root, kernel, found.folder, names)
+    return names
 
 
 def add_drivers(additions: Additions, root: RootFs, kernel: Kernel, found: Presence) -> list[str]:

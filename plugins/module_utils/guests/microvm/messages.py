@@ -115,15 +115,18 @@ class PlanFixes:
     firmware: t.Literal["bios", "uefi"]
     source_nics: tuple[Nic, ...]
     secrets: dict[str, str]
+    secure_boot: bool
 
     @classmethod
     def of(cls, request: FixRequest) -> PlanFixes:
         """Ask for what ``request`` says."""
-        return cls(request.spec, request.nics, request.firmware, request.source_nics, request.secrets)
+        return cls(
+            request.spec, request.nics, request.firmware, request.source_nics, request.secrets, request.secure_boot
+        )
 
     def request(self) -> FixRequest:
         """What is asked for."""
-        return FixRequest(self.spec, self.nics, self.firmware, self.source_nics, self.secrets)
+        return FixRequest(self.spec, self.nics, self.firmware, self.source_nics, self.secrets, self.secure_boot)
 
 
 @dataclasses.dataclass(frozen=True)

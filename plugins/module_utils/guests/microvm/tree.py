@@ -38,7 +38,7 @@ NEEDED = ("prlimit", "unshare", "setpriv", "blkid", "sfdisk", "modprobe")
 _TOOLS = (
     *("cryptsetup", "dmsetup", "lvm"),
     *("xfs_logprint", "partclone.extfs", "partclone.xfs", "partclone.btrfs"),
-    *("zstd", "lz4", "lzop"),
+    *("zstd", "lz4", "lzop", "ntfscat"),
 )
 #: Found by their names at run time, so that no program says that it needs them.
 _LATE_LIBRARIES = ("libgcc_s.so.1", "ossl-modules/legacy.so")

@@ -46,6 +46,8 @@ class Outcome(enum.Enum):
 
     BOOTED = Kind("booted", "came up on KVM's hardware, nothing to look at", "✓", Tone.GOOD, "")
     WARNED = Kind("booted with warnings", "came up; its boot test saw something to look at", "!", Tone.DOUBTFUL, "")
+    CONVERTIBLE = Kind("convertible", "a plan was made without anything to look at", "✓", Tone.GOOD, "")
+    CONVERTIBLE_WARNED = Kind("convertible with warnings", "a plan was made; look at it", "!", Tone.DOUBTFUL, "")
     DONE = Kind("done", "an operation that boots nothing", "✓", Tone.GOOD, "")
     NOT_VERIFIED = Kind("not verified", "moved, and not booted because the job said so", "?", Tone.DOUBTFUL, "")
     WILL_NOT_BOOT = Kind("will not boot", "the boot test failed; nothing was published", "✗", Tone.BAD, "failure")
@@ -103,6 +105,8 @@ class Record:
     def outcome(self) -> Outcome:
         """What came of it."""
         phase, error = self.status.phase, self.status.last_error
+        if phase is Phase.COMPLETED and self.operation == models.Operation.PLAN.value:
+            return Outcome.CONVERTIBLE_WARNED if self.warnings else Outcome.CONVERTIBLE
         if phase is Phase.COMPLETED:
             return _BY_VERDICT[self.result.verdict]
         if phase is Phase.CANCELLED:

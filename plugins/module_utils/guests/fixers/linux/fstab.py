@@ -13,6 +13,8 @@ from ...facts import GuestFacts
 from ..base import FixRequest, Phase
 
 _PATH = "/etc/fstab"
+#: Folders of the old host, shown by its hypervisor.
+_SHARES = ("vmhgfs", "fuse.vmhgfs-fuse", "vboxsf", "prl_fs")
 _DISCS = ("iso9660", "udf", "udf,iso9660", "auto,iso9660")
 
 
@@ -40,6 +42,19 @@ class FstabFixer:
                     f"fstab mounts {line.spec} at {line.mountpoint}, which is none of the filesystems that were found: "
                     "the line is left as it is, and the guest may wait for it at boot."
                 )
+        shares = [
+            line
+            for line in fstab.parse(text)
+            if line.type in _SHARES and not {"nofail", "noauto"} & set(line.option_list)
+        ]
+        for line in shares:
+            edits.warn(f"fstab mounts a folder of the old host at {line.mountpoint}; on KVM that will be empty.")
+        if shares:
+            new = text
+            for line in shares:
+                new = fstab.add_option(new, line.index, "nofail")
+            edits.write(_PATH, new, why="a folder of the old host is gone, and must not keep the guest from booting")
+            text = new
         if specs:
             why = "device names change with the disk controller; UUIDs stay"
             edits.write(_PATH, fstab.replace_specs(text, specs), why=why)

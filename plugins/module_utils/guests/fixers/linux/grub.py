@@ -50,7 +50,7 @@ class GrubFixer:
             return (stable_name(found) if found is not None else None) or device
 
         def change(line: str) -> str:
-            line = cmdline.replace_devices(line, "(?:real_)?root", root)
+            line = cmdline.replace_devices(line, "(?:(?:real_)?root|rootpartition)", root)
             return cmdline.replace_devices(line, "(?:cryptdevice|journal_dev|fsck.root|crypt_root)", other)
 
         for path in cmdline.files(guest, edits):
@@ -84,7 +84,8 @@ def _root_name(guest: GuestFacts) -> str | None:
     """A name of the root: a kernel without initramfs knows PARTUUID only (kernel: name_to_dev_t)."""
     if guest.root is None:
         raise AssertionError("guest.root is not None")
-    if guest.kernels and not any(kernel.initramfs for kernel in guest.kernels) and guest.root.partition.partuuid:
+    bare = guest.kernels and not any(kernel.initramfs or kernel.unified for kernel in guest.kernels)
+    if bare and guest.root.partition.partuuid:
         return f"PARTUUID={guest.root.partition.partuuid}"
     return stable_name(guest.root)
 

@@ -42,6 +42,8 @@ class InitramfsFixer:
         somebody_chooses = any(kernel.default for kernel in guest.kernels)
         seen: set[str] = set()
         for kernel in guest.kernels:
+            if kernel.unified:
+                continue
             path = edits.resolve(kernel.initramfs) if kernel.initramfs else ""
             if path in seen:
                 continue
@@ -68,7 +70,9 @@ def _patch(kernel: Kernel, path: str, guest: GuestFacts, edits: Edits) -> tuple[
     additions = Additions(root)
     reasons = []
     if found.presence.missing:
-        added = virtio.add_drivers(additions, root, found.kernel, found.presence)
+        flat = found.loader in (virtio.Loader.NASH, virtio.Loader.BOOSTER)
+        add = virtio.add_flat if flat else virtio.add_drivers
+        added = add(additions, root, found.kernel, found.presence)
         if found.loader is virtio.Loader.LIST:
             virtio.add_to_list(additions, root, found.presence)
         reasons.append(f"drivers for virtio ({', '.join(added)})")

@@ -15,8 +15,12 @@ import re
 from ... import cmdline
 from ...edits import Edits
 from ...facts import GuestFacts
+from ...paths import split
 from ..base import FixRequest, Phase
 
+#: Xen's consoles; the machines that are defined here have none of that kind.
+_XEN = re.compile(r"(?<!\S)console=(?:hvc|xvc)0(?!\S)")
+_XEN_PORT = re.compile(r"\b(?:hvc|xvc)0\b")
 _INITTAB = "/etc/inittab"
 _SECURETTY = "/etc/securetty"
 _WHY = "a console that the new hypervisor can show"
@@ -34,8 +38,8 @@ class SerialConsoleFixer:
         port = "ttyAMA0" if guest.arch in ("aarch64", "armv7l") else "ttyS0"
         for path in cmdline.files(guest, edits):
             cmdline.edit(edits, path, lambda line, path=path: _with_console(line, path, port), _WHY)  # type: ignore[misc]
-        if guest.init in ("sysvinit", "busybox"):
-            _add_prompt(guest, edits, port)
+        if guest.init in ("sysvinit", "busybox", "openrc"):
+            _add_prompt(edits, port)
 
 
 def _with_console(line: str, path: str, port: str) -> str:
@@ -43,8 +47,10 @@ def _with_console(line: str, path: str, port: str) -> str:
     if span is None:
         return line
     present = re.findall(r"(?<!\S)console=(\S+)", line[span[0] : span[1]])
-    if any(re.match(r"(tty[A-Z]|hvc|xvc|uart)", console) for console in present):
+    if any(re.match(r"(tty[A-Z]|uart)", console) for console in present):
         return line
+    if any(_XEN.fullmatch(f"console={console}") for console in present):
+        return line[: span[0]] + _XEN.sub(f"console={port},115200", line[span[0] : span[1]]) + line[span[1] :]
     # The last one is where the init program and its emergency shell talk; the screen stays a console as well.
     words = ([] if present else ["console=tty0"]) + [f"console={port},115200"]
     before = line[: span[1]]
@@ -52,17 +58,27 @@ def _with_console(line: str, path: str, port: str) -> str:
     return before + gap + " ".join(words) + line[span[1] :]
 
 
-def _add_prompt(guest: GuestFacts, edits: Edits, port: str) -> None:
+def _add_prompt(edits: Edits, port: str) -> None:
     text = edits.text(_INITTAB)
     active = [line for line in text.splitlines() if port in line and not line.lstrip().startswith("#")]
+    xen = [line for line in text.splitlines() if _XEN_PORT.search(line) and not line.lstrip().startswith("#")]
+    if xen and not active:
+        lines = [_XEN_PORT.sub(port, line) if line in xen else line for line in text.split("\n")]
+        edits.write(_INITTAB, "\n".join(lines), why="Xen's console is none of KVM's")
+        _allow_root(edits, port)
+        return
     getty = next((path for path in ("/sbin/getty", "/sbin/agetty") if edits.exists(path)), "")
     if not text or active or not getty:
         return
-    if guest.init == "busybox":
+    if split(edits.resolve("/sbin/init"))[1] == "busybox":
         line = f"{port}::respawn:{getty} -L 115200 {port} vt100"
     else:
         line = f"T0:2345:respawn:{getty} -L {port} 115200 vt100"
     edits.write(_INITTAB, text.rstrip("\n") + f"\n{line}\n", why="a login prompt on the serial console")
+    _allow_root(edits, port)
+
+
+def _allow_root(edits: Edits, port: str) -> None:
     allowed = edits.text(_SECURETTY)
     if allowed and port not in allowed.split():
         edits.write(_SECURETTY, allowed.rstrip("\n") + f"\n{port}\n", why="root may log in on the serial console")

@@ -10,6 +10,7 @@ import re
 
 from ....protocol import models
 from ....protocol.errors import JobError, invalid, unsupported
+from ... import accounts
 from ...edits import Edits
 from ...facts import GuestFacts
 from ...paths import join, printable, split
@@ -18,8 +19,6 @@ from ..base import FixRequest, Phase
 
 _WHY = "the job gives this user these keys"
 _SETTING = re.compile(r"(?im)^[ \t]*AuthorizedKeysFile[ \t]+([^\s\0]+)(?!\S)")
-#: A user's or group's number: 32 bits.
-_ID = re.compile(r"^[0-9]{1,9}$")
 _CONFIGS = ("/etc/ssh/sshd_config.d/*.conf", "/etc/ssh/sshd_config")
 
 
@@ -65,20 +64,19 @@ def _add(wanted: models.SshKeys, edits: Edits, request: FixRequest) -> None:
 
 
 def _user(name: str, edits: Edits) -> tuple[str, Owner]:
-    for line in edits.text("/etc/passwd").splitlines():
-        fields = line.split(":")
-        if len(fields) == 7 and fields[0] == name and _ID.match(fields[2]) and _ID.match(fields[3]):
-            home = edits.resolve(fields[5]) if edits.is_dir(fields[5]) else "/"
-            if home == "/":
-                raise unsupported(
-                    "NoHome",
-                    f"The guest's user {name} has no home folder ({printable(fields[5])}) for ssh keys.",
-                    "Give the keys to another user.",
-                )
-            return home, (int(fields[2]), int(fields[3]))
-    raise invalid(
-        "NoSuchUser", f"The guest has no user {name} in its /etc/passwd.", "Correct guest.sshKeys, or add the user."
-    )
+    user = accounts.find_user(edits, name)
+    if user is None:
+        raise invalid(
+            "NoSuchUser", f"The guest has no user {name} in its /etc/passwd.", "Correct guest.sshKeys, or add the user."
+        )
+    home = edits.resolve(user.home) if edits.is_dir(user.home) else "/"
+    if home == "/":
+        raise unsupported(
+            "NoHome",
+            f"The guest's user {name} has no home folder ({printable(user.home)}) for ssh keys.",
+            "Give the keys to another user.",
+        )
+    return home, (user.uid, user.gid)
 
 
 def _file(user: str, home: str, edits: Edits) -> str:

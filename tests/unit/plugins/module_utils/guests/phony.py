@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import pathlib
+import struct
 import typing as t
 
 from ansible_collections.hyper2kvm.core.plugins.module_utils.disks.model import Filesystem, Nic, Partition
@@ -47,6 +48,32 @@ menuentry "Memory test" {
 \tlinux16\t/boot/memtest86+.bin
 }
 """
+
+
+def efi_program(sections: dict[str, bytes] | None = None, *, signed: bool = False) -> bytes:
+    """A program in the format of EFI, for x86-64, with these sections; signed by nobody in particular."""
+    sections = sections or {".text": b"program"}
+    headers = bytearray(b"MZ".ljust(0x3C, b"\0") + (0x40).to_bytes(4, "little") + b"PE\0\0")
+    headers += struct.pack("<HHIIIHH", 0x8664, len(sections), 0, 0, 0, 240, 0x22)
+    directories = bytearray(16 * 8)
+    struct.pack_into("<II", directories, 4 * 8, 0x9999 * signed, 0x10 * signed)
+    headers += struct.pack("<H", 0x20B).ljust(112, b"\0") + directories
+    body, begin = b"", len(headers) + 40 * len(sections)
+    for name, data in sections.items():
+        # Raw sizes are multiples of the file's alignment.
+        padded = data.ljust(-(-len(data) // 512) * 512, b"\0")
+        headers += struct.pack("<8sIIII", name.encode(), len(data), 0, len(padded), begin + len(body)).ljust(40, b"\0")
+        body += padded
+    return bytes(headers) + body
+
+
+def x86_kernel(version: str) -> bytes:
+    """The begin of an x86 kernel whose header tells its version."""
+    image = bytearray(0x400)
+    image[0x202:0x206] = b"HdrS"
+    struct.pack_into("<H", image, 0x20E, 0x300 - 0x200)
+    image[0x300 : 0x300 + len(version) + 9] = f"{version} (x@y) #1".encode()[: len(version) + 9]
+    return bytes(image)
 
 
 def filesystem(number: int, fstype: str, uuid: str = "", disk: str = "disk0", **partition: t.Any) -> Filesystem:

@@ -11,7 +11,7 @@ import os
 import pathlib
 
 import pytest
-from ansible_collections.hyper2kvm.core.plugins.module_utils.guests.bootloader import default_kernel, find_bootloader
+from ansible_collections.hyper2kvm.core.plugins.module_utils.guests.bootloader import find_bootloader
 from ansible_collections.hyper2kvm.core.plugins.module_utils.guests.inspection import firmware_by_partitions
 from ansible_collections.hyper2kvm.core.plugins.module_utils.guests.kernels import find_kernels, version_key
 from ansible_collections.hyper2kvm.core.plugins.module_utils.protocol.errors import JobError
@@ -123,10 +123,17 @@ def test_firmware_of_a_guest_that_cannot_be_seen(types: list[str], firmware: str
     assert firmware_by_partitions(found) == firmware
 
 
+def default_kernel(guest: Phony) -> str:
+    """File name of the kernel that is booted when nobody chooses."""
+    with guest.tree() as tree:
+        entries = find_bootloader(tree).entries
+    return next((e.kernel.rpartition("/")[2] for e in entries if e.default), "")
+
+
 def kernels_of(guest: Phony) -> list[tuple[str, str, str, bool]]:
     """Version, image, initramfs and whether it is the default."""
     with guest.tree() as tree:
-        found = find_kernels(tree, default_kernel(tree, find_bootloader(tree)))
+        found = find_kernels(tree, find_bootloader(tree).entries)
     return [(k.version, k.path, k.initramfs, k.default) for k in found]
 
 
@@ -199,8 +206,7 @@ def test_the_default_kernel(tmp_path: pathlib.Path, default: str, kernel: str) -
     guest = Phony(tmp_path / "guest")
     guest.put("/boot/grub/grub.cfg", MENU.replace('"%s"', f'"{default}"'))
     guest.put("/boot/grub/grubenv", "# GRUB Environment Block\nsaved_entry=advanced>adv-old\n" + "#" * 900)
-    with guest.tree() as tree:
-        assert default_kernel(tree, find_bootloader(tree)) == kernel
+    assert default_kernel(guest) == kernel
 
 
 def test_the_default_kernel_of_bls(tmp_path: pathlib.Path) -> None:
@@ -214,7 +220,7 @@ def test_the_default_kernel_of_bls(tmp_path: pathlib.Path) -> None:
     with guest.tree() as tree:
         loader = find_bootloader(tree)
         assert loader.kind == "grub2" and len(loader.configs) == 3
-        assert default_kernel(tree, loader) == "vmlinuz-4.18"
+    assert default_kernel(guest) == "vmlinuz-4.18"
 
 
 @pytest.mark.parametrize(
@@ -233,5 +239,51 @@ def test_other_boot_loaders(tmp_path: pathlib.Path, files: dict[str, str], kind:
     with guest.tree() as tree:
         loader = find_bootloader(tree)
         assert loader.kind == kind
-        expected = {"extlinux": "vmlinuz-5", "grub-legacy": "vmlinuz-2.6"}
-        assert default_kernel(tree, loader) == expected.get(kind, "")
+    expected = {"extlinux": "vmlinuz-5", "grub-legacy": "vmlinuz-2.6", "systemd-boot": "vmlinuz"}
+    assert default_kernel(guest) == expected.get(kind, "")
+
+
+@pytest.mark.parametrize("init", ["openrc", "sysvinit"])
+def test_services_without_systemd(tmp_path: pathlib.Path, init: str) -> None:
+    guest = debian(tmp_path / "guest")
+    (guest.folder / "usr/lib/systemd/systemd").unlink()
+    if init == "openrc":
+        guest.put("/usr/sbin/openrc")
+        guest.put("/etc/init.d/sshd")
+        guest.link("/etc/runlevels/default/sshd", "/etc/init.d/sshd")
+    else:
+        guest.put("/etc/init.d/sshd")
+        guest.link("/etc/rc3.d/S02sshd", "../init.d/sshd")
+    assert "sshd" in guest.inspect().services
+
+
+def test_every_risk_says_what_to_do(tmp_path: pathlib.Path) -> None:
+    guest = debian(tmp_path / "guest")
+    guest.put("/etc/fstab", "/dev/sda1 / ext4 defaults\nUUID=gone /data ext4 defaults\n")
+    guest.filesystems[1] = filesystem(2, "swsuspend")
+    guest.put("/boot/vmlinuz-5.5")
+    guest.put("/boot/initrd.img-5.5", b"\x1f\x8bdamaged")
+    (guest.folder / "boot/grub/grub.cfg").unlink()
+    risks = guest.inspect().risks
+    assert {risk.reason for risk in risks} == {
+        "NoBootloader",
+        "NoModules",
+        "InitramfsDamaged",
+        "MissingFilesystem",
+        "Hibernated",
+    }
+    assert all(risk.suggestion for risk in risks)
+
+
+@pytest.mark.timeout(30)
+def test_a_menu_made_to_tire_its_reader(tmp_path: pathlib.Path) -> None:
+    guest = debian(tmp_path / "guest")
+    deep = "/a" * 6000
+    entries = "".join(f"menuentry '{n}' {{\nlinux {deep} root=/dev/sda1\ninitrd {deep}\n}}\n" for n in range(300))
+    shallow = "menuentry 'x' {\nlinux /vmlinuz root=/dev/sda1\n}\n" * 100_000
+    guest.put("/boot/grub/grub.cfg", entries + shallow)
+    guest.put("/etc/udev/rules.d/70-x.rules", 'KERNELS=="0000:0b:00.0" ' * 200_000 + "\n")
+    guest.put("/etc/selinux/config", "SELINUX=enforcing\n")
+    guest.put("/etc/selinux/targeted/contexts/files/file_contexts", "/.*x\ta:b:c:s0\n" * 300_000)
+    assert len(guest.inspect().bootloader.entries) <= 500
+    assert guest.plan("network-match", "hypervisor-tools", "interface-names").edits.changes

@@ -6,8 +6,11 @@
 
 from __future__ import annotations
 
+import os
 import pathlib
 import pkgutil
+import re
+import subprocess
 import typing as t
 
 import pytest
@@ -16,7 +19,7 @@ from ansible_collections.hyper2kvm.core.plugins.module_utils.guests.fixers.base 
 from ansible_collections.hyper2kvm.core.plugins.module_utils.guests.tree import GuestTree
 from ansible_collections.hyper2kvm.core.plugins.module_utils.protocol.errors import ErrorClass, JobError
 
-from tests.unit.plugins.module_utils.guests.phony import NEW_MAC, OLD_MAC, Phony, debian
+from tests.unit.plugins.module_utils.guests.phony import NEW_MAC, OLD_MAC, Phony, debian, filesystem
 
 
 @pytest.fixture
@@ -60,9 +63,9 @@ def test_every_file_of_a_fixer_is_registered_and_has_its_place(guest: Phony) -> 
 
 def test_only_and_skip(guest: Phony) -> None:
     assert {change.fixer for change in guest.plan("fstab", "grub").edits.changes} == {"fstab", "grub"}
-    skipped = guest.plan(request=guest.request(fixers={"skip": ["fstab", "vmware-tools"]}))
+    skipped = guest.plan(request=guest.request(fixers={"skip": ["fstab", "hypervisor-tools"]}))
     found = {change.fixer for change in skipped.edits.changes}
-    assert "grub" in found and not found & {"fstab", "vmware-tools"}
+    assert "grub" in found and not found & {"fstab", "hypervisor-tools"}
 
 
 @pytest.mark.parametrize("selection", [{"only": ["nonsense"]}, {"skip": ["nonsense"]}])
@@ -107,6 +110,56 @@ def test_a_full_filesystem_is_found_before_anything_is_written(
         guest.plan()
     assert caught.value.reason == "GuestFilesystemFull"
     assert str(room[0]) in caught.value.message
+    assert re.search(r"so that \d+ (bytes|inodes) are missing", caught.value.message)
+
+
+@pytest.fixture
+def protect(guest: Phony) -> t.Iterator[t.Callable[[str, str], None]]:
+    """Set a flag of chattr on a guest's file; taken away afterwards."""
+    protected: list[tuple[str, str]] = []
+
+    def flag(path: str, letter: str) -> None:
+        protected.append((str(guest.folder / path), letter))
+        subprocess.run(["chattr", f"+{letter}", protected[-1][0]], check=True)
+
+    yield flag
+    for path, letter in protected:
+        subprocess.run(["chattr", f"-{letter}", path], check=True)
+
+
+@pytest.mark.parametrize(
+    ("path", "letter"), [("etc/fstab", "i"), ("etc/default/grub", "a"), ("etc/systemd/system", "i")]
+)
+def test_protected_files_are_found_before_anything_is_written(
+    guest: Phony, protect: t.Callable[[str, str], None], path: str, letter: str
+) -> None:
+    protect(path, letter)
+    before = guest.snapshot()
+    with pytest.raises(JobError, match=f"/{path}") as caught:
+        guest.plan()
+    assert caught.value.reason == "GuestFileProtected" and "chattr" in str(caught.value.suggestion)
+    assert guest.snapshot() == before
+    assert guest.plan("hostname").edits.changes == []
+
+
+def test_a_filesystem_that_fell_back_to_read_only_is_found(guest: Phony, monkeypatch: pytest.MonkeyPatch) -> None:
+    def read_only(file: int) -> os.statvfs_result:
+        status = list(os.statvfs("/"))
+        status[8] |= os.ST_RDONLY
+        return os.statvfs_result(status)
+
+    monkeypatch.setattr(os, "fstatvfs", read_only)
+    with pytest.raises(JobError, match="read-only") as caught:
+        guest.plan("fstab")
+    assert caught.value.reason == "GuestFileProtected"
+
+
+def test_a_hibernated_guest_is_refused(guest: Phony) -> None:
+    guest.filesystems[1] = filesystem(2, "swsuspend")
+    with pytest.raises(JobError, match="is hibernated") as caught:
+        guest.plan("hostname")
+    assert caught.value.reason == "Hibernated"
+    assert guest.plan(request=guest.request(enabled=False)).edits.changes == []
 
 
 def test_labels_of_new_files_are_told_of(guest: Phony) -> None:

@@ -80,7 +80,7 @@ def failed(reason: str = "NoSpace", error_class: str = "environment", **error: t
     [
         ("web01-convert", Outcome.BOOTED),
         ("web02-rehearse", Outcome.BOOTED),
-        ("plan01-plan", Outcome.DONE),
+        ("plan01-plan", Outcome.CONVERTIBLE_WARNED),
         ("db01-convert", Outcome.WILL_NOT_BOOT),
         ("app01-convert", Outcome.WILL_NOT_BOOT),
         ("gone-convert", Outcome.REFUSED),

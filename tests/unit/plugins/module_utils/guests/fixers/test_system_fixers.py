@@ -108,7 +108,7 @@ def test_vmware_tools_are_switched_off(guest: Phony) -> None:
     guest.put("/etc/init.d/vmware-tools", "#!/bin/sh\n")
     guest.link("/etc/rc2.d/S03vmware-tools", "../init.d/vmware-tools")
     guest.link("/etc/rc2.d/S03ssh", "../init.d/ssh")
-    guest.fix("vmware-tools")
+    guest.fix("hypervisor-tools")
     system = guest.folder / "etc/systemd/system"
     assert list((system / "multi-user.target.wants").iterdir()) == []
     assert str((system / "open-vm-tools.service").readlink()) == "/dev/null"
@@ -123,7 +123,7 @@ def test_a_unit_of_the_administrators_own_stays(guest: Phony) -> None:
     own = "[Service]\nExecStart=/opt/x\n"
     guest.put("/etc/systemd/system/vmware-tools.service", own)
     guest.link("/etc/systemd/system/basic.target.wants/vmware-tools.service", "../vmware-tools.service")
-    guest.fix("vmware-tools")
+    guest.fix("hypervisor-tools")
     assert guest.text("/etc/systemd/system/vmware-tools.service") == own
     assert list((guest.folder / "etc/systemd/system/basic.target.wants").iterdir()) == []
 

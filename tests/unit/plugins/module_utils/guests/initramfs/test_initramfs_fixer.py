@@ -11,20 +11,26 @@ import gzip
 import lzma
 import os
 import pathlib
+import re
 import subprocess
 import tracemalloc
 
 import pytest
 from ansible_collections.hyper2kvm.core.plugins.module_utils.disks.model import Filesystem, Partition
 from ansible_collections.hyper2kvm.core.plugins.module_utils.guests.edits import Edits
-from ansible_collections.hyper2kvm.core.plugins.module_utils.guests.facts import GuestFacts, Kernel, Mount
+from ansible_collections.hyper2kvm.core.plugins.module_utils.guests.facts import (
+    GuestFacts,
+    InitramfsTool,
+    Kernel,
+    Mount,
+)
 from ansible_collections.hyper2kvm.core.plugins.module_utils.guests.fixers.base import FixRequest
 from ansible_collections.hyper2kvm.core.plugins.module_utils.guests.fixers.linux.initramfs import InitramfsFixer
 from ansible_collections.hyper2kvm.core.plugins.module_utils.guests.initramfs import cpio, segments
 from ansible_collections.hyper2kvm.core.plugins.module_utils.guests.initramfs.rootfs import RootFs
 from ansible_collections.hyper2kvm.core.plugins.module_utils.guests.initramfs.survey import driver_places
 from ansible_collections.hyper2kvm.core.plugins.module_utils.guests.tree import GuestTree
-from ansible_collections.hyper2kvm.core.plugins.module_utils.protocol import models
+from ansible_collections.hyper2kvm.core.plugins.module_utils.protocol import models, yaml_text
 from ansible_collections.hyper2kvm.core.plugins.module_utils.protocol.errors import JobError
 
 OLD, NEW = "5.9.0-1-amd64", "6.1.0-56-amd64"
@@ -358,3 +364,132 @@ def test_big_initramfs_is_read_without_being_kept(guest: Guest) -> None:
     tracemalloc.stop()
     assert most < 16_000_000
     assert len(edits.changes) == 1
+
+
+NASH = """\
+#!/bin/nash
+mount -t proc /proc /proc
+echo "Loading scsi_mod.ko module"
+insmod /lib/scsi_mod.ko
+echo "Loading mptspi.ko module"
+insmod /lib/mptspi.ko
+echo Waiting for driver initialization.
+stabilized --hash --interval 250 /proc/scsi/scsi
+mkblkdevs
+resume /dev/sda2
+mkrootdev -t ext3 -o defaults,ro /dev/sda1
+mount /sysroot
+"""
+
+
+def test_a_script_for_nash_inserts_the_drivers_in_order(guest: Guest) -> None:
+    folders = [cpio.directory(name) for name in ("lib", "bin")]
+    guest.kernel(NEW, [*folders, cpio.file("lib/mptspi.ko", b"old"), cpio.file("init", NASH.encode(), 0o755)])
+    edits = guest.plan()
+    root = guest.unpacked(edits, NEW)
+    script = (root.read("init") or b"").decode()
+    names = ("virtio_ring", "sd_mod", "virtio_blk", "virtio_pci", "virtio_scsi")
+    assert re.findall(r"insmod /lib/(\w+)\.ko", script) == ["scsi_mod", "mptspi", *names]
+    assert script.index("virtio_scsi") < script.index("stabilized")
+    assert f"resume UUID={SWAP_UUID}\n" in script and f"defaults,ro UUID={ROOT_UUID}\n" in script
+    assert all(root.read(f"lib/{name}.ko") == f"module {name}".encode() for name in names)
+    assert not any(path.startswith("lib/modules") for path in root.nodes)
+    assert root.nodes["init"].mode & 0o777 == 0o755
+    edits.apply(GuestTree(guest.root, writable=True))
+    assert guest.plan().changes == []
+
+
+BOOSTER = """\
+moduledependencies:
+    sd_mod:
+        - scsi_mod
+kernel: 6.1.0
+"""
+
+
+@pytest.mark.parametrize("config", [BOOSTER, "kernel: 6.1.0\n", "moduledependencies: {}\nkernel: 6.1.0\n"])
+def test_booster_gets_drivers_into_its_own_lists(guest: Guest, config: str) -> None:
+    folders = [cpio.directory(name) for name in ("etc", "usr", "usr/lib", "usr/lib/modules")]
+    files = [
+        cpio.file("init", b"\x7fELF"),
+        cpio.file("etc/booster.init.yaml", config.encode()),
+        cpio.file("usr/lib/modules/booster.alias", b"bus:old* vmw_pvscsi\n"),
+        cpio.file("usr/lib/modules/sd_mod.ko", b"old"),
+    ]
+    guest.kernel(NEW, [*folders, *files], suffix=".ko.xz")
+    guest.facts.initramfs_tool = "booster"
+    edits = guest.plan()
+    root = guest.unpacked(edits, NEW)
+    settings = yaml_text.load((root.read("etc/booster.init.yaml") or b"").decode())
+    assert settings["kernel"] == "6.1.0"
+    assert {name: list(settings["moduledependencies"][name]) for name in ("virtio_blk", "virtio_pci")} == {
+        "virtio_blk": ["virtio_ring"],
+        "virtio_pci": ["virtio_ring"],
+    }
+    assert settings["moduledependencies"].get("sd_mod", ["scsi_mod"]) == ["scsi_mod"]
+    aliases = (root.read("usr/lib/modules/booster.alias") or b"").decode().splitlines()
+    assert aliases[0] == "bus:old* vmw_pvscsi" and "bus:virtio_blk* virtio_blk" in aliases
+    assert root.read("usr/lib/modules/virtio_blk.ko") == b"module virtio_blk"
+    assert root.read("usr/lib/modules/sd_mod.ko") == b"old"
+    edits.apply(GuestTree(guest.root, writable=True))
+    assert guest.plan().changes == []
+
+
+ALL = "virtio_pci virtio_blk virtio_scsi"
+
+
+@pytest.mark.parametrize(
+    ("tool", "path", "before", "after"),
+    [
+        (
+            "mkinitcpio",
+            "etc/mkinitcpio.conf",
+            "MODULES=(btrfs)\n",
+            f"MODULES=(btrfs)\nMODULES=(${{MODULES[@]}} {ALL})\n",
+        ),
+        ("mkinitcpio", "etc/mkinitcpio.conf", f"MODULES=({ALL})\n", f"MODULES=({ALL})\n"),
+        (
+            "booster",
+            "etc/booster.yaml",
+            "compression: zstd\n",
+            f"compression: zstd\nmodules: {ALL.replace(' ', ',')}\n",
+        ),
+        ("booster", "etc/booster.yaml", "modules: nvme\n", f"modules: nvme,{ALL.replace(' ', ',')}\n"),
+        ("mkinitfs", "etc/mkinitfs/mkinitfs.conf", 'features="base ext4"\n', 'features="base ext4 virtio"\n'),
+        ("make-initrd", "etc/initrd.mk", "AUTODETECT = all\n", f"AUTODETECT = all\nMODULES_ADD += {ALL}\n"),
+        ("mkinitrd", "etc/sysconfig/kernel", 'A=1\nINITRD_MODULES="mptspi"\n', f'A=1\nINITRD_MODULES="mptspi {ALL}"\n'),
+    ],
+)
+def test_each_tool_keeps_the_drivers(guest: Guest, tool: InitramfsTool, path: str, before: str, after: str) -> None:
+    guest.facts.initramfs_tool = tool
+    guest.write(path, before)
+    guest.kernel(NEW, initramfs(NEW))
+    edits = guest.plan()
+    assert edits.text(f"/{path}") == after
+    edits.apply(GuestTree(guest.root, writable=True))
+    assert guest.plan().changes == []
+
+
+def test_mkinitcpio_with_drop_ins(guest: Guest) -> None:
+    guest.facts.initramfs_tool = "mkinitcpio"
+    guest.write("etc/mkinitcpio.conf", "MODULES=()\n")
+    guest.write("etc/mkinitcpio.conf.d/a.conf", "COMPRESSION=zstd\n")
+    guest.kernel(NEW, initramfs(NEW))
+    assert guest.plan().text("/etc/mkinitcpio.conf.d/hyper2kvm.conf") == f"MODULES+=({ALL})\n"
+
+
+def test_lists_of_disks_inside_name_no_hardware(guest: Guest) -> None:
+    members = "DEVICE /dev/sda1 /dev/sdb1\nARRAY /dev/md0 UUID=1:2:3:4 devices=/dev/sda1,/dev/sdb1\n"
+    folders = [cpio.directory(name) for name in ("etc/lvm", "etc/lvm/devices", "etc/mdadm")]
+    files = [
+        cpio.file("etc/lvm/devices/system.devices", b"IDTYPE=sys_wwid IDNAME=naa.6 DEVNAME=/dev/sda2 PVID=x\n"),
+        cpio.file("etc/mdadm/mdadm.conf", members.encode()),
+    ]
+    guest.kernel(NEW, initramfs(NEW, *folders, *files))
+    edits = guest.plan()
+    root = guest.unpacked(edits, NEW)
+    named = b"IDTYPE=devname IDNAME=/dev/sda2 DEVNAME=/dev/sda2 PVID=x\n"
+    assert root.read("etc/lvm/devices/system.devices") == named
+    assert root.read("etc/mdadm/mdadm.conf") == b"DEVICE partitions containers\nARRAY /dev/md0 UUID=1:2:3:4\n"
+    edits.apply(GuestTree(guest.root, writable=True))
+    assert guest.plan().changes == []

@@ -11,18 +11,18 @@ import re
 from ...edits import Edits
 from ...facts import GuestFacts
 from ...paths import split
-from ...tools import OLD_HYPERVISORS, ToolKind, is_masked, start_links, unit_file
+from ...tools import OLD_HYPERVISORS, ToolKind, is_masked, start_links, unit_file, upstart_jobs
 from ..base import FixRequest, Phase
 
 _MODULES = ("/etc/modules", "/etc/modules-load.d/*.conf")
 _WHY = "the tools of the old hypervisor have nothing to do on KVM"
 
 
-class VmwareToolsFixer:
-    """Removes the links that start VMware's tools, masks their units, and has their modules no longer loaded."""
+class HypervisorToolsFixer:
+    """Removes the links that start such tools, masks their units, and has their modules no longer loaded."""
 
-    name = "vmware-tools"
-    title = "VMware's tools switched off"
+    name = "hypervisor-tools"
+    title = "The old hypervisor's tools switched off"
     phase = Phase.SYSTEM
 
     def plan(self, guest: GuestFacts, edits: Edits, request: FixRequest) -> None:
@@ -30,9 +30,12 @@ class VmwareToolsFixer:
         for kind in OLD_HYPERVISORS:
             for link in start_links(edits, kind):
                 folder, name = split(link)
-                if folder.startswith("/etc/rc"):
+                if "/rc" in folder:
                     edits.symlink(f"{folder}/K01{name[3:]}", edits.readlink(link), _WHY)
                 edits.remove(link, _WHY)
+            for job in upstart_jobs(edits, kind):
+                override = f"{job[:-5]}.override"
+                edits.write(override, edits.text(override) + "manual\n", why=_WHY)
             _mask(edits, kind)
             _forget_modules(edits, kind)
 
