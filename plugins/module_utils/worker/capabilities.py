@@ -29,8 +29,8 @@ from ..disks.loop import LoopDevice
 from ..guests.boottest import accelerator
 from ..protocol import models
 from ..protocol.errors import JobError
+from ..telemetry.version import collection_version
 from . import kernel
-from .installation import collection_version
 
 _TOOL_SECONDS = 10.0
 _PROBE_SECONDS = 60
