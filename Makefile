@@ -16,8 +16,8 @@ export LC_ALL := C.UTF-8
 unexport PYTHONDONTWRITEBYTECODE
 export HYPER2KVM_TEST_GUESTS := $(GUEST_CACHE)
 
-.PHONY: help setup setup-cluster demo test test-cluster lint unit hostile fuzz guests e2e test-guests faults test-faults sanity \
-	integration oldest schemas lock bench build browser screenshots clean FORCE
+.PHONY: help setup setup-cluster demo test test-cluster lint unit hostile fuzz guests e2e test-guests faults test-faults \
+	sanity integration oldest schemas lock bench bench-cluster build browser screenshots monitoring clean FORCE
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -58,11 +58,12 @@ demo: setup ## Build a VMware-style Debian guest (once) and migrate it
 test: setup lint sanity integration unit hostile oldest e2e faults ## Pass all tests
 
 lint: setup ## Formatting, types, documentation, import arrows
-	black --check plugins tests bench
-	ruff check plugins tests bench
+	black --check plugins tests bench dashboards
+	ruff check plugins tests bench dashboards
 	mypy -p ansible_collections.hyper2kvm.core.plugins.module_utils
 	mypy plugins/modules plugins/action plugins/filter plugins/lookup plugins/plugin_utils
 	mypy -p tests.cluster
+	mypy -p dashboards
 	PYTHONPATH=.collections lint-imports --no-cache
 	yamllint .
 	ansible-lint
@@ -127,6 +128,15 @@ $(VENV)/.browser: bindep.txt scripts/install-packages | setup
 browser: setup $(VENV)/.browser ## Tests of the report's page in a real browser
 	python -m pytest tests/browser
 
+# Prometheus, and what a fleet to be watched takes.
+$(VENV)/.monitoring: bindep.txt scripts/install-packages | setup-cluster
+	scripts/install-packages $(BIN)/bindep monitoring
+	touch $@
+
+monitoring: setup-cluster $(VENV)/.monitoring ## Tests of metrics, dashboard and alerts with a real Prometheus
+	python -m tests.guests build tiny --cache $(GUEST_CACHE)
+	python -m pytest tests/monitoring
+
 screenshots: guests $(VENV)/.browser ## Take the pictures for the documentation
 	PYTHONPATH=.collections python -m tests.browser.screenshots docs/images
 
@@ -139,6 +149,9 @@ lock: setup ## Write down the exact libraries of the images
 
 bench: setup ## Print the ratios against qemu-img
 	PYTHONPATH=.collections python -m bench
+
+bench-cluster: setup-cluster ## Thousands of jobs through the operator, beside Kubernetes' own Jobs
+	PYTHONPATH=.collections python -m bench.cluster
 
 build: setup ## Build the collection's tarball
 	ansible-galaxy collection build --force --output-path build

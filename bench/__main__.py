@@ -12,7 +12,7 @@ import sys
 import tempfile
 import typing as t
 
-from bench import batch, copy, jobs, memory, playbook, queue
+from bench import batch, copy, jobs, memory, observability, playbook, queue
 from bench.figures import Figure
 from tests.guests import DEFAULT_CACHE
 
@@ -28,6 +28,7 @@ BENCHES: dict[str, t.Callable[[pathlib.Path], list[Figure]]] = {
     "batch": batch.of_eight,
     "queue": queue.that_cannot_run,
     "playbook": playbook.overhead,
+    "observability": observability.cost,
 }
 
 

@@ -50,7 +50,8 @@ import typing as t
 from ansible import constants
 from ansible.errors import AnsibleLookupError
 from ansible.plugins.lookup import LookupBase
-from ansible_collections.hyper2kvm.core.plugins.module_utils.worker.installation import LAUNCHER, collection_version
+from ansible_collections.hyper2kvm.core.plugins.module_utils.telemetry.version import collection_version
+from ansible_collections.hyper2kvm.core.plugins.module_utils.worker.installation import LAUNCHER
 
 _INSIDE = "ansible_collections/hyper2kvm/core"
 #: One of the first two says the version: an installed collection has the one, a checkout the other.

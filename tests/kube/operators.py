@@ -45,6 +45,12 @@ class Operator:
         return "hyper2kvm_operator_leading 1.0" in self.read("/metrics")
 
     @property
+    def address(self) -> str:
+        """Host and port at which it answers; empty while it does not."""
+        found = _LISTENS.findall(self.log)
+        return f"127.0.0.1:{found[-1][1]}" if found else ""
+
+    @property
     def log(self) -> str:
         """What it has written so far, in all its lives."""
         return self._log.read_text(encoding="utf-8")
@@ -57,11 +63,10 @@ class Operator:
 
     def read(self, path: str) -> str:
         """What it answers; empty where it does not."""
-        found = _LISTENS.findall(self.log)
-        if not found:
+        if not self.address:
             return ""
         try:
-            with urllib.request.urlopen(f"http://127.0.0.1:{found[-1][1]}{path}", timeout=5) as answer:
+            with urllib.request.urlopen(f"http://{self.address}{path}", timeout=5) as answer:
                 return str(answer.read().decode())
         except (urllib.error.URLError, OSError):
             return ""

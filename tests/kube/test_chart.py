@@ -27,6 +27,9 @@ from tests.kube.manifest_schemas import write_schemas
 CHART = REPOSITORY / "helm/hyper2kvm-worker"
 RELEASE_NAMESPACE = "some-namespace"
 
+#: What is Prometheus' operator's, and the API server of the tests does not know.
+MONITORING = ("ServiceMonitor", "PrometheusRule", "AlertmanagerConfig")
+
 Objects = list[dict[str, t.Any]]
 
 
@@ -70,6 +73,7 @@ VARIANTS: dict[str, tuple[str, ...]] = {
     "all-switches": (
         *("--set", "alerting.enabled=true", "--set", "alerting.slack.webhook=https://example.org/hook"),
         *("--set", "monitoring.serviceMonitor.enabled=true", "--set", "monitoring.serviceMonitor.labels.release=prom"),
+        *("--set", "monitoring.grafanaDashboard.enabled=true", "--set", "alerting.slack.alertmanagerConfig=always"),
         *("--set", "worker.secrets={guest-keys}", "--set", "worker.labels.site=vienna"),
     ),
 }
@@ -86,7 +90,7 @@ def schemas(api_server: ApiServer, tmp_path_factory: pytest.TempPathFactory) -> 
 def conform(manifests: str, schemas: pathlib.Path) -> subprocess.CompletedProcess[str]:
     """What kubeconform says."""
     # kubeconform cannot read the schema of schemas; the API server below looks at those.
-    command = [tool("kubeconform"), "-strict", "-summary", "-skip", "ServiceMonitor,CustomResourceDefinition"]
+    command = [tool("kubeconform"), "-strict", "-summary", "-skip", ",".join([*MONITORING, "CustomResourceDefinition"])]
     location = f"{schemas}/{{{{ .ResourceKind }}}}{{{{ .KindSuffix }}}}.json"
     return subprocess.run(
         [*command, "-schema-location", location], input=manifests, capture_output=True, text=True, check=False
@@ -117,8 +121,7 @@ def test_the_examples_obey_our_schemas_and_a_mistake_is_found(schemas: pathlib.P
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_an_api_server_takes_the_chart(variant: str, api_server: ApiServer) -> None:
     make_namespace(api_server, RELEASE_NAMESPACE)
-    # The API server of the tests knows no ServiceMonitor.
-    found = [one for one in objects(*VARIANTS[variant]) if one["kind"] != "ServiceMonitor"]
+    found = [one for one in objects(*VARIANTS[variant]) if one["kind"] not in MONITORING]
     for one in found:
         api_server.kubectl(
             *("apply", "--server-side", "--dry-run=server", "--validate=strict", "--force-conflicts", "-f", "-"),
@@ -181,6 +184,27 @@ def test_named_nodes_have_claims_of_their_own_for_what_is_not_shared() -> None:
         node = pod["nodeSelector"]["kubernetes.io/hostname"]
         named = {volume["name"]: volume["persistentVolumeClaim"]["claimName"] for volume in pod["volumes"][1:]}
         assert named["state"] == f"hyper2kvm-state-{node}" and named["input"] == "hyper2kvm-input"
+
+
+@pytest.mark.parametrize("told", [True, False])
+def test_a_worker_is_asked_how_it_is_without_starting_a_program_of_ours(told: bool) -> None:
+    found = objects("--set", f"monitoring.metrics.enabled={json.dumps(told)}")
+    (worker,) = of_kind(found, "DaemonSet")
+    (container,) = worker["spec"]["template"]["spec"]["containers"]
+    services = {one["metadata"]["name"] for one in of_kind(found, "Service")}
+    assert ("hyper2kvm-worker" in services) == ("--metrics-port=8080" in container["args"]) == told
+    for probe in (container["livenessProbe"], container["startupProbe"]):
+        if told:
+            assert probe["httpGet"] == {"path": "/healthz", "port": container["ports"][0]["name"]}
+        else:
+            assert "find /data/state/node-agent" in probe["exec"]["command"][-1]
+
+
+def test_the_dashboard_is_a_config_map_for_grafanas_sidecar() -> None:
+    (board,) = of_kind(objects("--set", "monitoring.grafanaDashboard.enabled=true"), "ConfigMap")
+    assert board["metadata"]["labels"]["grafana_dashboard"] == "1"
+    committed = (REPOSITORY / "dashboards/hyper2kvm.json").read_text(encoding="utf-8")
+    assert board["data"] == {"hyper2kvm.json": committed}
 
 
 def test_what_is_the_users_stays_and_nothing_else_is_annotated() -> None:

@@ -8,16 +8,19 @@ from __future__ import annotations
 
 import os
 import pathlib
+import re
 import shutil
 import signal
 import subprocess
 import typing as t
+import urllib.request
 
 import pytest
 from ansible_collections.hyper2kvm.core.plugins.module_utils.backends.host import boottime, now
 from ansible_collections.hyper2kvm.core.plugins.module_utils.backends.kube.api import Changed
 from ansible_collections.hyper2kvm.core.plugins.module_utils.protocol import models, status
 from ansible_collections.hyper2kvm.core.plugins.module_utils.protocol.lifecycle import HELD, Actor, Phase
+from ansible_collections.hyper2kvm.core.plugins.module_utils.telemetry.metrics.table import Teller, told_by
 from ansible_collections.hyper2kvm.core.plugins.module_utils.worker.pipeline import STAGES
 
 from tests import guests
@@ -95,6 +98,22 @@ def test_a_node_tells_what_it_offers_and_has(site: NodeSite) -> None:
     told = site.worker()
     assert told is not None
     assert not told.schedulable
+
+
+def test_a_node_tells_its_own_metrics_and_leaves_the_queues_to_the_operator(site: NodeSite) -> None:
+    site.start("--metrics-port", "0")
+    (url,) = re.findall(r"metrics: (http://\S+)/metrics", site.log())
+    site.submit(seconds="0.1")
+    site.assign()
+    assert site.wait_phase(Phase.COMPLETED, Phase.FAILED).phase is Phase.COMPLETED
+    with urllib.request.urlopen(f"{url}/metrics", timeout=30) as answer:
+        text = answer.read().decode()
+    assert 'hyper2kvm_build_info{backend="kubernetes",component="worker"' in text
+    assert 'hyper2kvm_stage_seconds_count{stage="inspect"} 1.0' in text
+    told = set(re.findall(r"^# TYPE (\S+)", text, re.MULTILINE))
+    assert {one.name for one in told_by(Teller.QUEUE)} & told == set()
+    with urllib.request.urlopen(f"{url}/healthz", timeout=30) as answer:
+        assert answer.status == 200
 
 
 def test_what_a_node_lacks_is_told(site: NodeSite) -> None:

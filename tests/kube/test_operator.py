@@ -177,7 +177,7 @@ def test_a_job_that_need_not_wait_takes_four_writes(clean: ApiServer, operator: 
     assert operator.metric('hyper2kvm_operator_writes_total{kind="status",outcome="written"}') == 5
     assert operator.metric('hyper2kvm_operator_writes_total{kind="event",outcome="written"}') == 10
     assert operator.metric("hyper2kvm_operator_assignments_total") == 5
-    assert operator.metric('hyper2kvm_operator_jobs_ended_total{phase="COMPLETED"}') == 5
+    assert operator.metric('hyper2kvm_jobs_ended_total{phase="COMPLETED"}') == 5
     assert (operator.read("/healthz"), operator.read("/readyz")) == ("ok\n", "ok\n")
     assert operator.stop() == 0
 
@@ -322,7 +322,7 @@ def test_deadlines_and_times_to_live(clean: ApiServer, operator: Operator) -> No
         await bench.until_phase("kept", Phase.FAILED)
 
     run(clean, test)
-    assert operator.metric('hyper2kvm_operator_failures_total{error_class="environment"}') == 3
+    assert operator.metric('hyper2kvm_job_failures_total{error_class="environment"}') == 3
 
 
 def test_a_new_operator_removes_what_ended_before_it(clean: ApiServer, tmp_path: pathlib.Path) -> None:
@@ -383,7 +383,7 @@ def test_a_failed_attempt_is_made_again_on_the_same_node_after_a_while(clean: Ap
 def test_a_worker_whose_node_is_gone_is_forgotten(clean: ApiServer, operator: Operator) -> None:
     async def test(bench: Bench) -> None:
         async with FakeWorker(bench.api, HOME, "a", lease_seconds=SHORT_LEASE).alive():
-            wait_until(lambda: operator.metric("hyper2kvm_operator_workers") == 1, "the worker is known")
+            wait_until(lambda: operator.metric("hyper2kvm_workers") == 1, "the worker is known")
             clean.kubectl("delete", "node", "a")
             await bench.submit("web01")
             await bench.until("web01", lambda seen: [one.reason for one in seen.waiting] == ["NodeMissing"])

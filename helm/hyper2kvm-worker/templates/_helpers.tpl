@@ -19,6 +19,25 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
 {{ .Values.operator.image.repository | default .Values.worker.image.repository }}:{{ .Values.operator.image.tag | default .Values.worker.image.tag | default .Chart.AppVersion }}
 {{- end }}
 
+{{- /* How a worker is asked whether it is well. */ -}}
+{{- define "hyper2kvm.workerAlive" -}}
+{{- if .Values.monitoring.metrics.enabled -}}
+httpGet:
+  path: /healthz
+  port: metrics
+{{- else -}}
+exec:
+  command: [sh, -c, find /data/state/node-agent -mmin -1 | grep -q .]
+{{- end }}
+{{- end }}
+
+{{- /* The Secret with Slack's webhook; nothing where there is none. */ -}}
+{{- define "hyper2kvm.slackSecret" -}}
+{{- with .Values.alerting.slack }}
+{{- if .existingSecret }}{{ .existingSecret }}{{ else if .webhook }}hyper2kvm-slack{{ end }}
+{{- end }}
+{{- end }}
+
 {{- /* Whether workers on several nodes can mount one claim: "yes" or nothing. Takes a storage's values. */ -}}
 {{- define "hyper2kvm.shared" -}}
 {{- if or .existingClaim (has "ReadWriteMany" .accessModes) (has "ReadOnlyMany" .accessModes) }}yes{{ end }}

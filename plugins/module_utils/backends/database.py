@@ -17,11 +17,20 @@ import threading
 from ..protocol import errors
 from .host import lock_file, look_at
 
-_VERSION = 2
+_VERSION = 3
 #: Where the write lock is in the shared memory file (sqlite.org/walformat.html, "WAL Locks").
 _WRITE_LOCK_BYTE = 120
 
-_SCHEMA = """
+_TALLIES = """
+CREATE TABLE tallies (           -- what was counted, for metrics; see telemetry.metrics.book
+  metric TEXT NOT NULL,
+  labels TEXT NOT NULL,
+  part TEXT NOT NULL,
+  amount REAL NOT NULL,
+  PRIMARY KEY (metric, labels, part)
+) WITHOUT ROWID"""
+
+_SCHEMA = f"""
 CREATE TABLE jobs (
   number INTEGER PRIMARY KEY AUTOINCREMENT,
   uid TEXT NOT NULL UNIQUE,
@@ -69,11 +78,13 @@ CREATE TABLE workers (
   free_scratch INTEGER NOT NULL,
   free_output INTEGER NOT NULL
 );
+{_TALLIES};
 """
 
 #: What brings a database of an earlier version to the next one.
 _UPGRADES = {
     1: ("ALTER TABLE jobs ADD COLUMN node TEXT", "ALTER TABLE jobs ADD COLUMN granted INTEGER"),
+    2: (_TALLIES,),
 }
 
 

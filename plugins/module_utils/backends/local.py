@@ -3,7 +3,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 
 """The queue of one host: the people's side. See :mod:`.local_worker` for the workers', :mod:`.local_grants` for a
-cluster's.
+cluster's, :mod:`.local_figures` for what is measured.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from ..protocol.lifecycle import Actor, Phase
 from ..scheduling import matching, waiting
 from .base import Conflict, NotFound, Outcome, Submission, WorkerState, gives_way
 from .host import now
+from .local_figures import LocalFiguresSide
 from .local_grants import LocalGrantSide
 from .local_worker import LocalWorkerSide
 from .records import Record
@@ -29,7 +30,7 @@ _CANCEL_PATIENCE_SECONDS = 20.0
 _MAX_WAIT_REASONS = 10
 
 
-class LocalBackend(LocalWorkerSide, LocalGrantSide):
+class LocalBackend(LocalWorkerSide, LocalGrantSide, LocalFiguresSide):
     """A queue in a folder on a local disk, for any number of processes of one host.
 
     Everything is one SQLite database; no daemon stands between its users. Instances may be shared by threads.

@@ -15,6 +15,7 @@ import signal
 from ..protocol import errors, models, status
 from ..protocol.lifecycle import PROGRESS_STALE_SECONDS, Actor, Phase
 from ..scheduling import matching
+from ..telemetry.metrics import happened
 from . import host
 from .base import Fenced, Hold, Order
 from .host import Instant, ProcessId, now
@@ -203,7 +204,9 @@ class LocalWorkerSide(Store):
         with self._change() as change:
             record = change.held(hold)
             record.progressed = Instant.after(0)
-            record.turn(status.report_progress(record.status, progress, now()), "progress was reported")
+            before = record.status
+            record.turn(status.report_progress(before, progress, now()), "progress was reported")
+            record.count(happened.progressed(before, record.status))
             if record.announced is None or -record.announced.left() >= _EVENT_SECONDS:
                 record.announced = record.progressed
                 record.emit("progress", {} if record.status.progress is None else record.status.progress.to_document())
@@ -239,6 +242,7 @@ class LocalWorkerSide(Store):
             earlier = [stage for stage in record.status.stages if stage.name not in told]
             record.status = record.status.model_copy(update={"stages": [*earlier, *result.stages]})
             record.status.artifacts = result.artifacts
+            record.count(happened.completed(result))
             record.advance(Phase.COMPLETED, Actor.WORKER, "every stage ended well")
             change.save(record)
 

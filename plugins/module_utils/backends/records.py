@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import collections.abc as c
 import dataclasses
 import datetime
 import json
@@ -19,6 +20,8 @@ from ..protocol.fields import timestamp
 from ..protocol.lifecycle import Actor, Phase
 from ..protocol.reports import EVENT_TYPE_PREFIX
 from ..scheduling.matching import Demand
+from ..telemetry.metrics import happened
+from ..telemetry.metrics.book import Tally
 from .host import Instant, ProcessId, now
 
 _EVENT_SOURCE = "/hyper2kvm/local"
@@ -67,6 +70,7 @@ class Record:
     sequence: int = 0
     version: int = 0
     _events: list[str] = dataclasses.field(default_factory=list)
+    _tallies: list[Tally] = dataclasses.field(default_factory=list)
 
     @classmethod
     def new(cls, job: models.MigrationJob, spec_digest: str) -> Record:
@@ -131,6 +135,11 @@ class Record:
         came = {"from": before.phase.value} if before is not None and again else {}
         record.emit("phase", {**came, "to": Phase.QUEUED.value, "why": f"given to the node {grant.node}"})
         return record
+
+    @property
+    def created(self) -> str:
+        """When the job was made."""
+        return t.cast(str, json.loads(self.document)["metadata"]["creationTimestamp"])
 
     @property
     def phase(self) -> Phase:
@@ -204,11 +213,16 @@ class Record:
         )
         self._events.append(event.line())
 
+    def count(self, tallies: c.Iterable[Tally]) -> None:
+        """Add to what is counted with what is saved next."""
+        self._tallies += tallies
+
     def turn(self, status: models.JobStatus, why: str, **data: t.Any) -> None:
         """Take over a status that :mod:`..protocol.status` made, announce a change of phase, and forget a lost hold."""
-        before, self.status = self.phase, status
-        if before is not self.phase:
-            self.emit("phase", {"from": before.value, "to": self.phase.value, "why": why, **data})
+        before, self.status = self.status, status
+        if before.phase is not self.phase:
+            self.emit("phase", {"from": before.phase.value, "to": self.phase.value, "why": why, **data})
+            self.count(happened.changed(before, status, self.created))
         if not self.held:
             self.worker = self.process = self.lease = self.progressed = self.announced = None
         if self.over and self.remove_after is None and self.grant is None:
@@ -225,6 +239,7 @@ class Record:
 
     def end_stage(self, stage: models.StageRecord) -> None:
         """Record a stage's end."""
+        self.count(happened.stage_ended(self.status, stage))
         self.turn(status.end_stage(self.status, stage), "")
         self.emit("stageended", stage.to_document())
 
@@ -240,6 +255,8 @@ class Record:
         lacking = dict.fromkeys((*self.demand.capabilities, *status.needs(failed)))
         self.demand = dataclasses.replace(self.demand, capabilities=tuple(lacking))
         self.turn(failed, error.message, error=models.ErrorDocument.of(error).to_document())
+        if self.phase is Phase.FAILED:
+            self.count(happened.failed(error.details))
         self._cancel_if_waiting()
 
     def release(self, actor: Actor, why: str) -> None:
@@ -289,6 +306,8 @@ class Record:
             [(self.name, self.uid, first + index, line) for index, line in enumerate(self._events)],
         )
         self._events.clear()
+        add_tallies(tx, self._tallies)
+        self._tallies.clear()
 
     @classmethod
     def load(cls, row: sqlite3.Row | dict[str, t.Any]) -> Record:
@@ -304,6 +323,15 @@ class Record:
             demand=load_demand(row["demand"]),
             grant=None if row["node"] is None else Grant(row["node"], row["granted"]),
         )
+
+
+def add_tallies(tx: sqlite3.Connection, tallies: c.Iterable[Tally]) -> None:
+    """Add to what was counted so far, within ``tx``."""
+    tx.executemany(
+        "INSERT INTO tallies (metric, labels, part, amount) VALUES (?, ?, ?, ?)"
+        " ON CONFLICT DO UPDATE SET amount = amount + excluded.amount",
+        [row for tally in tallies for row in tally.rows()],
+    )
 
 
 _PLAIN = (

@@ -52,8 +52,15 @@ class CopyResult:
     source_digest: str
     """``sha256:…``: the content digest (see :mod:`.scan`) of what was read."""
     virtual_size: int
+    allocated_bytes: int
+    """What the source's image holds, read or not."""
     ranges: Ranges | None = None
     """What was read, where that was not the whole disk."""
+
+    @classmethod
+    def of(cls, read: ScanResult, bytes_written: int, virtual_size: int, ranges: Ranges | None = None) -> CopyResult:
+        """Return what a copy did that ``read`` so."""
+        return cls(read.bytes_read, bytes_written, read.digest, virtual_size, read.allocated_bytes, ranges)
 
 
 def copy_disk(
@@ -112,7 +119,7 @@ def copy_disk(
         with _target(target, image.virtual_size, fmt, allocation, log) as sink:
             result = read.scan(sink=sink, ranges=ranges, recorded=log.records())
             sink.finish()
-        return CopyResult(result.bytes_read, result.bytes_written, result.digest, image.virtual_size, ranges)
+        return CopyResult.of(result, result.bytes_written, image.virtual_size, ranges)
 
 
 def copy_to_device(
@@ -137,7 +144,7 @@ def copy_to_device(
         result = read.scan(sink=sink, ranges=ranges, recorded=log.records())
         sink.finish()
     device.zero_gaps(log.records(), image.virtual_size, progress=zeroing, cancelled=cancelled)
-    return CopyResult(result.bytes_read, result.bytes_written, result.digest, image.virtual_size, ranges)
+    return CopyResult.of(result, result.bytes_written, image.virtual_size, ranges)
 
 
 def scan_image(
@@ -179,7 +186,7 @@ class _Reading:
         image = self.image
 
         def read(file: FileRange, blocks: BlockMap, manifest_digest: str | None) -> ScanResult:
-            return scan(
+            result = scan(
                 file,
                 blocks if ranges is None else RestrictedMap(blocks, ranges),
                 what=f"Reading {image.path.name}",
@@ -191,6 +198,7 @@ class _Reading:
                 progress=self.progress,
                 cancelled=self.cancelled,
             )
+            return dataclasses.replace(result, allocated_bytes=blocks.data_bytes())
 
         with FileRange(image.path, image.offset, image.length) as file:
             blocks = native_map(file, image.format, image.virtual_size)
@@ -253,7 +261,7 @@ def _share_blocks(image: DiskImage, target: pathlib.Path, fmt: TargetFormat, log
 
 def _shared(read: _Reading, log: CopyLog) -> CopyResult:
     result = read.scan_into(log)
-    return CopyResult(result.bytes_read, 0, result.digest, read.image.virtual_size)
+    return CopyResult.of(result, 0, read.image.virtual_size)
 
 
 def _by_qemu(
@@ -285,4 +293,4 @@ def _by_qemu(
     )
     sync_file(target)
     sync_file(target.parent)
-    return CopyResult(result.bytes_read, target.stat().st_size, result.digest, read.image.virtual_size)
+    return CopyResult.of(result, target.stat().st_size, read.image.virtual_size)

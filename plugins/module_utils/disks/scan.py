@@ -78,6 +78,8 @@ class ScanResult:
     """Of the file, for its data (compressed as they may be)."""
     bytes_written: int
     """Data that went to the sink."""
+    allocated_bytes: int = 0
+    """What the image holds, in the ranges that were read and outside of them; 0: not known."""
 
 
 def ignore(_record: RegionRecord) -> None:

@@ -22,6 +22,7 @@ from ..backends.kube.api import NAMESPACE_VARIABLE, Api, Login, own_namespace
 from ..protocol._pydantic import HAS_PYDANTIC
 from ..protocol.errors import JobError
 from ..telemetry import logs
+from ..telemetry.version import collection_version
 from .controller import Controller
 from .leader import Leadership, LeadershipLost
 from .metrics import Metrics
@@ -80,7 +81,7 @@ async def _run(options: argparse.Namespace) -> None:
     namespace = options.namespace or own_namespace()
     # A pod's container that is started anew is another process, and has to win the election anew.
     identity = f"{os.environ.get('POD_NAME') or os.uname().nodename}-{secrets.token_hex(4)}"
-    state = State(Metrics())
+    state = State(Metrics(collection_version()))
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
@@ -106,8 +107,8 @@ async def _run(options: argparse.Namespace) -> None:
 async def _act(api: Api, namespace: str, identity: str, leadership: Leadership, state: State) -> None:
     """Lead once it is this operator's turn, until the Lease is lost."""
     await leadership.gain()
-    state.metrics.leading.set(1)
-    state.controller = Controller(api, namespace, identity, state.metrics)
+    state.controller = Controller(api, namespace, identity, state.metrics.counted)
+    state.metrics.view = state.controller.view
     works = [asyncio.create_task(state.controller.run()), asyncio.create_task(leadership.keep())]
     try:
         await asyncio.gather(*works)

@@ -36,10 +36,12 @@ from ..protocol import fields, models
 from ..protocol.errors import JobError
 from ..protocol.lifecycle import HELD, Phase
 from ..telemetry.logs import JobLog
+from ..telemetry.metrics import happened, table
+from ..telemetry.metrics.book import Book, Tally
 from . import happenings
 from .decide import CORDONED, DRAINING, NODE_MISSING, WORKER_LEASE_SECONDS, Decision, Job, Worker, decide
 from .finished import Remover, finished_jobs
-from .metrics import Metrics
+from .metrics import View
 from .view import Finished, LeaseView, node_of_lease, read_cordoned, read_finished, read_job, read_lease
 
 log = logging.getLogger(__name__)
@@ -70,12 +72,12 @@ class _Trouble:
 class Controller:
     """Acts on all jobs of the cluster. Only the leader may run it."""
 
-    def __init__(self, api: Api, namespace: str, identity: str, metrics: Metrics) -> None:
-        """Act through ``api`` as ``identity``; the workers' Leases are in ``namespace``."""
+    def __init__(self, api: Api, namespace: str, identity: str, counted: Book) -> None:
+        """Act through ``api`` as ``identity``, and count; the workers' Leases are in ``namespace``."""
         self._api = api
         self._namespace = namespace
         self._identity = identity
-        self._metrics = metrics
+        self._counted = counted
         self._dirty = asyncio.Event()
         self._jobs: Cache[Job] = Cache(api, JOBS, self._read_job, self._job_changed, list_fields=OPEN_JOBS)
         self._workers = Cache(api, WORKERS, worker_of, self._look)
@@ -103,14 +105,17 @@ class Controller:
         """For how long it has not looked at the jobs; of one that is well, about a second at most."""
         return time.monotonic() - self._looked
 
-    def measure(self) -> None:
-        """Bring the metrics up to date that tell how things are."""
-        phases = collections.Counter(job.status.phase for job in self._jobs.objects.values())
-        for phase in _OPEN:
-            self._metrics.jobs.labels(phase.value).set(phases[phase])
-        workers = self._alive(time.monotonic())
-        self._metrics.workers.set(len(workers))
-        self._metrics.slots.set(sum(worker.status.slots for worker in workers.values()))
+    def view(self) -> View:
+        """Return how things are, for metrics."""
+        moment = time.monotonic()
+        workers = self._alive(moment)
+        return View(
+            jobs=self._jobs.objects.values(),
+            workers=len(workers),
+            slots=sum(worker.status.slots for worker in workers.values()),
+            lease_ages={node: moment - self._heard.get(node, moment) for node in self._workers.objects},
+            pending=len(self._assumed),
+        )
 
     async def run(self) -> t.NoReturn:
         """Act, for ever."""
@@ -144,6 +149,8 @@ class Controller:
         before, after = change.before, change.after
         if after is not None:
             known = before if before is not None and before.uid == after.uid else None
+            if known is not None:
+                self._counted.add(*happened.changed(known.status, after.status, fields.timestamp(after.created)))
             if after.status.phase in HELD and (known is None or known.status.epoch < after.status.epoch):
                 self._assigned(after, new=known is not None)
             return
@@ -151,10 +158,15 @@ class Controller:
         self._told.pop(change.key, None)
         ended = None if change.found is None else read_finished(change.found)
         if ended is not None:
-            self._count(ended)
-            self._ended(ended)
+            self._saw_end(before, ended)
         elif change.found is None and before is not None:
             self._spawn(self._look_up(before))
+
+    def _saw_end(self, before: Job | None, ended: Finished) -> None:
+        # One that was never seen open, or was another job of that name, has lived its life between two looks.
+        known = before.status if before is not None and before.uid == ended.uid else models.JobStatus()
+        self._counted.add(*happened.changed(known, ended.status, ended.created))
+        self._ended(ended)
 
     async def _look_up(self, job: Job) -> None:
         """Find out whether a job that is no longer listed is over or gone."""
@@ -163,8 +175,7 @@ class Controller:
         except JobError:
             return
         if ended is not None and ended.uid == job.uid:
-            self._count(ended)
-            self._ended(ended)
+            self._saw_end(job, ended)
 
     async def _take_stock(self) -> None:
         """Look once at the jobs that are over: what is to be removed some time, and what nobody may have told."""
@@ -197,9 +208,10 @@ class Controller:
         while True:
             await self._dirty.wait()
             self._dirty.clear()
-            with self._metrics.reconcile_seconds.time():
-                self._reconcile()
+            begun = time.monotonic()
+            self._reconcile()
             self._looked = time.monotonic()
+            self._counted.add(Tally(table.RECONCILE, (), self._looked - begun))
             await asyncio.sleep(_PAUSE_SECONDS)
 
     async def _tick(self) -> None:
@@ -287,12 +299,12 @@ class Controller:
                 return
             async with self._writing:
                 found = await self._api.patch(JOBS, job.name, patch, job.namespace, subresource="status")
-            self._metrics.writes.labels("status", "written").inc()
+            self._counted.add(Tally(table.WRITES, ("status", "written")))
             self._trouble.pop(job.key, None)
             _log_of(job).info("%s", _told(job.status, after))
             self._jobs.fold(found)
         except JobError as error:
-            self._metrics.writes.labels("status", type(error).__name__).inc()
+            self._counted.add(Tally(table.WRITES, ("status", type(error).__name__)))
             await self._failed(job, error)
         finally:
             del self._assumed[job.key]
@@ -335,15 +347,8 @@ class Controller:
     def _assigned(self, job: Job, *, new: bool) -> None:
         """Tell that a node got a job; ``new``: the assignment is this operator's, and not one that it found."""
         if new:
-            self._metrics.assignments.inc()
-            if job.status.epoch == 1:
-                self._metrics.wait_seconds.observe((_now() - job.created).total_seconds())
+            self._counted.add(Tally(table.ASSIGNMENTS))
         self._tell(happenings.assigned(job.namespace, job.name, job.uid, job.status, self._identity))
-
-    def _count(self, job: Finished) -> None:
-        self._metrics.ended.labels(job.status.phase.value).inc()
-        if job.status.phase is Phase.FAILED and job.status.last_error is not None:
-            self._metrics.failures.labels(job.status.last_error.error_class.value).inc()
 
     def _ended(self, job: Finished) -> None:
         self._remover.add(job)
@@ -358,12 +363,12 @@ class Controller:
             try:
                 async with self._writing:
                     await self._api.create(EVENTS, event, namespace)
-                self._metrics.writes.labels("event", "written").inc()
+                self._counted.add(Tally(table.WRITES, ("event", "written")))
                 return
             except Exists:
                 return
             except JobError as error:
-                self._metrics.writes.labels("event", type(error).__name__).inc()
+                self._counted.add(Tally(table.WRITES, ("event", type(error).__name__)))
                 if isinstance(error, (Absent, Refused)) or not isinstance(error, ApiError):
                     # The namespace is being deleted, for example.
                     log.info("event %s: %s", event["metadata"]["name"], error)
@@ -397,9 +402,6 @@ class _Gone(t.Container[str]):
         # Of a worker that has no Lease the time counts from when it was first missed.
         heard = self._heard.setdefault(str(node), self._moment)
         return self._moment - heard > (WORKER_LEASE_SECONDS if lease is None else lease.seconds)
-
-
-_OPEN = (Phase.CREATED, Phase.VALIDATED, Phase.QUEUED, *HELD)
 
 
 def _now() -> datetime.datetime:

@@ -42,6 +42,7 @@ class Finished:
     namespace: str
     name: str
     uid: str
+    created: str
     status: models.JobStatus
     remove_after: datetime.datetime | None
     """When its time to live ends; None: it has none."""
@@ -107,7 +108,8 @@ def read_finished(found: Object) -> Finished | None:
     keep = found.get("spec", {}).get("ttlSecondsAfterFinished")
     end = status.finished_at
     due = None if keep is None or end is None else moment(end) + datetime.timedelta(seconds=keep)
-    return Finished(metadata["namespace"], metadata["name"], metadata["uid"], status, due)
+    identity = (metadata["namespace"], metadata["name"], metadata["uid"], metadata["creationTimestamp"])
+    return Finished(*identity, status, due)
 
 
 def read_cordoned(found: Object) -> bool:

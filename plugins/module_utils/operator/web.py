@@ -52,9 +52,8 @@ async def serving(state: State, host: str, port: int) -> c.AsyncIterator[int]:
         return web.Response(text="ok\n") if state.ready else web.Response(status=503, text="not all is listed yet\n")
 
     async def metrics(request: t.Any) -> web.Response:
-        if state.controller is not None:
-            state.controller.measure()
-        return web.Response(body=state.metrics.text(), headers={"Content-Type": "text/plain; version=0.0.4"})
+        media_type, body = state.metrics.answer(request.headers.get("Accept", ""))
+        return web.Response(body=body, headers={"Content-Type": media_type})
 
     application = web.Application()
     application.add_routes([web.get("/healthz", live), web.get("/readyz", ready), web.get("/metrics", metrics)])

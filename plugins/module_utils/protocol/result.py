@@ -65,6 +65,9 @@ class DiskResult(Report):
     filesystems do not use is left out; the digests ``source`` and ``copied`` are of what was read."""
     bytes_written: Count = 0
     """Bytes written to the target."""
+    allocated_bytes: Count = 0
+    """Bytes of the virtual disk that the source's image holds, whether its filesystems use them or not; 0: not known.
+    """
     digests: Digests = p.Field(default_factory=Digests)
     """Content digests."""
 

@@ -11,6 +11,8 @@ import collections.abc as c
 from ..protocol import models
 
 _SHOWN = 3
+#: What passes as time goes by; all else takes somebody who acts.
+_PASSES = frozenset({"BackingOff", "HandedBack", "JobsAhead", "NoFreeSlot", "Suspended", "WorkerDraining"})
 
 
 def suspended() -> models.WaitReason:
@@ -29,3 +31,11 @@ def jobs_ahead(count: int, first: c.Sequence[str]) -> models.WaitReason:
     """Return the reason of a job that ``count`` jobs go before; ``first`` names those in front, or more."""
     names = ", ".join(first[: min(count, _SHOWN)]) + (", …" if count > _SHOWN else "")
     return models.WaitReason(reason="JobsAhead", message=f"{count} waiting jobs go first: {names}", count=0)
+
+
+def is_blocked(reasons: c.Collection[models.WaitReason]) -> bool:
+    """Whether a job that waits for these reasons will wait for ever, unless somebody acts.
+
+    What one worker lacks does not matter while another only has to get a slot free.
+    """
+    return bool(reasons) and all(one.reason not in _PASSES for one in reasons)

@@ -29,10 +29,12 @@ from ..protocol.fields import timestamp
 from ..protocol.lifecycle import TERMINAL, Phase
 from ..scheduling.matching import TARGET_DEVICE
 from ..telemetry.logs import JobLog
+from ..telemetry.metrics import table
+from ..telemetry.metrics.book import Tally
+from ..telemetry.version import collection_version
 from . import job_process, keeper, workdirs
 from .capabilities import probe
 from .config import Config, worker_name
-from .installation import collection_version
 from .job_process import Pipeline
 from .jobs_folder import JobsFolder
 from .local import starting_lock
@@ -104,6 +106,8 @@ class Agent:
         self._next_sweep = 0.0
         self._seen_version = (0, 0)
         self._busy_since = time.monotonic()
+        self._tallies: list[Tally] = []
+        """What is to be counted when the queue can be written."""
         self._wake = os.pipe()
         self.failed_jobs = 0
         """How many jobs ended FAILED in this worker's hands."""
@@ -140,6 +144,7 @@ class Agent:
             with contextlib.suppress(JobError):
                 self._backend.export_stream(self._config.event_rotation)
             with contextlib.suppress(JobError):
+                self._count()
                 self._backend.unregister(self._name)
             self._backend.close()
             log.info("worker %s ends", self._name)
@@ -236,7 +241,8 @@ class Agent:
         if time.monotonic() >= self._next_sweep:
             self._next_sweep = time.monotonic() + _SWEEP_SECONDS
             self._backend.reconcile_events()
-            workdirs.sweep(self._config.roots, self._config.state_dir, self._backend.has_use_for)
+            found = workdirs.sweep(self._config.roots, self._config.state_dir, self._backend.has_use_for)
+            self._note_leftovers(found)
             self._backend.forget_dead_workers()
         while not self._leaving and len(self._running) < self._config.slots and not self._must_stop(self._in_touch()):
             job = self._backend.claim(self._name)
@@ -268,6 +274,7 @@ class Agent:
             free_output_bytes=output,
         )
         self._backend.heartbeat(beat, since)
+        self._count()
         self._renewed = since
         self._next_beat = began + self._config.lease_seconds / _BEATS
 
@@ -280,6 +287,7 @@ class Agent:
         """Kill the jobs if the lease could not be renewed in time, before anybody may take them over."""
         if self._running and self._must_stop(self._renewed):
             log.error("the lease could not be renewed; stopping all jobs")
+            self._tallies.append(Tally(table.FENCES, (), len(self._running)))
             self._kill_all()
             self._renewed = boottime()
 
@@ -359,10 +367,14 @@ class Agent:
         for hold, running in list(self._running.items()):
             if not running.ended():
                 continue
+            fenced = running.code == EXIT_FENCED or running.order is Order.FENCED
             try:
                 self._settle(running, running.code or 0)
             except Fenced:
                 running.child.log.info("it is no longer ours")
+                fenced = True
+            if fenced:
+                self._tallies.append(Tally(table.FENCES))
             # Not before its end is written: a queue out of reach is tried again as long as the lease lasts.
             del self._running[hold]
             self._clear(running.child)
@@ -404,9 +416,19 @@ class Agent:
                 self.failed_jobs += 1
             useless = not self._backend.has_use_for(child.name)
             try:
-                workdirs.clear(child.workdir, self._config.roots, self._config.state_dir, remove=useless)
+                found = workdirs.clear(child.workdir, self._config.roots, self._config.state_dir, remove=useless)
+                self._note_leftovers(found)
             except OSError as error:
                 child.log.warning("cannot clear %s: %s", child.workdir, error)
+
+    def _note_leftovers(self, found: workdirs.Leftovers) -> None:
+        self._tallies += (Tally(table.LEFTOVERS, (kind,), number) for kind, number in found.items())
+
+    def _count(self) -> None:
+        """Write what was counted since the last time."""
+        if self._tallies:
+            self._backend.count(self._tallies)
+            self._tallies.clear()
 
     def _is_over(self, uid: str) -> bool:
         phase = self._backend.phase(uid)

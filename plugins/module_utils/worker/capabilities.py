@@ -33,8 +33,8 @@ from ..guests.microvm.tree import NEEDED
 from ..protocol import models
 from ..protocol.errors import JobError
 from ..scheduling.matching import VOLUMES
+from ..telemetry.version import collection_version
 from . import kernel
-from .installation import collection_version
 
 _TOOL_SECONDS = 10.0
 _PROBE_SECONDS = 60

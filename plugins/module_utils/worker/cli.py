@@ -135,6 +135,15 @@ def _parser() -> argparse.ArgumentParser:
         help="how long it may be silent before another worker takes its jobs over "
         f"(default: {LEASE_SECONDS:.0f}; with --kubernetes {NODE_LEASE_SECONDS:.0f})",
     )
+    run.add_argument(
+        "--metrics-port", type=_port, metavar="PORT", help="tell metrics there (/metrics), and health (/healthz)"
+    )
+    run.add_argument(
+        "--metrics-host", default="127.0.0.1", metavar="ADDRESS", help="where to listen for that (default: %(default)s)"
+    )
+    run.add_argument(
+        "--metrics-textfile", type=pathlib.Path, metavar="FILE", help="keep metrics there, for node_exporter; FILE.prom"
+    )
     run.add_argument("--once", action="store_true", help="end when no job is left that could be run")
     run.add_argument("--kubernetes", action="store_true", help="work on the jobs that a cluster assigns to this node")
     run.add_argument("--node-name", metavar="NAME", help="this node's name in the cluster (default: $NODE_NAME)")
@@ -236,6 +245,13 @@ def _since(text: str) -> int | datetime.datetime:
         ) from None
 
 
+def _port(text: str) -> int:
+    number = int(text)
+    if not 0 <= number < 65536:
+        raise argparse.ArgumentTypeError("must be a port, 0 to 65535")
+    return number
+
+
 # -- folders -----------------------------------------------------------------------------------------------------------
 
 
@@ -264,22 +280,36 @@ def _state_dir(options: argparse.Namespace) -> pathlib.Path:
 
 
 def _run(options: argparse.Namespace, pipeline: Pipeline | None) -> int:
-    from .agent import Agent
-
-    if pipeline is None:
-        from .pipeline import run_job
-
-        pipeline = run_job
     if options.kubernetes:
         return _run_on_node(options, pipeline)
-    agent = Agent(_config(options), pipeline)
-    agent.run()
-    return JOB_FAILED if options.once and agent.failed_jobs else OK
+    config = _config(options)
+    with _telling(options, config):
+        from .agent import Agent
+
+        agent = Agent(config, _engine(pipeline))
+        agent.run()
+        return JOB_FAILED if options.once and agent.failed_jobs else OK
 
 
-def _run_on_node(options: argparse.Namespace, pipeline: Pipeline) -> int:
+def _telling(options: argparse.Namespace, config: Config) -> contextlib.AbstractContextManager[None]:
+    """Tell metrics, where that is asked for. The engine, which takes no part in it, is not to be loaded yet."""
+    from . import exporter
+
+    how = exporter.Telling(options.metrics_host, options.metrics_port, options.metrics_textfile)
+    return exporter.telling(how, config.state_dir, config.roots, in_cluster=options.kubernetes)
+
+
+def _engine(pipeline: Pipeline | None) -> Pipeline:
+    if pipeline is not None:
+        return pipeline
+    from .pipeline import run_job
+
+    return run_job
+
+
+def _run_on_node(options: argparse.Namespace, pipeline: Pipeline | None) -> int:
     from ..backends.kube.api import own_namespace
-    from . import node_agent, node_status
+    from . import node_status
 
     name = options.node_name or os.environ.get("NODE_NAME")
     if not name:
@@ -288,7 +318,11 @@ def _run_on_node(options: argparse.Namespace, pipeline: Pipeline) -> int:
         raise invalid("InvalidOptions", "The worker of a node ends when it is told to.", "Leave out how it ends.")
     node = node_status.Node(name, own_namespace(), options.output_shared)
     try:
-        return node_agent.run(_config(options), pipeline, node)
+        config = _config(options)
+        with _telling(options, config):
+            from . import node_agent
+
+            return node_agent.run(config, _engine(pipeline), node)
     except JobError as error:
         node_status.tell_unfit(node, error)
         raise
@@ -339,11 +373,9 @@ def _labels(pairs: c.Iterable[str]) -> dict[str, str]:
 
 
 def _health(backend: LocalBackend, options: argparse.Namespace) -> int:
-    from . import node_agent
+    from .health import is_alive
 
-    alive = node_agent.is_alive(_state_dir(options))
-    if alive is None:
-        alive = bool(backend.workers())
+    alive = is_alive(_state_dir(options))
     print("alive" if alive else "no worker of this queue is alive, or it does not mind its jobs")
     return OK if alive else JOB_FAILED
 

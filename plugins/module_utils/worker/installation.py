@@ -6,38 +6,16 @@
 
 from __future__ import annotations
 
-import functools
-import json
 import os
 import pathlib
-import re
 import sys
 
 from ..protocol import errors
+from ..telemetry.version import own_root
 
 #: The command that starts a worker of the installation it lies in.
 LAUNCHER = "scripts/hyper2kvm-worker"
 _WHERE = "ansible_collections/hyper2kvm/core"
-
-
-def _own_root() -> pathlib.Path:
-    return pathlib.Path(__file__).parents[3]
-
-
-@functools.lru_cache(maxsize=1)
-def collection_version() -> str:
-    """Return the version of the collection that this code is of; ``unknown`` inside a module's bundle."""
-    root = _own_root()
-    try:
-        manifest = json.loads((root / "MANIFEST.json").read_text(encoding="utf-8"))
-        return str(manifest["collection_info"]["version"])
-    except (OSError, ValueError, KeyError):
-        pass
-    try:
-        match = re.search(r"^version: *(\S+)$", (root / "galaxy.yml").read_text(encoding="utf-8"), re.MULTILINE)
-    except OSError:
-        match = None
-    return match[1] if match else "unknown"
 
 
 def find_installation(hint: str | None = None) -> pathlib.Path:
@@ -57,7 +35,7 @@ def find_installation(hint: str | None = None) -> pathlib.Path:
             *filter(None, os.environ.get("ANSIBLE_COLLECTIONS_PATH", "").split(":")),
             *("~/.ansible/collections", "/usr/share/ansible/collections", "/opt/hyper2kvm/collections"),
         ]
-        places = [_own_root(), *(pathlib.Path(folder).expanduser() / _WHERE for folder in folders)]
+        places = [own_root(), *(pathlib.Path(folder).expanduser() / _WHERE for folder in folders)]
         places += [pathlib.Path(folder) / _WHERE for folder in sys.path]
     for place in places:
         if (place / LAUNCHER).is_file():

@@ -37,8 +37,8 @@ from ..guests.session import GuestSession, Opened, Planned
 from ..protocol import models
 from ..protocol.errors import JobError, invalid
 from ..protocol.validation import spec_digest
+from ..telemetry.version import collection_version
 from .context import Reporter, Roots, Stopped
-from .installation import collection_version
 from .layout import TargetLayout, layout_of
 from .unfinished import remove_unfinished
 

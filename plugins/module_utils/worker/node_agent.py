@@ -21,7 +21,6 @@ import contextlib
 import dataclasses
 import logging
 import os
-import pathlib
 import signal
 import time
 import typing as t
@@ -46,6 +45,7 @@ from ..protocol.lifecycle import HELD, TERMINAL, Phase
 from ..telemetry.logs import JobLog
 from . import keeper, node_relay, node_status, node_worker, workdirs
 from .config import Config
+from .health import ALIVE, SILENT_SECONDS
 from .job_process import Pipeline
 from .node_status import Node
 
@@ -80,14 +80,12 @@ _HANGS_SECONDS = 15.0
 #: From the request to end: for the worker's checkpoints, and for all.
 _CHECKPOINT_SECONDS = 20.0
 _LEAVE_SECONDS = 30.0
-#: Between two words in the file by which :func:`is_alive` knows that this process minds its jobs.
+#: Between two words in the file by which :mod:`.health` knows that this process minds its jobs.
 _ALIVE_SECONDS = 5.0
-_SILENT_SECONDS = 60.0
 #: HTTP status of writers that got into each other's way.
 _CONFLICT = 409
 
 KEEPER = "keeper"
-ALIVE = "node-agent"
 
 
 def run(config: Config, pipeline: Pipeline, node: Node, login: Login | None = None) -> int:
@@ -108,12 +106,6 @@ def run(config: Config, pipeline: Pipeline, node: Node, login: Login | None = No
     finally:
         backend.close()
         os.close(holding)
-
-
-def is_alive(state_dir: pathlib.Path) -> bool | None:
-    """Whether the node agent of a state folder minds its jobs; None: the folder is no node's."""
-    path = state_dir / ALIVE
-    return boottime() - keeper.read(path) < _SILENT_SECONDS if path.exists() else None
 
 
 async def _end(tasks: c.Sequence[asyncio.Future[t.Any]]) -> None:
@@ -195,7 +187,7 @@ class NodeAgent:
     async def _say_alive(self) -> None:
         """Say so while the jobs are minded. That the API server is away at the start, so that none are, is no fault."""
         while True:
-            if self._minded is None or time.monotonic() - self._minded < _SILENT_SECONDS / 2:
+            if self._minded is None or time.monotonic() - self._minded < SILENT_SECONDS / 2:
                 try:
                     keeper.write(self._config.state_dir / ALIVE, boottime())
                 except OSError as error:

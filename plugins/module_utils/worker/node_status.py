@@ -21,7 +21,7 @@ from ..backends.kube.resources import WORKERS, worker_object, worker_status_patc
 from ..protocol import fields, models
 from ..protocol.errors import JobError
 from ..scheduling.matching import ALWAYS_NEEDED
-from .installation import collection_version
+from ..telemetry.version import collection_version
 
 log = logging.getLogger(__name__)
 

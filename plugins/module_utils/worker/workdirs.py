@@ -15,6 +15,7 @@ it over (:func:`adopt`) and goes on after the last stage that ended there.
 
 from __future__ import annotations
 
+import collections
 import collections.abc as c
 import contextlib
 import dataclasses
@@ -28,6 +29,7 @@ import subprocess
 
 from ..backends.host import lock_file
 from ..protocol import errors
+from ..telemetry.metrics.table import DEVICE, FOLDER, MOUNT
 from . import kernel
 from .context import Roots
 from .unfinished import remove_unfinished
@@ -40,6 +42,9 @@ _LABEL = r"[a-z0-9][-a-z0-9]*"
 _NAME = re.compile(rf"((?P<namespace>{_LABEL})\.)?(?P<name>{_LABEL})\.(?P<uid>{_UID})")
 _DELETED = " (deleted)"
 _PATIENCE_SECONDS = 5.0
+
+#: How many things of each kind were left behind.
+Leftovers = collections.Counter[str]
 
 
 def path(scratch: pathlib.Path, name: str, uid: str) -> pathlib.Path:
@@ -163,14 +168,17 @@ def _unused(workdir: pathlib.Path) -> c.Iterator[_Owner | None]:
         os.close(descriptor)
 
 
-def sweep(roots: Roots, state_dir: pathlib.Path, has_use: c.Callable[[str], bool]) -> None:
-    """Clear what dead jobs of this queue left below the scratch root.
+def sweep(roots: Roots, state_dir: pathlib.Path, has_use: c.Callable[[str], bool]) -> Leftovers:
+    """Clear what dead jobs of this queue left below the scratch root, and return what that was.
 
     Mounts and loop devices of all folders that nobody holds go. So do the folders themselves, unless the queue
     ``has_use`` for what was done for the job of that name.
     """
+    found: Leftovers = collections.Counter()
     for folder, name in _folders(roots.scratch):
-        clear(folder, roots, state_dir, remove=not has_use(name))
+        found += clear(folder, roots, state_dir, remove=not has_use(name))
+        found[FOLDER] += not folder.exists()
+    return +found
 
 
 def forget(name: str, roots: Roots, state_dir: pathlib.Path) -> None:
@@ -184,16 +192,18 @@ def forget(name: str, roots: Roots, state_dir: pathlib.Path) -> None:
                 clear(folder, roots, state_dir, remove=True)
 
 
-def clear(workdir: pathlib.Path, roots: Roots, state_dir: pathlib.Path, *, remove: bool) -> None:
-    """Detach what a dead job left attached below its folder; nothing happens if the folder is in use.
+def clear(workdir: pathlib.Path, roots: Roots, state_dir: pathlib.Path, *, remove: bool) -> Leftovers:
+    """Detach what a dead job left attached below its folder, and return that; nothing happens if the folder is in use.
 
     ``remove`` has the folder go, and with it what its job has written of a target that did not get whole.
     """
     with _unused(workdir) as owner:
-        if owner is not None and owner.state_dir == state_dir.resolve():
-            _detach(workdir)
-            if remove:
-                _discard(workdir, roots.output)
+        if owner is None or owner.state_dir != state_dir.resolve():
+            return collections.Counter()
+        found = _detach(workdir)
+        if remove:
+            _discard(workdir, roots.output)
+        return found
 
 
 def _discard(workdir: pathlib.Path, output: pathlib.Path) -> None:
@@ -211,12 +221,15 @@ def _remove(workdir: pathlib.Path) -> None:
     workdir.rmdir()
 
 
-def _detach(workdir: pathlib.Path) -> None:
+def _detach(workdir: pathlib.Path) -> Leftovers:
     inside = f"{workdir.resolve()}/"
+    found: Leftovers = collections.Counter()
     for target in _mounts(inside):
+        found[MOUNT] += 1
         log.warning("unmounting %s, which a dead job left", target)
         kernel.detach_mount(target)
     for device in _loops(inside):
+        found[DEVICE] += 1
         log.warning("detaching %s, which a dead job left", device)
         subprocess.run(
             ["losetup", "--detach", device],
@@ -225,6 +238,7 @@ def _detach(workdir: pathlib.Path) -> None:
             timeout=30,
             check=False,
         )
+    return found
 
 
 def _mounts(inside: str) -> list[str]:

@@ -51,6 +51,7 @@ def run(context: JobContext) -> str:
             copied = _copy(context, index, None if whole else ranges, log, progress)
         disk = context.result.disks[index]
         disk.bytes_read, disk.bytes_written = copied.bytes_read, copied.bytes_written
+        disk.allocated_bytes = copied.allocated_bytes
         disk.digests.source = copied.source_digest
         disk.map = str(context.layout.map(index).relative_to(context.roots.output)) if copied.ranges else None
         moved += size

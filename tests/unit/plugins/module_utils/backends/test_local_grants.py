@@ -226,6 +226,7 @@ def test_a_queue_of_the_first_version_is_taken_over(tmp_path: pathlib.Path) -> N
     with sqlite3.connect(tmp_path / "state" / "queue.db") as connection:
         for column in ("node", "granted"):
             connection.execute(f"ALTER TABLE jobs DROP COLUMN {column}")
+        connection.execute("DROP TABLE tallies")
         connection.execute("PRAGMA user_version = 1")
     connection.close()
     backend.give(assigned(), "node-1")

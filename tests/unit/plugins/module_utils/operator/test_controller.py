@@ -22,9 +22,9 @@ from ansible_collections.hyper2kvm.core.plugins.module_utils.backends.kube.resou
     Resource,
 )
 from ansible_collections.hyper2kvm.core.plugins.module_utils.operator.controller import Controller
-from ansible_collections.hyper2kvm.core.plugins.module_utils.operator.metrics import Metrics
 from ansible_collections.hyper2kvm.core.plugins.module_utils.operator.view import read_finished, read_job
 from ansible_collections.hyper2kvm.core.plugins.module_utils.protocol.errors import ErrorClass
+from ansible_collections.hyper2kvm.core.plugins.module_utils.telemetry.metrics.book import Book
 
 from tests.kube.registrations import registration
 
@@ -120,7 +120,7 @@ class DeafApi:
 @contextlib.asynccontextmanager
 async def controlling(api: DeafApi) -> c.AsyncIterator[Controller]:
     """A controller that acts on what ``api`` says."""
-    controller = Controller(t.cast(t.Any, api), HOME, "me", Metrics())
+    controller = Controller(t.cast(t.Any, api), HOME, "me", Book())
     task = asyncio.create_task(controller.run())
     try:
         yield controller
@@ -158,7 +158,7 @@ def test_a_write_that_fails_is_made_again(error_class: ErrorClass) -> None:
         api.refusals = [ApiError(error_class, "Unwilling", "not now", code=code) for code in (429, 500, 503)]
         async with controlling(api) as controller:
             await api.until(lambda: bool(api.patches))
-            controller.measure()
+            controller.view()
         assert [after["phase"] for after in api.patches] == ["ASSIGNED"]
         assert api.refusals == []
 

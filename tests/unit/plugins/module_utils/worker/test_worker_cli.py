@@ -24,10 +24,10 @@ from ansible_collections.hyper2kvm.core.plugins.module_utils.protocol.lifecycle 
 from ansible_collections.hyper2kvm.core.plugins.module_utils.worker import (
     cli,
     config,
+    health,
     installation,
     keeper,
     local,
-    node_agent,
 )
 
 from tests.tools import sample_jobs
@@ -65,7 +65,7 @@ def test_health_is_that_of_the_queues_workers(site: Site, run: Run) -> None:
 
 def test_health_of_a_node_is_whether_its_agent_minds_the_jobs(site: Site, run: Run) -> None:
     site.start()
-    alive = site.output / ".hyper2kvm" / node_agent.ALIVE
+    alive = site.output / ".hyper2kvm" / health.ALIVE
     keeper.write(alive, boottime() - 10.0)
     assert run("health")[0] == 0
     keeper.write(alive, boottime() - 100.0)
@@ -283,7 +283,8 @@ def test_the_command_runs_its_own_installation_whatever_else_is_there(tmp_path: 
         (folder / "__init__.py").write_text("raise ImportError('the wrong one')\n")
     spy = core / "plugins" / "module_utils" / "worker" / "cli.py"
     spy.write_text(
-        "from .installation import collection_version, find_installation\n"
+        "from ..telemetry.version import collection_version\n"
+        "from .installation import find_installation\n"
         "def main():\n    print(collection_version(), find_installation())\n"
     )
     done = subprocess.run(
@@ -300,7 +301,7 @@ def test_the_command_runs_its_own_installation_whatever_else_is_there(tmp_path: 
 def test_the_installation_is_found_from_a_module_bundle(
     tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(installation, "_own_root", lambda: tmp_path / "bundle.zip")
+    monkeypatch.setattr(installation, "own_root", lambda: tmp_path / "bundle.zip")
     monkeypatch.setattr(sys, "path", [])
     monkeypatch.setenv("HOME", str(tmp_path))
     with pytest.raises(JobError, match="not installed"):
