@@ -17,7 +17,7 @@ unexport PYTHONDONTWRITEBYTECODE
 export HYPER2KVM_TEST_GUESTS := $(GUEST_CACHE)
 
 .PHONY: help setup setup-cluster demo test test-cluster lint unit hostile fuzz guests e2e faults test-faults sanity \
-	integration oldest schemas lock bench build browser screenshots clean FORCE
+	integration oldest schemas lock bench bench-cluster build browser screenshots clean FORCE
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -136,6 +136,9 @@ lock: setup ## Write down the exact libraries of the images
 
 bench: setup ## Print the ratios against qemu-img
 	PYTHONPATH=.collections python -m bench
+
+bench-cluster: setup-cluster ## Thousands of jobs through the operator, beside Kubernetes' own Jobs
+	PYTHONPATH=.collections python -m bench.cluster
 
 build: setup ## Build the collection's tarball
 	ansible-galaxy collection build --force --output-path build
