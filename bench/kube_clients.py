@@ -19,7 +19,6 @@ import concurrent.futures
 import functools
 import os
 import pathlib
-import re
 import statistics
 import subprocess
 import sys
@@ -36,6 +35,7 @@ from ansible_collections.hyper2kvm.core.plugins.module_utils.backends.kube.resou
 )
 from ansible_collections.hyper2kvm.core.plugins.module_utils.protocol.lifecycle import Phase
 
+from bench.processes import cpu_seconds, most_megabytes
 from tests.guests.host import REPOSITORY
 from tests.kube.api_server import serving
 
@@ -193,25 +193,14 @@ def measure(name: str, kubeconfig: pathlib.Path) -> Figures:
 
         def start() -> None:
             assert out.readline() == "ready\n", f"{name} did not start"
-            before[0] = _cpu_seconds(process.pid)
+            before[0] = cpu_seconds(process.pid)
 
         names = [f"job-{number}" for number in range(JOBS_COUNT)]
         try:
             seconds = asyncio.run(_all_assigned(kubeconfig, names, start))
-            return Figures(seconds, _cpu_seconds(process.pid) - before[0], _megabytes(process.pid))
+            return Figures(seconds, cpu_seconds(process.pid) - before[0], most_megabytes(process.pid))
         finally:
             process.kill()
-
-
-def _cpu_seconds(pid: int) -> float:
-    """The processor time that a process has had (proc(5): utime and stime, in ticks)."""
-    after_name = pathlib.Path(f"/proc/{pid}/stat").read_text(encoding="ascii").rpartition(")")[2].split()
-    return (int(after_name[11]) + int(after_name[12])) / os.sysconf("SC_CLK_TCK")
-
-
-def _megabytes(pid: int) -> float:
-    status = pathlib.Path(f"/proc/{pid}/status").read_text(encoding="ascii")
-    return int(re.findall(r"VmHWM:\s+(\d+) kB", status)[0]) / 1024
 
 
 def main() -> None:

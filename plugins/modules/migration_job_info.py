@@ -42,6 +42,13 @@ options:
       - With O(backend=kubernetes) this is an error, which names the node that has them.
     type: bool
     default: false
+  explain:
+    description:
+      - Return as RV(waiting) why the job O(name) is not running, in whole and as it is now.
+      - The job's C(status.waiting) has ten reasons at most, and may be some seconds old.
+    type: bool
+    default: false
+    version_added: 1.1.0
   wait_timeout:
     description: Seconds to wait for the end of the job O(name) before it is returned as it is.
     type: int
@@ -63,6 +70,7 @@ EXAMPLES = r"""
 - name: See why a job waits
   hyper2kvm.core.migration_job_info:
     name: web01-convert
+    explain: true
   register: web01
 
 - name: Wait until the copy has ended
@@ -73,7 +81,7 @@ EXAMPLES = r"""
 
 - name: Show why it waits
   ansible.builtin.debug:
-    var: web01.jobs[0].status.waiting
+    var: web01.waiting
 """
 
 RETURN = r"""
@@ -91,6 +99,16 @@ events:
   returned: when O(events=true)
   type: list
   elements: dict
+waiting:
+  description: Why the job is not running, the commonest reason first; empty where a worker has it or may take it now.
+  returned: when O(explain=true)
+  type: list
+  elements: dict
+  sample:
+    - reason: NoFreeSlot
+      message: has all 2 slots in use
+      count: 3
+      examples: [node1, node2, node3]
 """
 
 from ansible.module_utils.basic import AnsibleModule
@@ -107,6 +125,7 @@ def main() -> None:
             "name": {"type": "str"},
             "label_selectors": {"type": "list", "elements": "str", "default": []},
             "events": {"type": "bool", "default": False},
+            "explain": {"type": "bool", "default": False},
             "wait_timeout": {"type": "int", "default": 0},
             "wait_while": {"type": "str"},
             "names": {"type": "list", "elements": "str", "default": []},

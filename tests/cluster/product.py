@@ -26,10 +26,17 @@ _OWN = "/var/lib/hyper2kvm"
 _OVER = {"COMPLETED", "FAILED", "CANCELLED"}
 #: A job's limit in seconds, on a machine whose cores have other things to do as well.
 PATIENCE = 400.0
-#: So slow that a test can do something while the copy runs: the tiny guest has 39 MiB. Bytes a second.
-SLOWLY = 1024**2
 
 Object = dict[str, t.Any]
+
+
+def _at(mebibytes: float) -> Object:
+    return {"limits": {"bandwidthBytesPerSecond": int(mebibytes * 1024**2)}, "target": {"contents": "all"}}
+
+
+#: Fields of jobs that are so slow that a test can do something while they copy the 39 MiB of the tiny guest: for some
+#: 20 seconds, and for nearly a minute.
+SLOW, SLOWER = _at(2), _at(0.7)
 
 
 class Product:
@@ -80,6 +87,11 @@ class Product:
     def submit(self, namespace: str, name: str, **spec: t.Any) -> None:
         """Hand in a job that converts the tiny guest, unless ``spec`` says otherwise."""
         self.cluster.apply(job(namespace, name, **spec))
+
+    def workers(self) -> set[str]:
+        """The uids of the workers' pods."""
+        found = self.cluster.get("--namespace", NAMESPACE, "pods", "--selector=app.kubernetes.io/component=worker")
+        return {one["metadata"]["uid"] for one in found["items"]}
 
     def job(self, namespace: str, name: str) -> Object:
         return self.cluster.get("--namespace", namespace, "migrationjob", name)
@@ -166,11 +178,12 @@ class Product:
 
 def job(namespace: str, name: str, **spec: t.Any) -> Object:
     """A job that converts the tiny guest to a folder of its name, unless ``spec`` says otherwise."""
+    target = {"path": name, **spec.pop("target", {})}
     return {
         "apiVersion": "hyper2kvm.io/v1",
         "kind": "MigrationJob",
         "metadata": {"name": name, "namespace": namespace},
-        "spec": {"source": {"path": "tiny.ova"}, "target": {"path": name}, "verify": {"boot": False}, **spec},
+        "spec": {"source": {"path": "tiny.ova"}, "target": target, "verify": {"boot": False}, **spec},
     }
 
 

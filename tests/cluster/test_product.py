@@ -13,15 +13,12 @@ import pathlib
 import re
 import subprocess
 import time
-import typing as t
 
 import pytest
 
 from tests.cluster.cluster import Cluster
 from tests.cluster.machine import ClusterError, until
-from tests.cluster.product import CHART, NAMESPACE, PATIENCE, RELEASE, REPOSITORY, SLOWLY, Product, job
-
-SLOW: dict[str, t.Any] = {"limits": {"bandwidthBytesPerSecond": SLOWLY}, "target": {"contents": "all"}}
+from tests.cluster.product import CHART, NAMESPACE, PATIENCE, RELEASE, REPOSITORY, SLOW, SLOWER, Product, job
 
 
 @pytest.fixture(scope="module")
@@ -42,11 +39,6 @@ def product(installed: Product, namespace: str) -> c.Iterator[Product]:
     installed.upload(namespace)
     yield installed
     installed.check_nothing_left()
-
-
-def slow(name: str) -> dict[str, t.Any]:
-    """Fields of a job whose copy takes some seconds."""
-    return {**SLOW, "target": {"path": name, **SLOW["target"]}}
 
 
 def events(cluster: Cluster, namespace: str, name: str) -> list[str]:
@@ -104,7 +96,7 @@ def test_a_bad_document_is_refused_with_what_is_wrong(cluster: Cluster, installe
 
 @pytest.mark.parametrize("victim", ["worker", "operator"])
 def test_what_is_killed_is_taken_up_again(cluster: Cluster, product: Product, namespace: str, victim: str) -> None:
-    product.submit(namespace, "vm", **slow("vm"))
+    product.submit(namespace, "vm", **SLOW)
     node = product.until_copying(namespace, "vm")
     if victim == "worker":
         kill(cluster, product.worker(node))
@@ -120,7 +112,7 @@ def test_what_is_killed_is_taken_up_again(cluster: Cluster, product: Product, na
 
 
 def test_the_api_servers_absence_stops_nothing(cluster: Cluster, product: Product, namespace: str) -> None:
-    product.submit(namespace, "vm", **slow("vm"))
+    product.submit(namespace, "vm", **SLOWER)
     product.until_copying(namespace, "vm")
     with cluster.without_api_server():
         # It is the time that is tested: longer than any request waits, shorter than two thirds of a lease.
@@ -129,7 +121,7 @@ def test_the_api_servers_absence_stops_nothing(cluster: Cluster, product: Produc
 
 
 def test_an_evicted_worker_hands_its_jobs_back(cluster: Cluster, product: Product, namespace: str) -> None:
-    product.submit(namespace, "vm", **slow("vm"))
+    product.submit(namespace, "vm", **SLOW)
     node = product.until_copying(namespace, "vm")
     cluster.kubectl("--namespace", NAMESPACE, "delete", "pod", product.worker(node), "--timeout=90s", timeout=120)
     status = product.completed(namespace, "vm")
@@ -137,8 +129,29 @@ def test_an_evicted_worker_hands_its_jobs_back(cluster: Cluster, product: Produc
     assert [one for one in status["attempts"] if "error" in one] == []
 
 
+def test_a_drained_node_ends_what_it_has_or_hands_it_on(cluster: Cluster, product: Product, namespace: str) -> None:
+    product.submit(namespace, "vm", **SLOWER)
+    node = product.until_copying(namespace, "vm")
+    other = "node1" if node == "node2" else "node2"
+    try:
+        cluster.kubectl("drain", node, "--ignore-daemonsets", "--timeout=120s", timeout=150)
+        # Nobody stops a DaemonSet's pod for that, and so no job; but the node gets no other one.
+        assert product.jobs(namespace)["vm"]["assignedNode"] == node
+        product.submit(namespace, "next")
+        until(lambda: bool(product.jobs(namespace)["next"].get("attempts")), "the next job's node")
+        assert product.jobs(namespace)["next"]["attempts"][0]["worker"] == other
+        assert product.jobs(namespace)["vm"]["assignedNode"] == node
+        # What comes next is the node's shutdown, which stops the pod.
+        cluster.kubectl("--namespace", NAMESPACE, "delete", "pod", product.worker(node), "--timeout=90s", timeout=120)
+        status = product.completed(namespace, "vm")
+        assert [(one["worker"], one.get("error")) for one in status["attempts"]] == [(node, None), (other, None)]
+        product.completed(namespace, "next")
+    finally:
+        cluster.kubectl("uncordon", node)
+
+
 def test_another_node_does_what_a_lost_one_had(cluster: Cluster, product: Product, namespace: str) -> None:
-    product.submit(namespace, "vm", **slow("vm"))
+    product.submit(namespace, "vm", **SLOW)
     node = product.until_copying(namespace, "vm")
     other = "node1" if node == "node2" else "node2"
     cluster.node(node).kill()
@@ -152,19 +165,9 @@ def test_another_node_does_what_a_lost_one_had(cluster: Cluster, product: Produc
 
 
 def test_a_namespace_goes_with_its_running_jobs(cluster: Cluster, product: Product, namespace: str) -> None:
-    product.submit(namespace, "vm", **slow("vm"))
+    product.submit(namespace, "vm", **SLOW)
     product.until_copying(namespace, "vm")
     cluster.kubectl("delete", "namespace", namespace, "--timeout=60s", timeout=90)
-
-
-def test_an_upgrade_and_a_rollback_let_jobs_finish(cluster: Cluster, product: Product, namespace: str) -> None:
-    product.submit(namespace, "vm", **slow("vm"))
-    product.until_copying(namespace, "vm")
-    product.install("--set", "worker.slots=3")
-    assert cluster.get("migrationworker", "node1")["status"]["slots"] == 3
-    product.completed(namespace, "vm")
-    cluster.helm("rollback", RELEASE, f"--namespace={NAMESPACE}", "--wait", "--timeout=5m")
-    until(lambda: cluster.get("migrationworker", "node1")["status"]["slots"] == 2, "the rollback", PATIENCE)
 
 
 def test_helm_tests_itself(cluster: Cluster, product: Product) -> None:

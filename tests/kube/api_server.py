@@ -103,7 +103,7 @@ class ApiServer:
         """
         etcd_url = f"http://127.0.0.1:{self._etcd_port}"
         peer_url = f"http://127.0.0.1:{self._peer_port}"
-        self._run(
+        self.run_program(
             "etcd",
             f"--data-dir={self._folder / 'etcd'}",
             "--unsafe-no-fsync",
@@ -114,7 +114,7 @@ class ApiServer:
             f"--initial-advertise-peer-urls={peer_url}",
             f"--initial-cluster=default={peer_url}",
         )
-        self._run(
+        self.run_program(
             "kube-apiserver",
             f"--etcd-servers={etcd_url}",
             "--bind-address=127.0.0.1",
@@ -137,9 +137,30 @@ class ApiServer:
         self._end("kube-apiserver")
 
     def close(self) -> None:
-        """Kill everything."""
-        for name in ("kube-apiserver", "etcd"):
+        """Kill everything, the last that was started first."""
+        for name in reversed(list(self._running)):
             self._end(name)
+
+    def run_program(self, name: str, *arguments: str, program: pathlib.Path | None = None) -> None:
+        """Start a program, unless it runs; it ends with this server.
+
+        :param program: where it is; None: it is one of Kubernetes' own.
+        """
+        if name in self._running:
+            return
+        log = self._folder / f"{name}.log"
+        with log.open("ab") as out:
+            # The kernel ends it, should this process be killed.
+            command = ["setpriv", "--pdeathsig", "KILL", str(program or self._programs / name), *arguments]
+            self._running[name] = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=out, stderr=out)
+
+    def pid(self, name: str) -> int:
+        """The process of a program that runs."""
+        return self._running[name].pid
+
+    def path(self, name: str) -> pathlib.Path:
+        """One of its files: ``sa.key``, ``pki/apiserver.crt``, ``<program>.log``."""
+        return self._folder / name
 
     def install(self, *paths: pathlib.Path) -> None:
         """Create what these folders hold (each has a kustomization), and wait until their CRDs are served."""
@@ -166,15 +187,6 @@ class ApiServer:
         path.touch(mode=0o600)
         path.write_text(json.dumps(document, indent=2), encoding="ascii")
         return path
-
-    def _run(self, program: str, *arguments: str) -> None:
-        if program in self._running:
-            return
-        log = self._folder / f"{program}.log"
-        with log.open("ab") as out:
-            # The kernel ends it, should this process be killed.
-            command = ["setpriv", "--pdeathsig", "KILL", str(self._programs / program), *arguments]
-            self._running[program] = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=out, stderr=out)
 
     def _end(self, program: str) -> None:
         process = self._running.pop(program, None)

@@ -25,6 +25,7 @@ from ansible_collections.hyper2kvm.core.plugins.module_utils.backends.kube.resou
     NODES,
     WORKERS,
     Object,
+    Resource,
     job_of,
     object_of,
     status_patch,
@@ -195,6 +196,11 @@ class NodeSite:
         """When the node's Lease was last renewed, as the API has it."""
         lease = self.ask(lambda api: api.get(LEASES, worker_lease(self.name), self.namespace))
         return t.cast(str, lease["spec"]["renewTime"])
+
+    def owners(self, resource: Resource, name: str, namespace: str | None = None) -> list[tuple[str, str]]:
+        """Kind and name of each object together with which this one goes."""
+        found = self.ask(lambda api: api.get(resource, name, namespace))
+        return [(one["kind"], one["name"]) for one in found["metadata"].get("ownerReferences", [])]
 
     def submit(self, name: str = "web01", *, fields: dict[str, t.Any] | None = None, **annotations: str) -> None:
         """Create a job; ``annotations`` are for the pretended pipeline, ``fields`` go into its spec."""

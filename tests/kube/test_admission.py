@@ -9,7 +9,9 @@ from __future__ import annotations
 import asyncio
 import collections.abc as c
 import json
+import ssl
 import typing as t
+import urllib.request
 
 import pytest
 from ansible_collections.hyper2kvm.core.plugins.module_utils.backends.kube.api import Api, Refused
@@ -182,6 +184,21 @@ def test_a_worker_does_not_tell_under_anothers_name(api_server: ApiServer, token
         await api.patch(WORKERS, "b", worker_status_patch(registration("a", 2)), subresource="status")
 
     assert "under its own node's name" in attempt(api_server, tokens["b"], register_and_lie)
+
+
+def test_leases_do_not_wait_among_all_other_requests(api_server: ApiServer, tokens: dict[str, str]) -> None:
+    assert attempt(api_server, tokens["a"], lambda api: api.renew_lease(HOME, worker_lease("a"), "a", 60)) == ""
+    login = api_server.login_with(tokens["a"])
+    url = f"{login.host}{LEASES.path(HOME, worker_lease('a'))}"
+    asked = urllib.request.Request(url, headers={"Authorization": f"Bearer {login.api_key}"})
+    opener = urllib.request.build_opener(
+        urllib.request.ProxyHandler({}),
+        urllib.request.HTTPSHandler(context=ssl.create_default_context(cafile=login.ca_cert)),
+    )
+    with opener.open(asked) as answer:
+        taken = answer.headers["X-Kubernetes-PF-FlowSchema-UID"]
+    ours = api_server.kubectl("get", "flowschema", "hyper2kvm-leases", "-o", "jsonpath={.metadata.uid}")
+    assert taken == ours
 
 
 @pytest.mark.parametrize("name", [worker_lease("b"), "operator.hyper2kvm.io", "anything"])

@@ -184,6 +184,8 @@ def test_named_nodes_have_claims_of_their_own_for_what_is_not_shared() -> None:
         node = pod["nodeSelector"]["kubernetes.io/hostname"]
         named = {volume["name"]: volume["persistentVolumeClaim"]["claimName"] for volume in pod["volumes"][1:]}
         assert named["state"] == f"hyper2kvm-state-{node}" and named["input"] == "hyper2kvm-input"
+        environment = {one["name"]: one.get("value") for one in pod["containers"][0]["env"]}
+        assert environment["HYPER2KVM_OUTPUT_STORAGE"] == named["output"]
 
 
 @pytest.mark.parametrize("told", [True, False])

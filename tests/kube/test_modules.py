@@ -10,6 +10,7 @@ import threading
 import typing as t
 
 import pytest
+from ansible_collections.hyper2kvm.core.plugins.module_utils.protocol import models
 from ansible_collections.hyper2kvm.core.plugins.modules import migration_job, migration_job_info, worker_info
 
 from tests.kube.api_server import ApiServer
@@ -128,6 +129,23 @@ def test_info_waits_for_a_change(run: Run, cluster: Cluster) -> None:
     assert found["jobs"][0]["status"]["phase"] == "RUNNING"
     events = run(migration_job_info, name="web01", events=True)
     assert events["failed"] and events["error"]["reason"] == "EventsOnNode"
+
+
+def test_info_tells_the_whole_of_why_a_job_waits(run: Run, cluster: Cluster) -> None:
+    run(migration_job, **wanted())
+    cluster.turn("web01", queued)
+    nodes = [f"site{number}-node{node}" for number in range(11) for node in (1, 2)]
+    try:
+        for node in nodes:
+            lacking = models.Capability(available=False, detail=f"as all of {node.partition('-')[0]}")
+            cluster.worker(node, capabilities={"qemu-img": lacking})
+        found = run(migration_job_info, name="web01", explain=True)
+    finally:
+        cluster.forget(*nodes)
+    # One more than a status holds.
+    assert [(one["reason"], one["count"]) for one in found["waiting"]] == [("CapabilityMissing", 2)] * 11
+    assert run(migration_job_info, explain=True)["error"]["reason"] == "MissingName"
+    assert run(migration_job_info, name="nothing", explain=True)["waiting"] == []
 
 
 def test_workers_are_told(run: Run, cluster: Cluster) -> None:

@@ -18,6 +18,11 @@ import urllib.request
 import pytest
 from ansible_collections.hyper2kvm.core.plugins.module_utils.backends.host import boottime, now
 from ansible_collections.hyper2kvm.core.plugins.module_utils.backends.kube.api import Changed
+from ansible_collections.hyper2kvm.core.plugins.module_utils.backends.kube.resources import (
+    LEASES,
+    WORKERS,
+    worker_lease,
+)
 from ansible_collections.hyper2kvm.core.plugins.module_utils.protocol import models, status
 from ansible_collections.hyper2kvm.core.plugins.module_utils.protocol.lifecycle import HELD, Actor, Phase
 from ansible_collections.hyper2kvm.core.plugins.module_utils.telemetry.metrics.table import Teller, told_by
@@ -43,7 +48,7 @@ def site(tmp_path: pathlib.Path, api_server: ApiServer, namespace: str) -> t.Ite
 
 def test_a_guest_is_converted_from_folder_to_folder_of_its_namespace(site: NodeSite) -> None:
     shutil.copy(guests.build("tiny") / "tiny.ova", site.sources / "vm.ova")
-    site.start(program=ENGINE)
+    site.start("--output-storage", "output-of-this-node", program=ENGINE)
     site.submit(
         fields={
             "operation": models.Operation.CONVERT,
@@ -68,6 +73,9 @@ def test_a_guest_is_converted_from_folder_to_folder_of_its_namespace(site: NodeS
     assert [stage.name for stage in done.stages] == [one.name for one in STAGES[models.Operation.CONVERT]]
     disk = next(one for one in done.artifacts if one.kind == "disk")
     assert (site.targets / disk.path).stat().st_size == disk.size_bytes
+    told = site.worker()
+    assert told is not None
+    assert (told.output_storage, disk.storage) == ("output-of-this-node", "output-of-this-node")
     result = models.JobResult.model_validate(done.result)
     assert result.changes
     assert not any(change.diff for change in result.changes)
@@ -152,6 +160,9 @@ def test_a_workers_rights_are_enough_and_another_nodes_job_is_left_alone(site: N
     site.assign("taken", node="another-node")
     wait_for(lambda: not alive(pid))
     assert site.get("taken").status.assigned_node == "another-node"
+    # They go with the rights by which they were written.
+    assert site.owners(WORKERS, site.name) == [("ClusterRole", "hyper2kvm-worker")]
+    assert site.owners(LEASES, worker_lease(site.name), HOME) == [("Role", "hyper2kvm-worker")]
     assert "Forbidden" not in site.log()
     assert "forbidden" not in site.log()
 

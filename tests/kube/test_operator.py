@@ -398,6 +398,12 @@ def test_a_worker_whose_node_is_gone_is_forgotten(clean: ApiServer, operator: Op
     run(clean, test)
 
 
+def test_the_lease_of_the_election_goes_with_the_operators_rights(clean: ApiServer, operator: Operator) -> None:
+    owners = ("-n", HOME, "get", "lease", "operator.hyper2kvm.io", "-o", "jsonpath={.metadata.ownerReferences[*].uid}")
+    role = clean.kubectl("-n", HOME, "get", "role", "hyper2kvm-operator", "-o", "jsonpath={.metadata.uid}")
+    wait_until(lambda: clean.kubectl(*owners) == role, "the Lease has its owner")
+
+
 # -- when things break -----------------------------------------------------------------------------------------------
 
 

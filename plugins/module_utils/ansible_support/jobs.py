@@ -166,11 +166,12 @@ def wait_for(backend: PeopleSide, job: models.MigrationJob, timeout: float) -> m
 def job_info(params: options.Options) -> Result:
     """Return the result of the module ``migration_job_info``."""
     name = params["name"]
-    if name is None and (params["events"] or params["wait_timeout"]):
-        raise invalid("MissingName", "events and wait_timeout are about one job.", "Give its name.")
+    if name is None and (params["events"] or params["explain"] or params["wait_timeout"]):
+        raise invalid("MissingName", "events, explain and wait_timeout are about one job.", "Give its name.")
     with place_of(params).open(make=False) as backend:
         if backend is None:
-            return {"changed": False, "jobs": []}
+            asked = [key for option, key in (("events", "events"), ("explain", "waiting")) if params[option]]
+            return {"changed": False, "jobs": [], **{key: [] for key in asked}}
         if name is None:
             return {"changed": False, "jobs": [job.to_document() for job in backend.list(_labels(params))]}
         job = find(backend, name)
@@ -184,6 +185,9 @@ def job_info(params: options.Options) -> Result:
         if params["events"]:
             events = backend.events(name) if job is not None else []
             result["events"] = [event.to_document() for event in events]
+        if params["explain"]:
+            reasons = backend.explain(name) if job is not None else []
+            result["waiting"] = [reason.to_document() for reason in reasons]
         return result
 
 

@@ -19,12 +19,14 @@ import signal
 import sys
 
 from ..backends.kube.api import NAMESPACE_VARIABLE, Api, Login, own_namespace
+from ..backends.kube.release import OPERATORS_RIGHTS, tie
+from ..backends.kube.resources import LEASES
 from ..protocol._pydantic import HAS_PYDANTIC
 from ..protocol.errors import JobError
 from ..telemetry import logs
 from ..telemetry.version import collection_version
 from .controller import Controller
-from .leader import Leadership, LeadershipLost
+from .leader import LEASE_NAME, Leadership, LeadershipLost
 from .metrics import Metrics
 from .web import State, serving
 
@@ -109,7 +111,9 @@ async def _act(api: Api, namespace: str, identity: str, leadership: Leadership, 
     await leadership.gain()
     state.controller = Controller(api, namespace, identity, state.metrics.counted)
     state.metrics.view = state.controller.view
-    works = [asyncio.create_task(state.controller.run()), asyncio.create_task(leadership.keep())]
+    works = [
+        asyncio.create_task(one) for one in (state.controller.run(), leadership.keep(), _tie_lease(api, namespace))
+    ]
     try:
         await asyncio.gather(*works)
     except LeadershipLost as error:
@@ -120,3 +124,9 @@ async def _act(api: Api, namespace: str, identity: str, leadership: Leadership, 
         for work in works:
             work.cancel()
         await asyncio.gather(*works, return_exceptions=True)
+
+
+async def _tie_lease(api: Api, namespace: str) -> None:
+    """Let the election's Lease go when the release is removed. The next leader does so where this one cannot."""
+    with contextlib.suppress(JobError):
+        await tie(api, OPERATORS_RIGHTS, LEASES, LEASE_NAME, namespace)

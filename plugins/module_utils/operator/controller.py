@@ -50,6 +50,8 @@ log = logging.getLogger(__name__)
 WRITERS = 32
 #: Between two looks at everything: at least this, so that changes that come together are looked at once …
 _PAUSE_SECONDS = 0.02
+#: … and so many times as long as the last look took, so that thousands of jobs that wait do not take all of the time …
+_PAUSE_LOOKS = 2.0
 #: … and at most this, for what only the clock brings about (backoff, deadlines, leases).
 _LOOK_SECONDS = 1.0
 #: After a write that failed: the first wait for another try, and the longest. They double.
@@ -208,11 +210,11 @@ class Controller:
         while True:
             await self._dirty.wait()
             self._dirty.clear()
-            begun = time.monotonic()
+            began = time.monotonic()
             self._reconcile()
             self._looked = time.monotonic()
-            self._counted.add(Tally(table.RECONCILE, (), self._looked - begun))
-            await asyncio.sleep(_PAUSE_SECONDS)
+            self._counted.add(Tally(table.RECONCILE, (), self._looked - began))
+            await asyncio.sleep(max(_PAUSE_SECONDS, _PAUSE_LOOKS * (self._looked - began)))
 
     async def _tick(self) -> None:
         while True:

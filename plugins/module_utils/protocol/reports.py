@@ -144,6 +144,8 @@ class Artifact(Report):
 
     path: str
     """Relative to the worker's output root; of a device its absolute path."""
+    storage: str | None = None
+    """On Kubernetes, where each node has an output root of its own: the claim, or the node's folder, that holds it."""
     kind: t.Literal["disk", "map", "libvirt", "kubevirt", "result", "console", "screenshot"]
     """What it is: a disk, the map of what was read of it, a definition, the result, or a boot test's evidence."""
     format: str | None = None
@@ -283,6 +285,8 @@ class WorkerStatus(WorkerRegistration):
     """False: it takes no further job, because it is about to end or its node is drained."""
     output_shared: bool = False
     """True: other nodes see the same output root, so that a job can go on there with what was copied here."""
+    output_storage: str | None = None
+    """The claim that the output root is on, or the folder of the node (which begins with a slash)."""
     conditions: list[Condition] = p.Field(default_factory=list)
     """For tools that know Kubernetes' conventions: ``Ready``; each type at most once."""
 

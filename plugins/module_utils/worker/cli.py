@@ -153,6 +153,12 @@ def _parser() -> argparse.ArgumentParser:
         default=os.environ.get("HYPER2KVM_OUTPUT_SHARED", "") == "true",
         help="tell the cluster that all nodes have the same output root (or HYPER2KVM_OUTPUT_SHARED=true)",
     )
+    run.add_argument(
+        "--output-storage",
+        metavar="NAME",
+        default=os.environ.get("HYPER2KVM_OUTPUT_STORAGE") or None,
+        help="tell the cluster which claim, or folder of the node, the output root is on (or HYPER2KVM_OUTPUT_STORAGE)",
+    )
 
     run.add_argument(
         "--event-file-bytes",
@@ -316,7 +322,7 @@ def _run_on_node(options: argparse.Namespace, pipeline: Pipeline | None) -> int:
         raise invalid("NoNodeName", "This node's name in the cluster is not known.", "Give --node-name or NODE_NAME.")
     if options.once or options.idle_seconds is not None:
         raise invalid("InvalidOptions", "The worker of a node ends when it is told to.", "Leave out how it ends.")
-    node = node_status.Node(name, own_namespace(), options.output_shared)
+    node = node_status.Node(name, own_namespace(), options.output_shared, options.output_storage)
     try:
         config = _config(options)
         with _telling(options, config):

@@ -361,7 +361,8 @@ class NodeAgent:
             await self._take(job)
         elif here.epoch == job.status.epoch and here.spent:
             result = await self._in_queue(self._backend.result, uid)
-            await self._write(job, node_relay.relay(job.status, here, now(), result))
+            ended = node_relay.relay(job.status, here, now(), result)
+            await self._write(job, node_status.located(self._node, ended))
         elif here.epoch == job.status.epoch:
             await self._pass_on(job, here)
             await self._tell_progress(job, here)
@@ -387,6 +388,7 @@ class NodeAgent:
             _log_of(job).info("attempt %d", job.status.epoch)
             self._next_progress[_uid(job)] = time.monotonic() + _FIRST_PROGRESS_SECONDS
             await self._in_queue(self._backend.give, job, self._node.name, _seconds_left(job))
+            self._wake.set()
 
     async def _pass_on(self, job: models.MigrationJob, here: Given) -> None:
         """Pass on what people want of a job by now."""
@@ -511,10 +513,13 @@ class NodeAgent:
 
     async def _tell_node(self, told: models.WorkerStatus) -> None:
         moment = time.monotonic()
-        if self._told_node is None or moment > self._tell_node_again or node_status.differs(told, self._told_node):
+        again = self._told_node is None or moment > self._tell_node_again
+        if again or (self._told_node is not None and node_status.differs(told, self._told_node)):
             await asyncio.wait_for(node_status.write(self._api, self._node, told), _REQUEST_SECONDS)
             self._told_node = told
             self._tell_node_again = moment + _NODE_AGAIN_SECONDS
+        if again:
+            await asyncio.wait_for(node_status.tie_to_release(self._api, self._node), _REQUEST_SECONDS)
 
     # -- the log -------------------------------------------------------------------------------------------------------
 

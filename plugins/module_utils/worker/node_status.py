@@ -17,7 +17,8 @@ import typing as t
 from ..backends.base import WorkerState
 from ..backends.host import boot_id, now
 from ..backends.kube.api import Absent, Api, Exists, Login
-from ..backends.kube.resources import WORKERS, worker_object, worker_status_patch
+from ..backends.kube.release import WORKERS_RIGHTS, tie
+from ..backends.kube.resources import LEASES, WORKERS, worker_lease, worker_object, worker_status_patch
 from ..protocol import fields, models
 from ..protocol.errors import JobError
 from ..scheduling.matching import ALWAYS_NEEDED
@@ -41,6 +42,8 @@ class Node:
     """Where its Lease is."""
     output_shared: bool = False
     """Whether other nodes see the same output root."""
+    output_storage: str | None = None
+    """The claim, or the folder of the node, that the output root is on; None: not known."""
 
 
 def describe(
@@ -75,6 +78,7 @@ def describe(
         running=sorted(running)[:_MOST_RUNNING_TOLD],
         schedulable=schedulable,
         output_shared=node.output_shared,
+        output_storage=node.output_storage,
         conditions=[_since(ready, before)],
     )
 
@@ -87,11 +91,20 @@ def tell_unfit(node: Node, error: JobError, login: Login | None = None) -> None:
         told = models.WorkerStatus(**_identity(node), slots=1, schedulable=False, conditions=[condition])
         async with Api.connect(login) as api:
             await asyncio.wait_for(write(api, node, told), _REQUEST_SECONDS)
+            await asyncio.wait_for(tie_to_release(api, node), _REQUEST_SECONDS)
 
     try:
         asyncio.run(tell())
     except (JobError, asyncio.TimeoutError) as problem:
         log.warning("the cluster cannot be told: %s", problem)
+
+
+def located(node: Node, after: models.JobStatus) -> models.JobStatus:
+    """Return a job's status with the storage on which its artifacts are, where that is this node's alone."""
+    if node.output_shared or node.output_storage is None:
+        return after
+    artifacts = [one.model_copy(update={"storage": node.output_storage}) for one in after.artifacts]
+    return after.model_copy(update={"artifacts": artifacts})
 
 
 def differs(told: models.WorkerStatus, before: models.WorkerStatus) -> bool:
@@ -113,6 +126,16 @@ async def write(api: Api, node: Node, told: models.WorkerStatus) -> None:
     with contextlib.suppress(Exists):
         await api.create(WORKERS, worker_object(node.name))
     await api.patch(WORKERS, node.name, patch, subresource="status")
+
+
+async def tie_to_release(api: Api, node: Node) -> None:
+    """Let the node's MigrationWorker and its Lease go when the release is removed.
+
+    Raises:
+        JobError: the API server cannot be reached.
+    """
+    await tie(api, WORKERS_RIGHTS, WORKERS, node.name)
+    await tie(api, WORKERS_RIGHTS, LEASES, worker_lease(node.name), node.namespace)
 
 
 def _identity(node: Node) -> dict[str, t.Any]:

@@ -252,7 +252,11 @@ class KubernetesBackend:
             elif not worker.schedulable:
                 closed = matching.Unmet("WorkerDraining", "is about to end, and takes no further job")
             offers.append(matching.Offer(worker, len(worker.running), closed))
-        return matching.explain(matching.Demand.of(job), offers)
+        reasons = matching.explain(matching.Demand.of(job), offers)
+        if any(reason.reason == "NoFreeSlot" for reason in reasons):
+            # Only the operator sees the jobs of all namespaces.
+            reasons += [reason for reason in job.status.waiting if reason.reason == "JobsAhead"]
+        return reasons
 
     def cancel(self, name: str) -> models.MigrationJob:
         """See :meth:`PeopleSide.cancel`."""

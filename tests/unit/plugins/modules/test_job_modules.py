@@ -314,6 +314,14 @@ def test_info_selects_by_label(run: Run, host: Host) -> None:
     assert run(migration_job_info, **host, label_selectors=["batch"])["error"]["reason"] == "InvalidSelector"
 
 
+def test_info_tells_why_a_job_waits(run: Run, host: Host) -> None:
+    assert run(migration_job_info, **host, name="web01", explain=True)["waiting"] == []
+    run(migration_job, **host, name="web01", source={"path": "web01.ova"}, wait=False)
+    run(migration_job, **host, name="web01", state="suspended")
+    found = run(migration_job_info, **host, name="web01", explain=True)
+    assert [one["reason"] for one in found["waiting"]] == ["Suspended"]
+
+
 def test_info_returns_events_without_a_gap(run: Run, host: Host) -> None:
     run(migration_job, **host, **wanted())
     events = run(migration_job_info, **host, name="web01", events=True)["events"]
