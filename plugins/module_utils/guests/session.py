@@ -227,7 +227,7 @@ class GuestHere(GuestSession):
         """Open what lies in volumes, once, and return what a person should know of it."""
         if self._volumes is None:
             if not self._opens_volumes and holds_volumes(self._filesystems, self._keys):
-                raise no_device_mapper("a host's udev may take them for its own, so that a micro-VM opens them")
+                raise no_device_mapper("a host's udev may take them for the host's own")
             volumes = opened_volumes(self._attachment, self._filesystems, self._keys, writable=self._writable)
             found = self._stack.enter_context(volumes)
             self._filesystems, self._volumes = found.filesystems, found.warnings
