@@ -61,7 +61,7 @@ lint: setup ## Formatting, types, documentation, import arrows
 	black --check plugins tests bench
 	ruff check plugins tests bench
 	mypy -p ansible_collections.hyper2kvm.core.plugins.module_utils
-	mypy plugins/modules plugins/action plugins/filter plugins/lookup plugins/plugin_utils
+	mypy plugins/modules plugins/action plugins/filter plugins/inventory plugins/lookup plugins/plugin_utils
 	mypy -p tests.cluster
 	PYTHONPATH=.collections lint-imports --no-cache
 	yamllint .
@@ -113,7 +113,8 @@ $(OLDEST)/.done: requirements.txt requirements-oldest.txt | setup
 	touch $@
 
 oldest: setup $(OLDEST)/.done ## Modules, plugins and a playbook with the oldest ansible-core that is supported
-	$(OLDEST)/bin/python -m pytest tests/unit/plugins/modules tests/unit/plugins/plugin_utils tests/unit/plugins/filter
+	$(OLDEST)/bin/python -m pytest tests/unit/plugins/modules tests/unit/plugins/plugin_utils tests/unit/plugins/filter \
+		tests/unit/plugins/inventory
 	$(OLDEST)/bin/python -m pytest tests/e2e/test_playbooks.py -k "second_run_changes_nothing or users_write"
 
 # The packages of a browser are large, and nothing else needs them.
