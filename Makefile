@@ -10,6 +10,7 @@ SANITY_ROOT := $(or $(TMPDIR),/tmp)/hyper2kvm-sanity
 SANITY_TREE := $(SANITY_ROOT)/ansible_collections/hyper2kvm/core
 OLDEST := .venv-oldest
 GUEST_CACHE := $(CURDIR)/.cache/guests
+SHELL_SCRIPTS := .ci/run k8s/full-test k8s/upload scripts/create-venv scripts/install-packages
 export PATH := $(BIN):$(PATH)
 export LC_ALL := C.UTF-8
 # Where it is set, each of the many processes would compile everything anew.
@@ -65,6 +66,10 @@ lint: setup ## Formatting, types, documentation, import arrows
 	mypy -p tests.cluster
 	PYTHONPATH=.collections lint-imports --no-cache
 	yamllint .
+	shellcheck $(SHELL_SCRIPTS)
+	hadolint Dockerfile
+	reuse lint --quiet
+	python scripts/check_links.py
 	ansible-lint
 	antsibull-changelog lint
 	ANSIBLE_COLLECTIONS_PATH=.collections antsibull-docs lint-collection-docs --plugin-docs --validate-collection-refs self .
