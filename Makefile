@@ -18,7 +18,7 @@ unexport PYTHONDONTWRITEBYTECODE
 export HYPER2KVM_TEST_GUESTS := $(GUEST_CACHE)
 
 .PHONY: help setup setup-cluster demo test test-cluster lint unit hostile fuzz guests e2e faults test-faults sanity \
-	integration oldest schemas lock bench build browser screenshots clean FORCE
+	integration oldest schemas lock bench build docsite browser screenshots clean FORCE
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -145,6 +145,15 @@ bench: setup ## Print the ratios against qemu-img
 
 build: setup ## Build the collection's tarball
 	ansible-galaxy collection build --force --output-path build
+
+# Sphinx's own warnings are links to docs.ansible.com, which it has to reach for them.
+docsite: setup ## Build the reference of modules, plugins and roles as HTML
+	rm -rf build/docsite && mkdir -p build/docsite
+	ANSIBLE_COLLECTIONS_PATH=.collections antsibull-docs sphinx-init --use-current --squash-hierarchy --fail-on-error \
+		--dest-dir build/docsite hyper2kvm.core
+	cd build/docsite && ANSIBLE_COLLECTIONS_PATH=$(CURDIR)/.collections antsibull-docs --config-file antsibull-docs.cfg \
+		collection --cleanup everything --fail-on-error --use-current --squash-hierarchy --dest-dir rst hyper2kvm.core
+	cd build/docsite && sphinx-build --quiet -b html -c . rst html
 
 clean: ## Remove what was built and what the demo made; the guests' cache stays
 	rm -rf build demo-output .cache/demo $(SANITY_ROOT) $(VENV) $(OLDEST)
