@@ -10,6 +10,7 @@ SANITY_ROOT := $(or $(TMPDIR),/tmp)/hyper2kvm-sanity
 SANITY_TREE := $(SANITY_ROOT)/ansible_collections/hyper2kvm/core
 OLDEST := .venv-oldest
 GUEST_CACHE := $(CURDIR)/.cache/guests
+SHELL_SCRIPTS := .ci/run k8s/full-test k8s/upload scripts/create-venv scripts/install-packages
 export PATH := $(BIN):$(PATH)
 export LC_ALL := C.UTF-8
 # Where it is set, each of the many processes would compile everything anew.
@@ -17,7 +18,7 @@ unexport PYTHONDONTWRITEBYTECODE
 export HYPER2KVM_TEST_GUESTS := $(GUEST_CACHE)
 
 .PHONY: help setup setup-cluster demo test test-cluster lint unit hostile fuzz guests e2e test-guests faults test-faults \
-	sanity integration oldest schemas lock bench bench-cluster build browser screenshots monitoring clean FORCE
+	sanity integration oldest schemas lock bench bench-cluster build docsite browser screenshots monitoring clean FORCE
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -61,11 +62,15 @@ lint: setup ## Formatting, types, documentation, import arrows
 	black --check plugins tests bench dashboards
 	ruff check plugins tests bench dashboards
 	mypy -p ansible_collections.hyper2kvm.core.plugins.module_utils
-	mypy plugins/modules plugins/action plugins/filter plugins/lookup plugins/plugin_utils
+	mypy plugins/modules plugins/action plugins/filter plugins/inventory plugins/lookup plugins/plugin_utils
 	mypy -p tests.cluster
 	mypy -p dashboards
 	PYTHONPATH=.collections lint-imports --no-cache
 	yamllint .
+	shellcheck $(SHELL_SCRIPTS)
+	hadolint Dockerfile
+	reuse lint --quiet
+	python scripts/check_links.py
 	ansible-lint
 	antsibull-changelog lint
 	ANSIBLE_COLLECTIONS_PATH=.collections antsibull-docs lint-collection-docs --plugin-docs --validate-collection-refs self .
@@ -117,7 +122,8 @@ $(OLDEST)/.done: requirements.txt requirements-oldest.txt | setup
 	touch $@
 
 oldest: setup $(OLDEST)/.done ## Modules, plugins and a playbook with the oldest ansible-core that is supported
-	$(OLDEST)/bin/python -m pytest tests/unit/plugins/modules tests/unit/plugins/plugin_utils tests/unit/plugins/filter
+	$(OLDEST)/bin/python -m pytest tests/unit/plugins/modules tests/unit/plugins/plugin_utils tests/unit/plugins/filter \
+		tests/unit/plugins/inventory
 	$(OLDEST)/bin/python -m pytest tests/e2e/test_playbooks.py -k "second_run_changes_nothing or users_write"
 
 # The packages of a browser are large, and nothing else needs them.
@@ -155,6 +161,15 @@ bench-cluster: setup-cluster ## Thousands of jobs through the operator, beside K
 
 build: setup ## Build the collection's tarball
 	ansible-galaxy collection build --force --output-path build
+
+# Sphinx's own warnings are links to docs.ansible.com, which it has to reach for them.
+docsite: setup ## Build the reference of modules, plugins and roles as HTML
+	rm -rf build/docsite && mkdir -p build/docsite
+	ANSIBLE_COLLECTIONS_PATH=.collections antsibull-docs sphinx-init --use-current --squash-hierarchy --fail-on-error \
+		--dest-dir build/docsite hyper2kvm.core
+	cd build/docsite && ANSIBLE_COLLECTIONS_PATH=$(CURDIR)/.collections antsibull-docs --config-file antsibull-docs.cfg \
+		collection --cleanup everything --fail-on-error --use-current --squash-hierarchy --dest-dir rst hyper2kvm.core
+	cd build/docsite && sphinx-build --quiet -b html -c . rst html
 
 clean: ## Remove what was built and what the demo made; the guests' cache stays
 	rm -rf build demo-output .cache/demo $(SANITY_ROOT) $(VENV) $(OLDEST)

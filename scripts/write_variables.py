@@ -14,7 +14,7 @@ import yaml
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 PAGE = ROOT / "docs/variables.md"
-ROLES = ("migrate", "conversion_host")
+ROLES = ("migrate", "conversion_host", "cutover")
 BEGIN, END = "<!-- begin {role}: written by scripts/write_variables.py -->", "<!-- end -->"
 
 

@@ -4,22 +4,8 @@
 
 from __future__ import annotations
 
-import typing as t
-
-from ansible.plugins.action import ActionBase
-from ansible_collections.hyper2kvm.core.plugins.plugin_utils.blanks import without_blanks
+from ansible_collections.hyper2kvm.core.plugins.plugin_utils.blank_options import WithoutBlanks
 
 
-class ActionModule(ActionBase):  # type: ignore[misc]
+class ActionModule(WithoutBlanks):
     """Runs the module without the options that are blank."""
-
-    _supports_check_mode = True
-    _supports_async = False
-
-    def run(self, tmp: str | None = None, task_vars: dict[str, t.Any] | None = None) -> dict[str, t.Any]:
-        """Run the module."""
-        super().run(tmp, task_vars)
-        result: dict[str, t.Any] = self._execute_module(
-            module_args=without_blanks(self._task.args), task_vars=task_vars or {}
-        )
-        return result

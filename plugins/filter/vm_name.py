@@ -42,16 +42,9 @@ _value:
 """
 
 import collections.abc as c
-import re
 
 from ansible.errors import AnsibleFilterError
-
-_LONGEST = 52
-
-
-def slug(host: str) -> str:
-    """Return ``host`` as an RFC 1123 label of at most 52 characters; empty where nothing of it can stay."""
-    return re.sub(r"[^a-z0-9]+", "-", host.lower()).strip("-")[:_LONGEST].rstrip("-")
+from ansible_collections.hyper2kvm.core.plugins.plugin_utils.names import slug
 
 
 def vm_name(host: str, others: c.Iterable[str] = ()) -> str:

@@ -14,6 +14,7 @@ author:
 description:
   - Returns the workers that are alive on the queue of the host that the module runs on, or in a Kubernetes cluster.
   - A capability is something that the worker tried when it started.
+  - An empty string counts as an option that is not given, so that blank answers of a survey do no harm.
 extends_documentation_fragment:
   - hyper2kvm.core.attributes
   - hyper2kvm.core.attributes.info

@@ -11,13 +11,14 @@ import ctypes
 import dataclasses
 import os
 import pathlib
+import shutil
 import time
 
 import pytest
 from ansible_collections.hyper2kvm.core.plugins.module_utils.worker.engine import private_mounts
 
 from tests.e2e.migration import PATIENCE_SECONDS, REPOSITORY, ConversionHost
-from tests.e2e.playbooks import Played, ansible_playbook, install
+from tests.e2e.playbooks import Inventory, Played, ansible_playbook, install, pretend
 from tests.guests import build
 from tests.tools.machine import sha256
 
@@ -51,6 +52,21 @@ def own_mounts() -> c.Iterator[None]:
 def installed(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
     """The collection, installed from its tarball. Not to be changed."""
     return install(tmp_path_factory.mktemp("installed"))
+
+
+@pytest.fixture(scope="session")
+def collections(installed: pathlib.Path, tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
+    """The collection, installed, with an engine that pretends."""
+    folder = tmp_path_factory.mktemp("pretended") / "collections"
+    shutil.copytree(installed, folder, symlinks=True)
+    pretend(folder)
+    return folder
+
+
+@pytest.fixture
+def inventory(tmp_path: pathlib.Path, collections: pathlib.Path) -> Inventory:
+    """An inventory without VMs."""
+    return Inventory(tmp_path, collections)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -11,13 +11,10 @@ import hashlib
 import os
 import pathlib
 import re
-import shutil
 import time
 import typing as t
 
-import pytest
-
-from tests.e2e.playbooks import Inventory, pretend
+from tests.e2e.playbooks import Inventory
 from tests.guests import build
 from tests.tools import terminal
 
@@ -30,21 +27,6 @@ OWN_PLAYBOOK = """\
   gather_facts: false
   roles: [hyper2kvm.core.migrate]
 """
-
-
-@pytest.fixture(scope="session")
-def collections(installed: pathlib.Path, tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
-    """The collection, installed, with an engine that pretends."""
-    folder = tmp_path_factory.mktemp("pretended") / "collections"
-    shutil.copytree(installed, folder, symlinks=True)
-    pretend(folder)
-    return folder
-
-
-@pytest.fixture
-def inventory(tmp_path: pathlib.Path, collections: pathlib.Path) -> Inventory:
-    """An inventory without VMs."""
-    return Inventory(tmp_path, collections)
 
 
 def test_two_of_ten_fail_and_a_second_run_touches_these_two_only(inventory: Inventory) -> None:

@@ -22,6 +22,7 @@ MAY_IMPORT = {
     "plugin_utils": {"module_utils"},
     "action": {"module_utils", "plugin_utils"},
     "filter": {"module_utils", "plugin_utils"},
+    "inventory": {"module_utils", "plugin_utils"},
     "lookup": {"module_utils", "plugin_utils"},
     "doc_fragments": set(),
 }

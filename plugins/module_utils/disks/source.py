@@ -78,6 +78,16 @@ def identity_of(spec: models.SourceSpec, input_root: pathlib.Path) -> str:
     return _find(spec, input_root).identity
 
 
+def files_of(spec: models.SourceSpec, input_root: pathlib.Path) -> list[pathlib.Path]:
+    """Return the files that hold the disks of what a job's ``spec.source`` names, parents included, in no order.
+
+    Raises:
+        JobError: as for :func:`open_source`.
+    """
+    source = _find(spec, input_root)
+    return _files(source.images) + ([part.path for part in source.packing.parts] if source.packing else [])
+
+
 def _find(spec: models.SourceSpec, input_root: pathlib.Path) -> Source:
     """Open a source as far as it can be read in place; images that cannot are as their ``packing`` tells."""
     if spec.path is None:
@@ -204,7 +214,7 @@ def _kind(told: models.SourceType, path: pathlib.Path) -> models.SourceType:
         raise invalid("NotAFile", f"{path.name} is a folder, and type {told.value} wants a file.")
     if told is not models.SourceType.AUTO:
         return told
-    found = _SUFFIXES.get(pathlib.PurePath(_plain_name(path)).suffix.lower())
+    found = kind_by_name(path)
     if found is None:
         raise invalid(
             "UnknownType",
@@ -212,6 +222,11 @@ def _kind(told: models.SourceType, path: pathlib.Path) -> models.SourceType:
             f"Set spec.source.type: {', '.join(kind.value for kind in models.SourceType if kind is not told)}.",
         )
     return found
+
+
+def kind_by_name(path: pathlib.Path) -> models.SourceType | None:
+    """Return what kind of source a file is by its name; None where the name does not tell."""
+    return _SUFFIXES.get(pathlib.PurePath(_plain_name(path)).suffix.lower())
 
 
 def _plain_name(path: pathlib.Path) -> str:

@@ -18,6 +18,8 @@ from .fields import TEXT_TYPES
 from .schema import DOCUMENTS, ENUMERATIONS, Schema, member_docs, plain_text, schema_of
 
 _MARKS = re.compile(r"(?P<begin><!-- generated: (?P<name>[-a-z]+) -->\n).*?(?P<end><!-- end generated -->)", re.DOTALL)
+#: Enumerations whose members are told in a section of another name.
+_TOLD_IN = {"Phase": "lifecycle", "ErrorClass": "errors-and-retries"}
 _UNITS = (
     (re.compile(r"BytesPerSecond$|^ratePerSecond$"), "bytes/s"),
     (re.compile(r"Seconds(AfterFinished)?$|^seconds$"), "s"),
@@ -109,7 +111,7 @@ def _type(document: Schema, prop: Schema) -> str:
     if "$ref" in prop:
         name = str(prop["$ref"]).rpartition("/")[2]
         part = document["$defs"][name]
-        return f"[{name}](#{name.lower()})" if "enum" in part else "mapping"
+        return f"[{name}](#{_TOLD_IN.get(name, name.lower())})" if "enum" in part else "mapping"
     if prop["type"] == "object":
         values = prop.get("additionalProperties")
         if not isinstance(values, dict):

@@ -53,6 +53,7 @@ ENUMERATIONS: tuple[type[enum.Enum], ...] = (
     models.SourceType,
     models.TargetFormat,
     models.Allocation,
+    models.Contents,
     models.Compression,
     models.Definition,
     models.RehearsePolicy,
