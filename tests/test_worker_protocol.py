@@ -794,6 +794,7 @@ class TestStatus:
             "message": "It is gone.",
             "suggestion": "Look.",
             "retryable": True,
+            "needs": [],
         }
 
 
