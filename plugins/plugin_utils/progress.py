@@ -182,7 +182,7 @@ def rows(summaries: c.Mapping[str, Summary], columns: int) -> list[str]:
     running = [summary for summary in summaries.values() if summary.get("phase") in RUNNING]
     width = max([len("batch"), *(len(summary["host"]) for summary in running)])
     shown = [(summary["host"], _bar(summary["percent"]), activity(summary)) for summary in running[:_MAX_ROWS]]
-    lines = [f"{host:<{width}}  {bar}  {doing}" for host, bar, doing in shown]
+    lines = [f"{host:<{width}}  {drawn}  {doing}" for host, drawn, doing in shown]
     if len(running) > _MAX_ROWS:
         lines.append(f"… and {len(running) - _MAX_ROWS} more")
     batch = _batch(summaries)

@@ -27,7 +27,7 @@ class JobProgress:
 
     phase: str
     started: float | None = None
-    """When its present attempt, or its last one, began: seconds since the epoch."""
+    """When its first attempt began: seconds since the epoch."""
     finished: float | None = None
     """When it ended."""
     stage_left: float | None = None

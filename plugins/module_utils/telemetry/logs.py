@@ -28,7 +28,14 @@ class LogFormat(enum.Enum):
     JSON = "json"
 
 
-class JobLog(logging.LoggerAdapter[logging.Logger]):
+if t.TYPE_CHECKING:
+    _Adapter = logging.LoggerAdapter[logging.Logger]
+else:
+    # Python 3.10 has no parameter for it.
+    _Adapter = logging.LoggerAdapter
+
+
+class JobLog(_Adapter):
     """Logs about one job: people read ``job NAME: …``, programs the fields ``job`` and ``attempt``."""
 
     def __init__(self, log: logging.Logger, job: str, attempt: int | None = None) -> None:
