@@ -106,7 +106,7 @@ def _trace(roots: Roots, line: str) -> None:
     os.close(descriptor)
 
 
-def _everything(*_arguments: t.Any) -> dict[str, models.Capability]:
+def _everything(*_arguments: t.Any, **_options: t.Any) -> dict[str, models.Capability]:
     """Stand in for the trials."""
     names = ("qemu-img", "root", "attach", "boot-test")
     return {name: models.Capability(available=True) for name in names}

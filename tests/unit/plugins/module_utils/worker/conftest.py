@@ -62,8 +62,12 @@ class Site:
             )
         self.workers.append(worker)
         if ready:
-            wait_for(lambda: any(one.registration.pid == worker.pid for one in self.queue.workers()))
+            wait_for(lambda: self._known(worker))
         return worker
+
+    def _known(self, worker: subprocess.Popen[bytes]) -> bool:
+        assert worker.poll() is None, f"the worker has ended: {(self.root / 'worker.log').read_text()}"
+        return any(one.registration.pid == worker.pid for one in self.queue.workers())
 
     def submit(self, name: str, *, fields: dict[str, t.Any] | None = None, **annotations: str) -> models.MigrationJob:
         return self.queue.submit(job(name, annotations=annotations, **(fields or {}))).job

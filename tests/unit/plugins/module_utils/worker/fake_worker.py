@@ -121,7 +121,7 @@ def pipeline(job: models.MigrationJob, roots: Roots, reporter: Reporter, workdir
     return FakePipeline(job, roots, reporter, workdir).run()
 
 
-def everything(*_args: t.Any) -> dict[str, models.Capability]:
+def everything(*_args: t.Any, **_options: t.Any) -> dict[str, models.Capability]:
     """Stand in for the trials, which have tests of their own."""
     return {name: models.Capability(available=True) for name in CAPABILITIES}
 
