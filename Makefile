@@ -13,6 +13,8 @@ GUEST_CACHE := $(CURDIR)/.cache/guests
 SHELL_SCRIPTS := .ci/run k8s/full-test k8s/upload scripts/create-venv scripts/install-packages
 export PATH := $(BIN):$(PATH)
 export LC_ALL := C.UTF-8
+# A file's tests stay together: what several of them use is made once. A boot without KVM keeps one processor busy.
+SIDE_BY_SIDE := --numprocesses auto --dist loadfile
 # Where it is set, each of the many processes would compile everything anew.
 unexport PYTHONDONTWRITEBYTECODE
 export HYPER2KVM_TEST_GUESTS := $(GUEST_CACHE)
@@ -76,10 +78,10 @@ lint: setup ## Formatting, types, documentation, import arrows
 	ANSIBLE_COLLECTIONS_PATH=.collections antsibull-docs lint-collection-docs --plugin-docs --validate-collection-refs self .
 
 unit: setup ## Tests without guests
-	python -m pytest tests/unit tests/test_worker_protocol.py
+	python -m pytest --numprocesses auto tests/unit tests/test_worker_protocol.py
 
 hostile: setup ## Tests with hostile documents, images and guests
-	python -m pytest tests/hostile
+	python -m pytest --numprocesses auto tests/hostile
 
 fuzz: setup ## 100,000 changed inputs for every reader of hostile data
 	PYTHONPATH=.collections python -m tests.hostile.fuzz --inputs 100000
@@ -89,10 +91,10 @@ guests: setup ## Build what tests boot, where it is not kept from before
 	python -m tests.e2e.kernels
 
 e2e: guests ## Tests with real guests that boot
-	python -m pytest tests/e2e -m "not matrix"
+	python -m pytest $(SIDE_BY_SIDE) tests/e2e -m "not matrix"
 
 test-guests: guests ## Migrate and boot the guests of the whole matrix
-	python -m pytest tests/e2e -m matrix
+	python -m pytest $(SIDE_BY_SIDE) tests/e2e -m matrix
 
 faults: guests ## A few rounds of the tests that break things
 	python -m pytest tests/faults

@@ -12,7 +12,6 @@ import dataclasses
 import os
 import pathlib
 import shutil
-import time
 
 import pytest
 from ansible_collections.hyper2kvm.core.plugins.module_utils.worker.engine import private_mounts
@@ -21,6 +20,9 @@ from tests.e2e.migration import PATIENCE_SECONDS, REPOSITORY, ConversionHost
 from tests.e2e.playbooks import Inventory, Played, ansible_playbook, install, pretend
 from tests.guests import build
 from tests.tools.machine import sha256
+
+_CLONE_FS = 0x200
+"""Of ``linux/sched.h``."""
 
 
 @pytest.fixture
@@ -40,9 +42,8 @@ def own_mounts() -> c.Iterator[None]:
     with open("/proc/thread-self/ns/mnt", "rb") as before:
         private_mounts()
         yield
-        # A thread that was joined may be on its way out still, and setns wants a process of one thread.
-        while len(os.listdir("/proc/self/task")) > 1:
-            time.sleep(0.01)
+        # setns wants a root and a current folder that no other thread shares, as those begun by tests do.
+        assert ctypes.CDLL(None).unshare(_CLONE_FS) == 0
         # setns takes the current folder away.
         assert ctypes.CDLL(None).setns(before.fileno(), 0) == 0
     os.chdir(folder)
