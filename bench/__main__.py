@@ -12,7 +12,7 @@ import sys
 import tempfile
 import typing as t
 
-from bench import batch, copy, jobs, memory, observability, playbook, queue
+from bench import batch, copy, estimate, jobs, memory, observability, playbook, queue
 from bench.figures import Figure
 from tests.guests import DEFAULT_CACHE
 
@@ -26,6 +26,7 @@ BENCHES: dict[str, t.Callable[[pathlib.Path], list[Figure]]] = {
     "bandwidth": copy.bandwidth,
     "memory": memory.of_a_worker,
     "batch": batch.of_eight,
+    "estimate": estimate.of_time_left,
     "queue": queue.that_cannot_run,
     "playbook": playbook.overhead,
     "observability": observability.cost,

@@ -282,16 +282,24 @@ def _problem(model: type[p.BaseModel], detail: t.Any) -> Problem:
             found = _model_of(annotation)
             owner = found or owner
             annotation = _annotation(found, str(step)) if found else (_arguments(annotation, dict) or (0, None))[1]
-    return Problem(path, _message(owner, detail))
+    return Problem(path, _message(owner, detail, secret=owner is models.SecretRef or _names_secret(annotation)))
+
+
+def _names_secret(annotation: t.Any) -> bool:
+    """Whether a secret's name belongs here: what somebody wrote instead may be the secret itself."""
+    model = _model_of(annotation)
+    if model is None or model is models.SecretRef:
+        return model is not None
+    return any(_model_of(field.annotation) is models.SecretRef for field in model.model_fields.values())
 
 
 def _annotation(model: type[p.BaseModel], alias: str) -> t.Any:
     return next((f.annotation for name, f in model.model_fields.items() if alias in (name, _alias(name, f))), None)
 
 
-def _message(owner: type[p.BaseModel], detail: t.Any) -> str:
+def _message(owner: type[p.BaseModel], detail: t.Any, *, secret: bool) -> str:
     kind, context = detail["type"], detail.get("ctx", {})
-    value = "" if owner is models.SecretRef else f", not {_show(detail['input'])}"
+    value = "" if secret else f", not {_show(detail['input'])}"
     if kind == "missing":
         return "is missing"
     if kind == "extra_forbidden":

@@ -42,8 +42,7 @@ class SshKeysFixer:
 def _add(wanted: models.SshKeys, edits: Edits, request: FixRequest) -> None:
     keys = [key.strip() for key in wanted.keys]
     if wanted.keys_from is not None:
-        lines = [line.strip() for line in request.secret(wanted.keys_from).splitlines()]
-        keys += [line for line in lines if line and not line.startswith("#")]
+        keys += _referred(wanted.keys_from, request)
     if not keys:
         return
     home, owner = _user(wanted.user, edits)
@@ -57,10 +56,24 @@ def _add(wanted: models.SshKeys, edits: Edits, request: FixRequest) -> None:
     if not edits.exists(folder):
         edits.mkdir(folder, _WHY, 0o700, owner)
     content = (text if not text or text.endswith("\n") else text + "\n") + "".join(f"{key}\n" for key in new)
+    confidential = wanted.keys_from is not None
     if edits.exists(path):
-        edits.write(path, content, why=_WHY)
+        edits.write(path, content, why=_WHY, confidential=confidential)
     else:
-        edits.write(path, content, why=_WHY, mode=0o600, owner=owner)
+        edits.write(path, content, why=_WHY, mode=0o600, owner=owner, confidential=confidential)
+
+
+def _referred(reference: models.SecretRef, request: FixRequest) -> list[str]:
+    """Return the keys of a secret; no error about them shows any."""
+    text = request.secret(reference)
+    if "PRIVATE KEY" in text:
+        raise invalid(
+            "PrivateKey",
+            f"The secret {reference.name}/{reference.key} that guest.sshKeys names has a private key in it.",
+            "Let it hold public keys, one a line: what ssh-keygen writes to the file that ends in .pub.",
+        )
+    lines = [line.strip() for line in text.splitlines()]
+    return [line for line in lines if line and not line.startswith("#")]
 
 
 def _user(name: str, edits: Edits) -> tuple[str, Owner]:
