@@ -312,6 +312,14 @@ def test_kvm_that_fails_under_the_guest_is_left_out(bench: Bench, monkeypatch: p
     assert "KVM" in result.warnings[0]
 
 
+def test_a_host_that_was_too_busy_tries_again(bench: Bench) -> None:
+    """The kernel's panic where its timer does not tick, which is seen on busy hosts without KVM."""
+    panic = "[    0.0] Kernel panic - not syncing: IO-APIC + timer doesn't work!  Boot with apic=debug\n"
+    result = bench.boot(bench.guest(panic, tiny_guests.STAY))
+    assert (result.verdict, result.reason) == ("failed", "HostTooBusy")
+    assert [("booting it again" in message) for message in bench.messages].count(True) == 2
+
+
 def test_an_image_that_is_none_is_an_error(bench: Bench) -> None:
     disk = bench.folder / "broken.qcow2"
     disk.write_bytes(b"no image" * 100)

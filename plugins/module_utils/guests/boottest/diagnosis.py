@@ -76,6 +76,12 @@ _SIGNS = (
         "See that root= names the right filesystem, and that /sbin/init is there.",
     ),
     _sign(
+        "HostTooBusy",
+        r"Kernel panic - not syncing: IO-APIC \+ timer doesn't work",
+        "This host, which emulates the processor, was too busy for the guest's clock to tick.",
+        "Run fewer jobs at once (--slots), or test on a host with KVM.",
+    ),
+    _sign(
         "KernelPanic",
         r"Kernel panic - not syncing: ([^\n]{1,200})",
         "The kernel stopped with a panic: {0}.",
