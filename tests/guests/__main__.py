@@ -14,6 +14,7 @@ import time
 
 from tests.guests import DEFAULT_CACHE, build
 from tests.guests.host import BuildError
+from tests.guests.matrix import ALL
 from tests.guests.specs import SPECS
 
 
