@@ -22,18 +22,23 @@ import pytest
 from tests.e2e.kernels import debian_kernel
 from tests.e2e.migration import PATIENCE_SECONDS, ConversionHost, completed, failed, job
 from tests.guests import build
-from tests.guests.matrix import COVER, MATRIX
+from tests.guests.matrix import COVER, FACTORS, MATRIX
 from tests.guests.specs import ServerSpec
 from tests.guests.volumes import PASSPHRASE
 from tests.tools.machine import sha256
 
 #: Without a conversion none of these boots; each is the first of the matrix with its kind of initramfs.
-_UNCONVERTED = {tool: next(n for n, s in MATRIX.items() if s.initramfs_tool == tool) for tool in ("initramfs-tools", "dracut")}
+_UNCONVERTED = {
+    tool: next(name for name, spec in MATRIX.items() if spec.initramfs_tool == tool) for tool in FACTORS["initramfs"]
+}
+
+Source = t.Callable[[pathlib.Path], dict[str, t.Any]]
+"""Puts the disks in a server's folder into the input root; a job's ``source``."""
 
 
 @pytest.fixture
-def source(host: ConversionHost, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> t.Any:
-    """What makes a job's source of a server's disks, and gives the worker what it needs for them."""
+def source(host: ConversionHost, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> Source:
+    """Gives the worker what it needs for servers of the matrix."""
     secret = tmp_path / "secrets/vm/disk"
     secret.parent.mkdir(parents=True)
     secret.write_text(PASSPHRASE, encoding="utf-8")
@@ -76,7 +81,7 @@ def _expected_mounts(spec: ServerSpec) -> dict[str, str]:
 
 @pytest.mark.matrix
 @pytest.mark.parametrize("name", MATRIX)
-def test_a_server_is_moved_and_boots(name: str, host: ConversionHost, source: t.Any) -> None:
+def test_a_server_is_moved_and_boots(name: str, host: ConversionHost, source: Source) -> None:
     spec = MATRIX[name]
     folder = build(name)
     known = json.loads((folder / "guest.json").read_text(encoding="utf-8"))
@@ -105,7 +110,7 @@ def test_a_server_is_moved_and_boots(name: str, host: ConversionHost, source: t.
 
 @pytest.mark.matrix
 @pytest.mark.parametrize("name", _UNCONVERTED.values(), ids=_UNCONVERTED)
-def test_without_a_conversion_it_finds_no_disk(name: str, host: ConversionHost, source: t.Any) -> None:
+def test_without_a_conversion_it_finds_no_disk(name: str, host: ConversionHost, source: Source) -> None:
     """Else the matrix would show nothing: the guest must be in want of what a conversion does."""
     (done,) = host.run(_job(MATRIX[name], source(build(name)), enabled=False))
     error = failed(done)
