@@ -27,15 +27,15 @@ Result = t.Mapping[str, t.Any]
 
 def table(results: t.Mapping[str, Result]) -> str:
     """The table in Markdown, and a sentence on how many servers were run."""
-    lines = [
-        f"| # | Debian | {' | '.join(name for name in FACTORS if name != 'release')} | kernel | job, s | boot, s | seen |",
-        "| --- " * (len(FACTORS) + 5) + "|",
-    ]
+    heads = ["#", "Debian", *(name for name in FACTORS if name != "release"), "kernel", "job, s", "boot, s", "seen"]
+    lines = [f"| {' | '.join(heads)} |", "| --- " * len(heads) + "|"]
     lines += [_row(name, choice, results.get(name)) for name, choice in COVER.items()]
     ran = [results[name] for name in COVER if name in results]
     booted = sum(_booted(result) for result in ran)
     how = " and ".join(sorted({result["accelerator"] for result in ran if result["accelerator"]})) or "none"
-    told = f"{len(ran)} of {len(COVER)} were run for this table, {booted} of them booted after the move (accelerator: {how})."
+    told = (
+        f"{len(ran)} of {len(COVER)} were run for this table, and {booted} booted after the move (accelerator: {how})."
+    )
     return "\n".join([*lines, "", told])
 
 

@@ -60,7 +60,6 @@ class Tree:
             ]
         )
 
-
     def options(self) -> c.Sequence[str]:
         """Further words for mmdebstrap."""
         return ()
