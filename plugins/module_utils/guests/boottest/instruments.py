@@ -25,7 +25,7 @@ _ENTRIES = ("/boot/loader/entries/*.conf", "/boot/efi/loader/entries/*.conf", "/
 _LOADER = ("/boot/loader/loader.conf", "/boot/efi/loader/loader.conf", "/efi/loader/loader.conf")
 _EXTLINUX = ("/boot/extlinux.conf", "/boot/extlinux/extlinux.conf", "/boot/syslinux/syslinux.cfg")
 
-#: systemd gives a device, and a service's start, 90 seconds by default. An emulated processor on a busy machine does not
+#: systemd gives a device, and a start of a service, 90 seconds. An emulated processor on a busy machine does not
 #: get through udev's work in that time, and the guest would end in emergency mode for a /boot that is there. systemd
 #: before 252 takes the first setting for devices too, and passes over the second. Seconds.
 _PATIENCE = "/etc/systemd/system.conf.d/99-hyper2kvm-boot-test.conf"
