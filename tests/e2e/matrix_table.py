@@ -27,7 +27,15 @@ Result = t.Mapping[str, t.Any]
 
 def table(results: t.Mapping[str, Result]) -> str:
     """The table in Markdown, and a sentence on how many servers were run."""
-    heads = ["#", "Debian", *(name for name in FACTORS if name != "release"), "kernel", "job, s", "boot, s", "seen"]
+    heads = [
+        "server",
+        "Debian",
+        *(name for name in FACTORS if name != "release"),
+        "kernel",
+        "job, s",
+        "boot, s",
+        "seen",
+    ]
     lines = [f"| {' | '.join(heads)} |", "| --- " * len(heads) + "|"]
     lines += [_row(name, choice, results.get(name)) for name, choice in COVER.items()]
     ran = [results[name] for name in COVER if name in results]
@@ -40,7 +48,7 @@ def table(results: t.Mapping[str, Result]) -> str:
 
 
 def _row(name: str, choice: Choice, result: Result | None) -> str:
-    cells = [name.removeprefix("matrix-"), _NUMBERS[choice["release"]]]
+    cells = [f"`{name}`", _NUMBERS[choice["release"]]]
     cells += [value for factor, value in choice.items() if factor != "release"]
     if result is None:
         cells += ["", "", "", "not run"]
