@@ -93,17 +93,19 @@ def test_a_server_is_moved_and_boots(name: str, host: ConversionHost, source: So
     _record(name, done, seconds, host)
     completed(done)
     result = host.result(f"{name}/result.json")
-    assert (result["verdict"], result["bootTest"]["verdict"]) == ("boots", "booted"), result["bootTest"]
+    assert result["bootTest"]["verdict"] == "booted"
     assert result["hardware"]["firmware"] == spec.firmware
     facts = result["bootTest"]["facts"]
-    assert facts["failedUnits"] == [] and facts["target"] == "graphical.target"
+    assert facts["target"] == "graphical.target"
     assert facts["hostname"] == spec.hostname
-    assert facts["addresses"] == {"ens192": [spec.address]}
+    # The boot test's network gives it one of IPv6 as well.
+    assert set(facts["addresses"]) == {"ens192"} and spec.address in facts["addresses"]["ens192"]
     assert facts["interfaces"]["ens192"] == {"mac": spec.mac, "driver": "virtio_net"}
     assert {disk["driver"] for disk in facts["disks"].values() if disk["driver"]} == {"virtio_blk"}
     mounts = {path: mount["type"] for path, mount in facts["mounts"].items()}
     assert mounts == _expected_mounts(spec)
     assert facts["root"] == known["root"].replace("/dev/sda", "/dev/vda")
+    assert facts["failedUnits"] == [] and result["verdict"] == "boots", result["bootTest"]["warnings"]
     assert bool(facts["swaps"]) == bool(known["volumes"]["swap"])
     assert [sha256(host.input / disk["path"]) for disk in wanted["disks"]] == digests
 
@@ -132,6 +134,7 @@ def _record(name: str, done: dict[str, t.Any], seconds: float, host: ConversionH
         "phase": status["phase"],
         "reason": (status.get("lastError") or {}).get("reason", ""),
         "verdict": result.get("verdict", ""),
+        "failedUnits": test.get("facts", {}).get("failedUnits", []),
         "kernel": test.get("facts", {}).get("kernel", ""),
         "accelerator": test.get("accelerator", ""),
         "seconds": round(seconds, 1),
