@@ -245,7 +245,7 @@ def _run_dracut(guest: Chroot) -> None:
     """Make the initramfs without virtio, as the guest's own settings have it."""
     guest.write(
         "/etc/dracut.conf.d/vmware.conf",
-        'hostonly="no"\ncompress="zstd"\n'
+        'hostonly="no"\ncompress="zstd -3 -q"\n'
         'omit_drivers+=" virtio virtio_ring virtio_pci virtio_blk virtio_scsi virtio_net virtio_console virtio-gpu "\n',
     )
     version = _version(guest)
