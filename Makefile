@@ -94,7 +94,7 @@ e2e: guests ## Tests with real guests that boot
 	python -m pytest $(SIDE_BY_SIDE) tests/e2e -m "not matrix"
 
 test-guests: guests ## Migrate and boot the guests of the whole matrix
-	python -m pytest $(SIDE_BY_SIDE) tests/e2e -m matrix
+	HYPER2KVM_MATRIX_RESULTS=$(CURDIR)/build/matrix python -m pytest --numprocesses auto tests/e2e -m matrix
 
 faults: guests ## A few rounds of the tests that break things
 	python -m pytest tests/faults

@@ -34,7 +34,7 @@ from ansible_collections.hyper2kvm.core.plugins.module_utils.protocol.errors imp
 
 from tests.e2e.kernels import debian_kernel
 from tests.e2e.migration import same_content
-from tests.guests.specs import MIB, SPECS, VolumesSpec
+from tests.guests.specs import MIB, SPECS, ServerSpec
 from tests.guests.volumes import PASSPHRASE, lay_out
 from tests.tools.machine import alive, descendants, wait_for
 
@@ -71,7 +71,7 @@ class Guest:
 @pytest.fixture
 def guest(request: pytest.FixtureRequest, tmp_path: pathlib.Path) -> Guest:
     spec = SPECS[request.param]
-    assert isinstance(spec, VolumesSpec)
+    assert isinstance(spec, ServerSpec)
     extra = {"/etc/crypttab": "cryptlvm UUID=LUKS none luks\n"} if spec.storage == "luks-lvm" else {}
     disks = lay_out(spec, FILES | extra, tmp_path)
     overlays = {}

@@ -15,7 +15,7 @@ import pytest
 from tests.e2e.kernels import debian_kernel
 from tests.e2e.migration import PATIENCE_SECONDS, ConversionHost, completed, job
 from tests.guests import build
-from tests.guests.specs import SPECS, VolumesSpec
+from tests.guests.specs import SPECS, ServerSpec
 from tests.guests.volumes import PASSPHRASE
 from tests.tools.machine import sha256
 
@@ -34,7 +34,7 @@ def test_a_guest_in_volumes_is_moved_and_boots(
     name: str, host: ConversionHost, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     spec = SPECS[name]
-    assert isinstance(spec, VolumesSpec)
+    assert isinstance(spec, ServerSpec)
     folder = build(name)
     volumes = json.loads((folder / "guest.json").read_text(encoding="utf-8"))["volumes"]
     secret = tmp_path / "secrets/vm/disk"

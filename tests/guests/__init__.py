@@ -24,7 +24,8 @@ import typing as t
 
 from tests.guests import trees
 from tests.guests.host import REPOSITORY, run_privately
-from tests.guests.specs import SPECS, VolumesSpec
+from tests.guests.matrix import ALL
+from tests.guests.specs import ServerSpec
 
 #: Where guests are kept unless the caller says otherwise.
 DEFAULT_CACHE = pathlib.Path(os.environ.get("HYPER2KVM_TEST_GUESTS", REPOSITORY / ".cache" / "guests"))
@@ -35,7 +36,7 @@ _REST_SECONDS = 3600
 #: The modules that decide what a guest is made of; those that only start guests do not make them new.
 _MAKERS = ("chroot", "debian", "disk", "grub", "host", "ova", "produce", "vmdk")
 _TINY_MAKERS = (*_MAKERS, "tiny")
-_VOLUME_MAKERS = (*_MAKERS, "volumes")
+_SERVER_MAKERS = (*_MAKERS, "servers", "volumes")
 
 
 def build(name: str, cache: pathlib.Path = DEFAULT_CACHE) -> pathlib.Path:
@@ -48,9 +49,9 @@ def build(name: str, cache: pathlib.Path = DEFAULT_CACHE) -> pathlib.Path:
     :raises KeyError: there is no such guest.
     :raises BuildError: it could not be built.
     """
-    spec = SPECS[name]
-    if isinstance(spec, VolumesSpec):
-        return _build_volumes(spec, cache)
+    spec = ALL[name]
+    if isinstance(spec, ServerSpec):
+        return _build_server(spec, cache)
 
     def produce(folder: pathlib.Path) -> None:
         if spec.kind == "nokernel":
@@ -66,15 +67,15 @@ def build(name: str, cache: pathlib.Path = DEFAULT_CACHE) -> pathlib.Path:
     return _entry(cache, name, _digest(document), produce)
 
 
-def _build_volumes(spec: VolumesSpec, cache: pathlib.Path) -> pathlib.Path:
-    """The folder of a guest in volumes: ``disk0.vmdk``, ``disk1.vmdk`` …, and ``guest.json``."""
+def _build_server(spec: ServerSpec, cache: pathlib.Path) -> pathlib.Path:
+    """The folder of a server that comes as bare disks: ``disk0.vmdk``, ``disk1.vmdk`` …, and ``guest.json``."""
+    tree = trees.SERVERS[spec.release]
 
     def produce(folder: pathlib.Path) -> None:
-        tarball = package_tree(trees.VOLUMES, cache) / "tree.tar"
-        run_privately("tests.guests.volumes", spec.name, str(tarball), str(folder))
+        run_privately("tests.guests.servers", spec.name, str(package_tree(tree, cache) / "tree.tar"), str(folder))
 
-    tree, code = dataclasses.asdict(trees.VOLUMES), _code(_VOLUME_MAKERS)
-    return _entry(cache, spec.name, _digest({"spec": dataclasses.asdict(spec), "tree": tree, "code": code}), produce)
+    made_of = {"spec": dataclasses.asdict(spec), "tree": dataclasses.asdict(tree), "code": _code(_SERVER_MAKERS)}
+    return _entry(cache, spec.name, _digest(made_of), produce)
 
 
 def package_tree(tree: trees.Tree, cache: pathlib.Path = DEFAULT_CACHE) -> pathlib.Path:

@@ -14,6 +14,7 @@ import time
 
 from tests.guests import DEFAULT_CACHE, build
 from tests.guests.host import BuildError
+from tests.guests.matrix import ALL
 from tests.guests.specs import SPECS
 
 
@@ -22,16 +23,18 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.guests", description="Guests as they come out of VMware.")
     commands = parser.add_subparsers(dest="command", required=True)
     building = commands.add_parser("build", help="build guests, or find them in the cache")
-    building.add_argument("names", nargs="*", metavar="NAME", help=f"{', '.join(SPECS)}; none: all")
+    building.add_argument(
+        "names", nargs="*", metavar="NAME", help=f"{', '.join(SPECS)}; matrix-01 …; none: all but these"
+    )
     building.add_argument("--cache", type=pathlib.Path, default=DEFAULT_CACHE, help="default: %(default)s")
     commands.add_parser("list", help="show the guests")
     arguments = parser.parse_args()
     if arguments.command == "list":
-        for spec in SPECS.values():
+        for spec in ALL.values():
             print(f"{spec.name:16} {spec.firmware:5} {spec.filesystem:6} {spec.disk_mib:5} MiB  {spec.address}")
         return 0
     for name in arguments.names:
-        if name not in SPECS:
+        if name not in ALL:
             parser.error(f"there is no guest {name}")
     cache = arguments.cache.resolve()
     # A build keeps one processor busy, and waits for its disk as well.

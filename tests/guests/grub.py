@@ -48,7 +48,7 @@ def install_uefi(guest: Chroot, disk: pathlib.Path, slices: c.Sequence[Slice]) -
     esp = next(part for part in slices if part.filesystem == "vfat")
     shutil.copytree(guest.root / "usr/lib/grub/x86_64-efi", guest.root / "boot/grub/x86_64-efi", dirs_exist_ok=True)
     image = "/boot/grub/x86_64-efi/core.efi"
-    prefix = f"(,gpt{boot.number})/boot/grub"
+    prefix = f"(,gpt{boot.number}){'/grub' if boot.mountpoint == '/boot' else '/boot/grub'}"
     mkimage = ["grub-mkimage", "-O", "x86_64-efi", "-p", prefix, "-o", image]
     guest.run([*mkimage, "part_gpt", *_CORE_MODULES[boot.filesystem]])
     shutil.copy(guest.root / image.lstrip("/"), guest.root / "boot/grub/x86_64-efi/grub.efi")

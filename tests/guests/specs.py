@@ -15,6 +15,10 @@ MIB = 1024**2
 ROOT_PASSWORD = "hyper2kvm"
 
 Firmware = t.Literal["bios", "uefi"]
+NetworkTool = t.Literal["ifupdown", "NetworkManager", "systemd-networkd", "netplan"]
+InitramfsTool = t.Literal["initramfs-tools", "dracut"]
+Loader = t.Literal["grub", "systemd-boot", "extlinux"]
+Storage = t.Literal["plain", "lvm", "luks-lvm", "raid1"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,8 +43,8 @@ class GuestSpec:
     filesystem: t.Literal["ext4", "xfs", "btrfs"] = "ext4"
     boot_partition: bool = False
     """An ext4 /boot of its own."""
-    network_tool: t.Literal["ifupdown", "systemd-networkd"] = "ifupdown"
-    initramfs_tool: t.Literal["initramfs-tools"] = "initramfs-tools"
+    network_tool: NetworkTool = "ifupdown"
+    initramfs_tool: InitramfsTool = "initramfs-tools"
     initramfs_policy: t.Literal["list", "dep"] = "list"
     """What the guest's own configuration says about ``MODULES``."""
     initramfs_compression: t.Literal["zstd", "xz", "lz4", "gzip"] = "zstd"
@@ -63,15 +67,16 @@ class GuestSpec:
 
 
 @dataclasses.dataclass(frozen=True)
-class VolumesSpec(GuestSpec):
-    """A guest whose root lies in volumes; it comes as bare disks, ``disk0.vmdk`` …, boot disk first."""
+class ServerSpec(GuestSpec):
+    """A guest that comes as bare disks, ``disk0.vmdk`` …, boot disk first; its root may lie in volumes."""
 
-    storage: t.Literal["lvm", "luks-lvm", "raid1"] = "lvm"
+    storage: Storage = "plain"
     disks: int = 1
+    loader: Loader = "grub"
 
 
-def _volumes(name: str, number: int, storage: t.Literal["lvm", "luks-lvm", "raid1"], disks: int) -> VolumesSpec:
-    return VolumesSpec(
+def _volumes(name: str, number: int, storage: Storage, disks: int) -> ServerSpec:
+    return ServerSpec(
         name=name,
         kind="debian",
         hostname=name.removeprefix("debian12-"),

@@ -9,6 +9,7 @@ As a program, ``python -m tests.guests.trees NAME TARBALL``, it draws one; it wa
 
 from __future__ import annotations
 
+import collections.abc as c
 import dataclasses
 import os
 import pathlib
@@ -52,11 +53,28 @@ class Tree:
                 "--mode=root",
                 f"--variant={self.variant}",
                 f"--include={','.join(self.packages)}",
+                *self.options(),
                 *hooks,
                 self.release,
                 tarball,
             ]
         )
+
+    def options(self) -> c.Sequence[str]:
+        """Further words for mmdebstrap."""
+        return ()
+
+
+@dataclasses.dataclass(frozen=True)
+class TrimmedTree(Tree):
+    """Packages less some of their files."""
+
+    excluded: tuple[str, ...] = ()
+    """What dpkg does not unpack: dpkg(1), ``path-exclude``."""
+
+    def options(self) -> c.Sequence[str]:
+        """Further words for mmdebstrap."""
+        return [f"--dpkgopt=path-exclude={pattern}" for pattern in self.excluded]
 
 
 #: A server as an administrator would have set it up. About 0.9 GiB.
@@ -129,7 +147,43 @@ VOLUMES = Tree(
     ),
 )
 
-TREES: t.Mapping[str, Tree] = {tree.name: tree for tree in (DEBIAN, VOLUMES)}
+#: Of the kernel's modules, those that no virtual machine has a use for: most of the packages' bytes.
+_NO_HARDWARE = tuple(
+    f"*/modules/*/kernel/{folder}/*"
+    for folder in (
+        *("sound", "drivers/gpu", "drivers/iio", "drivers/infiniband", "drivers/isdn", "drivers/media"),
+        *("drivers/mmc", "drivers/mtd", "drivers/net/ethernet", "drivers/net/wireless", "drivers/staging"),
+        *("drivers/thunderbolt", "drivers/usb/gadget", "net/bluetooth", "net/mac80211"),
+    )
+)
+
+
+def _server(release: str, *further: str) -> TrimmedTree:
+    return TrimmedTree(
+        name=f"server-{release}",
+        release=release,
+        variant="minbase",
+        packages=(
+            *("linux-image-amd64", "initramfs-tools", "dracut-core", "zstd", "xz-utils", "busybox"),
+            *("grub-pc", "grub-efi-amd64-bin", "extlinux", "syslinux-common"),
+            *("systemd-sysv", "udev", "kmod", "dbus", "iproute2"),
+            *("ifupdown", "network-manager", "netplan.io"),
+            *("e2fsprogs", "xfsprogs", "btrfs-progs", "lvm2", "cryptsetup-initramfs", "mdadm"),
+            *further,
+        ),
+        fetched=("grub-efi-amd64", "dracut"),
+        excluded=(*_NO_HARDWARE, "/usr/share/doc/*", "/usr/share/locale/*", "/usr/share/man/*"),
+    )
+
+
+#: By release, small ones with every tool that servers of the matrix use; what one does not use is removed from it.
+SERVERS: t.Mapping[str, Tree] = {
+    "bullseye": _server("bullseye"),
+    "bookworm": _server("bookworm", "systemd-boot-efi"),
+    "trixie": _server("trixie", "systemd-boot-efi", "systemd-cryptsetup"),
+}
+
+TREES: t.Mapping[str, Tree] = {tree.name: tree for tree in (DEBIAN, VOLUMES, *SERVERS.values())}
 
 
 if __name__ == "__main__":

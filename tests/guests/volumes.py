@@ -2,12 +2,11 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""Debian servers whose root lies in volumes: LVM over two disks, LVM in LUKS, a RAID 1 of two disks.
+"""Disks in volumes: LVM on one disk or two, LVM in LUKS, a RAID 1 of two disks.
 
 They are made on machines without a device-mapper. The root filesystem is made as a plain one; then it is laid where
 the volumes have it, whose metadata LVM's and cryptsetup's own tools wrote (a RAID's superblock is written here, and
 read back by mdadm). That all is as it should be is shown by the guests' kernels, which boot from it.
-``python -m tests.guests.volumes NAME TREE FOLDER`` makes one; it wants namespaces of its own.
 """
 
 from __future__ import annotations
@@ -18,6 +17,7 @@ import dataclasses
 import json
 import os
 import pathlib
+import re
 import secrets
 import struct
 import sys
@@ -25,12 +25,10 @@ import uuid
 
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 
-from tests.guests import debian, grub
-from tests.guests.chroot import Chroot, entered
-from tests.guests.disk import Slice, copy_data, data_blocks, make_filesystem, mounted
+from tests.guests.chroot import Chroot
+from tests.guests.disk import Slice, copy_data, data_blocks, make_filesystem, write_table
 from tests.guests.host import REPOSITORY, BuildError, run
-from tests.guests.specs import MIB, ROOT_PASSWORD, SPECS, GuestSpec, VolumesSpec
-from tests.guests.vmdk import write_stream_optimized
+from tests.guests.specs import MIB, ServerSpec
 
 # As a program it is run without pytest, which knows where the collection is.
 sys.path.insert(0, str(REPOSITORY / ".collections"))
@@ -41,23 +39,11 @@ PASSPHRASE = "correct horse battery staple"
 _GROUP = "vg-sys"
 _SECTOR = 512
 _LUKS_SECTOR = 4096
-_MODULES = (
-    *debian.VMWARE_MODULES,
-    *("ext4", "crc32c_generic", "crc32c_intel"),
-    *("dm_mod", "dm_crypt", "xts", "aes_generic", "ecb", "cbc", "sha256_generic", "algif_skcipher", "af_alg"),
-    *("md_mod", "raid1"),
-)
-_HOOK = """\
-#!/bin/sh
-case $1 in prereqs) echo cryptroot; exit 0 ;; esac
-. /usr/share/initramfs-tools/hook-functions
-mkdir -p "$DESTDIR/cryptroot"
-cp /etc/crypttab "$DESTDIR/cryptroot/crypttab"
-"""
+_SFDISK = ("sfdisk", "--quiet", "--no-reread", "--no-tell-kernel")
 
 
 @dataclasses.dataclass(frozen=True)
-class _Volumes:
+class Volumes:
     """What the guest calls its root, and by what it finds it."""
 
     root: str
@@ -66,31 +52,32 @@ class _Volumes:
     array: str = ""
 
 
-def produce(spec: VolumesSpec, tarball: pathlib.Path, folder: pathlib.Path) -> None:
-    """Make ``disk0.vmdk``, ``disk1.vmdk`` … and ``guest.json`` in ``folder``, an empty one."""
-    volumes = _named(spec)
-    staging = folder / "staging.raw"
-    slices = _fill(spec, volumes, tarball, staging)
-    content = folder / "root.fs"
-    with content.open("xb") as file:
-        file.truncate(slices[1].size)
-    _copy_range(staging, slices[1], content)
-    disks = _lay(spec, volumes, staging, slices[0], content)
-    for path in (staging, content):
-        path.unlink()
-    for disk in disks:
-        write_stream_optimized(disk, disk.with_suffix(".vmdk"))
-        disk.unlink()
-    facts = {"spec": dataclasses.asdict(spec), "volumes": dataclasses.asdict(volumes)}
-    (folder / "guest.json").write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
+def named(spec: ServerSpec) -> Volumes:
+    """Names and identifiers of a guest's volumes, new in every call."""
+    if spec.storage == "plain":
+        return Volumes("")
+    if spec.storage == "raid1":
+        digits = uuid.uuid4().hex
+        return Volumes("/dev/md0", array=":".join(digits[i : i + 8] for i in range(0, 32, 8)))
+    mapped = f"/dev/mapper/{_GROUP.replace('-', '--')}"
+    identity = str(uuid.uuid4()) if spec.storage == "luks-lvm" else ""
+    return Volumes(f"{mapped}-root--fs", swap=f"{mapped}-swap", luks_uuid=identity)
 
 
-def lay_out(spec: VolumesSpec, files: c.Mapping[str, str], folder: pathlib.Path) -> list[pathlib.Path]:
+def content_size(spec: ServerSpec, container: Slice) -> int:
+    """How large the root filesystem is whose volumes begin in the partition ``container``. Bytes."""
+    if spec.storage == "plain":
+        return container.size
+    # A group of two disks has more than one of them; else there is room for swap, and for what tells of the volumes.
+    return container.size + (256 if spec.storage == "lvm" and spec.disks > 1 else -128) * MIB
+
+
+def lay_out(spec: ServerSpec, files: c.Mapping[str, str], folder: pathlib.Path) -> list[pathlib.Path]:
     """Make raw disks in ``folder`` whose volumes hold a root of these few files, and nothing that boots.
 
     What is ``ROOT``, ``SWAP`` or ``LUKS`` in them becomes the names of the guest's volumes.
     """
-    volumes = _named(spec)
+    volumes = named(spec)
     tree, content = folder / "tree", folder / "root.fs"
     names = {"ROOT": volumes.root, "SWAP": volumes.swap, "LUKS": volumes.luks_uuid}
     for path, text in files.items():
@@ -100,126 +87,65 @@ def lay_out(spec: VolumesSpec, files: c.Mapping[str, str], folder: pathlib.Path)
     run(["mke2fs", "-q", "-t", "ext4", "-d", tree, content, f"{(spec.disk_mib - 256) * 1024}"])
     run(["rm", "-rf", tree])
     boot = Slice(1, MIB, 128 * MIB, "ext4", "/boot", str(uuid.uuid4()), f"{secrets.token_hex(4)}-01")
+    start = boot.start + boot.size
+    container = Slice(2, start, spec.disk_mib * MIB - start, "ext4", "/", str(uuid.uuid4()), f"{boot.partuuid[:8]}-02")
     staging = folder / "staging.raw"
     with staging.open("xb") as file:
-        file.truncate(boot.start + boot.size)
+        file.truncate(start)
     make_filesystem(staging, boot)
-    disks = _lay(spec, volumes, staging, boot, content)
+    disks = lay(spec, volumes, staging, [boot], container, content)
     for path in (staging, content):
         path.unlink()
     return disks
 
 
-def _lay(
-    spec: VolumesSpec, volumes: _Volumes, staging: pathlib.Path, boot: Slice, content: pathlib.Path
+def lay(
+    spec: ServerSpec,
+    volumes: Volumes,
+    staging: pathlib.Path,
+    leading: c.Sequence[Slice],
+    container: Slice,
+    content: pathlib.Path,
 ) -> list[pathlib.Path]:
+    """Make the raw disks ``disk0.raw`` … beside ``content``, whose volumes hold that root filesystem.
+
+    :param staging: a disk with boot code and the partitions ``leading``, which are taken over.
+    :param container: the partition of the first disk that is, or is a part of, the volumes.
+    """
     disks = [content.with_name(f"disk{index}.raw") for index in range(spec.disks)]
-    _lay_boot_disk(staging, boot, disks[0], spec)
-    {"lvm": _lay_lvm, "luks-lvm": _lay_luks, "raid1": _lay_raid}[spec.storage](spec, volumes, content, disks)
+    _lay_boot_disk(staging, leading, container, disks[0], spec)
+    layers = {"lvm": _lay_lvm, "luks-lvm": _lay_luks, "raid1": _lay_raid}
+    layers[spec.storage](spec, volumes, container, content, disks)
     return disks
-
-
-def _named(spec: VolumesSpec) -> _Volumes:
-    if spec.storage == "raid1":
-        digits = uuid.uuid4().hex
-        return _Volumes("/dev/md0", array=":".join(digits[i : i + 8] for i in range(0, 32, 8)))
-    mapped = f"/dev/mapper/{_GROUP.replace('-', '--')}"
-    identity = str(uuid.uuid4()) if spec.storage == "luks-lvm" else ""
-    return _Volumes(f"{mapped}-root--fs", swap=f"{mapped}-swap", luks_uuid=identity)
-
-
-# -- the guest's files -------------------------------------------------------------------------------------------------
-
-
-@dataclasses.dataclass(frozen=True)
-class _Named(Slice):
-    """A filesystem that the guest knows by another name than a partition's."""
-
-    called: str = ""
-
-    @property
-    def device(self) -> str:
-        """Its name in the guest."""
-        return self.called or super().device
-
-
-def _fill(spec: VolumesSpec, volumes: _Volumes, tarball: pathlib.Path, staging: pathlib.Path) -> tuple[Slice, ...]:
-    """Make a disk with /boot and / as plain partitions; return these."""
-    disk_id = uuid.uuid4().hex[:8]
-    boot = _Named(1, MIB, 128 * MIB, "ext4", "/boot", str(uuid.uuid4()), f"{disk_id}-01")
-    size = (spec.disk_mib - 256) * MIB
-    root = _Named(2, 129 * MIB, size, "ext4", "/", str(uuid.uuid4()), f"{disk_id}-02", called=volumes.root)
-    with staging.open("xb") as file:
-        file.truncate(129 * MIB + size)
-    for part in (boot, root):
-        make_filesystem(staging, part)
-    with mounted(staging, (boot, root), staging.with_name("root")) as place:
-        run(["tar", "--extract", "--file", tarball, "--directory", place, "--xattrs", "--xattrs-include=*"])
-        with entered(place) as guest:
-            _write_system(guest, spec, volumes)
-            debian.write_fstab(guest, (boot, root))
-            if volumes.swap:
-                fstab = (guest.root / "etc/fstab").read_text(encoding="utf-8")
-                guest.write("/etc/fstab", f"{fstab}{volumes.swap} none swap sw,nofail 0 0\n")
-            debian.make_initramfs(guest, spec, _MODULES)
-            debian.write_grub_defaults(guest, spec)
-            grub.install_bios(guest, staging, (boot, root))
-            grub.configure(guest, spec, (boot, root))
-    return boot, root
-
-
-def _write_system(guest: Chroot, spec: GuestSpec, volumes: _Volumes) -> None:
-    guest.write("/etc/hostname", f"{spec.hostname}\n")
-    guest.write("/etc/hosts", f"127.0.0.1\tlocalhost\n{spec.address.split('/')[0]}\t{spec.hostname}\n")
-    guest.write("/etc/machine-id", uuid.uuid4().hex + "\n", 0o444)
-    guest.run(["sh", "-c", f"echo root:{ROOT_PASSWORD} | chpasswd"])
-    address = f"address {spec.address}\n\tgateway {spec.gateway}"
-    guest.write(
-        "/etc/network/interfaces",
-        f"auto lo\niface lo inet loopback\n\nallow-hotplug ens192\niface ens192 inet static\n\t{address}\n",
-    )
-    if volumes.luks_uuid:
-        guest.write("/etc/crypttab", f"cryptlvm UUID={volumes.luks_uuid} none luks,initramfs\n")
-        guest.write("/etc/cryptsetup-initramfs/conf-hook", "CRYPTSETUP=y\n")
-        # The container is not to be seen here, so that Debian's own hook would leave it out.
-        guest.write("/etc/initramfs-tools/hooks/container", _HOOK, 0o755)
-    if volumes.array:
-        array = f"ARRAY /dev/md0 metadata=1.2 name={spec.hostname}:0 UUID={volumes.array}"
-        guest.write("/etc/mdadm/mdadm.conf", f"HOMEHOST <system>\nMAILADDR root\n{array}\n")
 
 
 # -- disks -------------------------------------------------------------------------------------------------------------
 
 
-def _lay_boot_disk(staging: pathlib.Path, boot: Slice, disk: pathlib.Path, spec: VolumesSpec) -> None:
-    """Make the first disk: boot code, /boot, and a second partition to the end, which is empty."""
-    with disk.open("xb") as file:
-        file.truncate(spec.disk_mib * MIB)
-    kind = {"lvm": "8e", "luks-lvm": "83", "raid1": "fd"}[spec.storage]
-    lines = ["label: dos", f"label-id: 0x{boot.partuuid[:8]}"]
-    lines.append(f"start={boot.start // _SECTOR}, size={boot.size // _SECTOR}, type=83, bootable")
-    lines.append(
-        f"start={_second(boot) // _SECTOR}, size={(spec.disk_mib * MIB - _second(boot)) // _SECTOR}, type={kind}"
-    )
-    run(["sfdisk", "--quiet", "--no-reread", "--no-tell-kernel", disk], stdin="\n".join(lines).encode())
-    with staging.open("rb") as source, disk.open("r+b") as target:
-        target.write(source.read(440))
-        source.seek(_SECTOR)
-        target.seek(_SECTOR)
-        target.write(source.read(boot.start - _SECTOR))
-    content = disk.with_name("boot.fs")
-    with content.open("xb") as file:
-        file.truncate(boot.size)
-    _copy_range(staging, boot, content)
-    copy_data(content, disk, boot.start)
-    content.unlink()
+def _lay_boot_disk(
+    staging: pathlib.Path, leading: c.Sequence[Slice], container: Slice, disk: pathlib.Path, spec: ServerSpec
+) -> None:
+    """Make the first disk: boot code, the leading partitions, and one that is empty."""
+    write_table(disk, spec, [*leading, container])
+    if spec.firmware == "bios":
+        kind = {"lvm": "8e", "luks-lvm": "83", "raid1": "fd"}[spec.storage]
+        run([*_SFDISK, "--part-type", disk, str(container.number), kind])
+        with staging.open("rb") as source, disk.open("r+b") as target:
+            target.write(source.read(440))
+            source.seek(_SECTOR)
+            target.seek(_SECTOR)
+            target.write(source.read(MIB - _SECTOR))
+    for part in leading:
+        content = disk.with_name("part.fs")
+        with content.open("xb") as file:
+            file.truncate(part.size)
+        copy_range(staging, part, content)
+        copy_data(content, disk, part.start)
+        content.unlink()
 
 
-def _second(boot: Slice) -> int:
-    return boot.start + boot.size
-
-
-def _copy_range(disk: pathlib.Path, part: Slice, target: pathlib.Path) -> None:
+def copy_range(disk: pathlib.Path, part: Slice, target: pathlib.Path) -> None:
+    """Copy what is not zero in a partition into the file ``target``, where everything is zero so far."""
     with disk.open("rb") as source, target.open("r+b") as out:
         for place, block in data_blocks(source.fileno(), 64 * 1024):
             if part.start <= place < part.start + part.size:
@@ -238,23 +164,28 @@ def _loops(places: c.Sequence[tuple[pathlib.Path, int]]) -> c.Iterator[list[str]
             run(["losetup", "--detach", device])
 
 
-def _lay_lvm(spec: VolumesSpec, volumes: _Volumes, content: pathlib.Path, disks: list[pathlib.Path]) -> None:
-    """A group over a partition of the first disk and the whole of the second one, which has no table.
+def _lay_lvm(
+    spec: ServerSpec, volumes: Volumes, container: Slice, content: pathlib.Path, disks: list[pathlib.Path]
+) -> None:
+    """A group in a partition of the first disk; with two disks, also on the whole of the second one, without a table.
 
-    The root lies on both, one behind the other; a further volume is striped over both.
+    With two disks the root lies on both, one behind the other; a further volume is striped over both.
     """
-    with disks[1].open("xb") as file:
-        file.truncate(512 * MIB)
-    with _loops([(disks[0], 129 * MIB), (disks[1], 0)]) as devices:
+    places = [(disks[0], container.start)]
+    if len(disks) > 1:
+        with disks[1].open("xb") as file:
+            file.truncate(512 * MIB)
+        places.append((disks[1], 0))
+    with _loops(places) as devices:
         _make_group(devices)
-        size = content.stat().st_size // MIB
-        # Neither disk has room for all of it.
         _make_volume("swap", ["-L", "64m"], devices, devices[:1])
-        _make_volume("data-1", ["-L", "128m", "-i", "2", "-I", "64k"], devices)
-        _make_volume("root-fs", ["-L", f"{size}m"], devices)
+        if len(devices) > 1:
+            _make_volume("data-1", ["-L", "128m", "-i", "2", "-I", "64k"], devices)
+        # Of two disks neither has room for all of it.
+        _make_volume("root-fs", ["-L", f"{content.stat().st_size // MIB}m"], devices)
         found = {volume.name: volume for volume in lvm.read_volumes([pathlib.Path(device) for device in devices])}
-        if len(found["root-fs"].runs) < 2 or len(found["data-1"].runs[0].stripes) != 2:
-            raise BuildError("the volumes do not lie on both disks")
+        if len(found["root-fs"].runs) < len(devices):
+            raise BuildError("the root does not lie on both disks")
         _write_volume(found["root-fs"], content)
         _write_volume(found["swap"], _swap(content.with_name("swap"), 64 * MIB))
 
@@ -303,10 +234,11 @@ def _write_volume(volume: lvm.LogicalVolume, content: pathlib.Path) -> None:
         content.unlink()
 
 
-def _lay_luks(spec: VolumesSpec, volumes: _Volumes, content: pathlib.Path, disks: list[pathlib.Path]) -> None:
-    """A LUKS 2 container in the second partition, and in it a group with the root."""
-    start = 129 * MIB
-    length = spec.disk_mib * MIB - start
+def _lay_luks(
+    spec: ServerSpec, volumes: Volumes, container: Slice, content: pathlib.Path, disks: list[pathlib.Path]
+) -> None:
+    """A LUKS 2 container in the partition, and in it a group with the root."""
+    start, length = container.start, container.size
     key = secrets.token_bytes(64)
     header = content.with_name("header")
     with header.open("xb") as file:
@@ -356,14 +288,17 @@ def _encrypt(plain: pathlib.Path, disk: pathlib.Path, offset: int, key: bytes) -
             os.pwrite(target.fileno(), sealed, offset + place)
 
 
-def _lay_raid(spec: VolumesSpec, volumes: _Volumes, content: pathlib.Path, disks: list[pathlib.Path]) -> None:
-    """A RAID 1 of the second partitions of two disks; the second disk has the first one's table, and no boot code."""
-    run(["cp", "--sparse=always", disks[0], disks[1]])
-    with disks[1].open("r+b") as file:
-        file.write(bytes(440))
-    # A disk's signature is its own.
-    run(["sfdisk", "--quiet", "--no-reread", "--no-tell-kernel", "--disk-id", disks[1], f"0x{secrets.token_hex(4)}"])
-    start, data = 129 * MIB, MIB
+def _lay_raid(
+    spec: ServerSpec, volumes: Volumes, container: Slice, content: pathlib.Path, disks: list[pathlib.Path]
+) -> None:
+    """A RAID 1 of partitions of two disks; the second disk has a table like the first one's, and nothing else."""
+    table = run(["sfdisk", "--dump", disks[0]])
+    # Identifiers are a disk's own; without them sfdisk makes new ones.
+    own = re.sub(r"^(?:label-id|device|first-lba|last-lba):.*\n|, uuid=\S+", "", table, flags=re.MULTILINE)
+    with disks[1].open("xb") as file:
+        file.truncate(disks[0].stat().st_size)
+    run([*_SFDISK, disks[1]], stdin=own.encode())
+    start, data = container.start, MIB
     for role, disk in enumerate(disks):
         with disk.open("r+b") as file:
             os.pwrite(file.fileno(), _superblock(spec, volumes, content.stat().st_size, data, role), start + 4096)
@@ -374,7 +309,7 @@ def _lay_raid(spec: VolumesSpec, volumes: _Volumes, content: pathlib.Path, disks
             raise BuildError(f"mdadm reads something else:\n{told}")
 
 
-def _superblock(spec: VolumesSpec, volumes: _Volumes, size: int, data: int, role: int) -> bytes:
+def _superblock(spec: ServerSpec, volumes: Volumes, size: int, data: int, role: int) -> bytes:
     """Version 1.2 of Linux' RAID superblock: include/uapi/linux/raid/md_p.h, struct mdp_superblock_1."""
     block = bytearray(256 + 2 * 128)
     struct.pack_into("<IIII", block, 0, 0xA92B4EFC, 1, 0, 0)
@@ -394,12 +329,3 @@ def _superblock(spec: VolumesSpec, volumes: _Volumes, size: int, data: int, role
     total = sum(struct.unpack(f"<{len(block) // 4}I", block))
     struct.pack_into("<I", block, 216, (total & 0xFFFFFFFF) + (total >> 32) & 0xFFFFFFFF)
     return bytes(block)
-
-
-if __name__ == "__main__":
-    wanted = SPECS[sys.argv[1]]
-    assert isinstance(wanted, VolumesSpec)
-    try:
-        produce(wanted, pathlib.Path(sys.argv[2]), pathlib.Path(sys.argv[3]))
-    except BuildError as problem:
-        sys.exit(str(problem))

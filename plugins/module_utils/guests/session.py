@@ -100,7 +100,7 @@ class GuestSession(t.Protocol):
             JobError: see :meth:`.edits.Edits.apply`.
         """
 
-    def instrument(self, token: str) -> bool:
+    def instrument(self, token: str, *, emulated: bool) -> bool:
         """Prepare the mounted guest for a boot test; see :func:`.boottest.instruments.instrument`."""
 
     def used(self, sizes: t.Mapping[str, int]) -> UsedBlocks:
@@ -198,9 +198,9 @@ class GuestHere(GuestSession):
             raise AssertionError("a plan comes before its application")
         self._plan.edits.apply(self._mounted.tree)
 
-    def instrument(self, token: str) -> bool:
+    def instrument(self, token: str, *, emulated: bool) -> bool:
         """See :meth:`GuestSession.instrument`."""
-        return instrument(self._mounted.tree, token)
+        return instrument(self._mounted.tree, token, emulated=emulated)
 
     def used(self, sizes: t.Mapping[str, int]) -> UsedBlocks:
         """See :meth:`GuestSession.used`."""

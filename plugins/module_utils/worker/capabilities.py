@@ -348,12 +348,17 @@ def _boot_test(place: pathlib.Path) -> str:
 
 
 def _microvm(kernel_root: pathlib.Path) -> str:
-    """What a machine is made of. It is not booted here, which may take half a minute."""
+    """What a machine is made of is there.
+
+    None is booted here: without KVM that takes half a minute of a processor, or several on a busy one, which is more
+    than all other trials together and more than they are given; and a worker may never need it. A job whose machine
+    does not start says so, and is tried again.
+    """
     kernel = find_kernel(kernel_root)
     for name in NEEDED:
         find_program(name)
     confinement.find_program()
-    return f"kernel {kernel.version} can be booted"
+    return f"kernel {kernel.version} and all else is installed; not booted until a guest needs it"
 
 
 # -- memory ------------------------------------------------------------------------------------------------------------

@@ -25,6 +25,12 @@ _ENTRIES = ("/boot/loader/entries/*.conf", "/boot/efi/loader/entries/*.conf", "/
 _LOADER = ("/boot/loader/loader.conf", "/boot/efi/loader/loader.conf", "/efi/loader/loader.conf")
 _EXTLINUX = ("/boot/extlinux.conf", "/boot/extlinux/extlinux.conf", "/boot/syslinux/syslinux.cfg")
 
+#: systemd gives a device, and a start of a service, 90 seconds. An emulated processor on a busy machine does not
+#: get through udev's work in that time, and the guest would end in emergency mode for a /boot that is there. systemd
+#: before 252 takes the first setting for devices too, and passes over the second. Seconds.
+_PATIENCE = "/etc/systemd/system.conf.d/99-hyper2kvm-boot-test.conf"
+_PATIENCE_TEXT = "[Manager]\nDefaultTimeoutStartSec=360\nDefaultDeviceTimeoutSec=360\n"
+
 _APPEND = rf"\g<0> {KERNEL_ARGUMENTS}"
 #: By the files' patterns: what is replaced in them. ``linux`` may be ``linux16`` or ``linuxefi``.
 _EDITS: dict[tuple[str, ...], tuple[tuple[str, str], ...]] = {
@@ -40,8 +46,13 @@ _EDITS: dict[tuple[str, ...], tuple[tuple[str, str], ...]] = {
 }
 
 
-def instrument(tree: GuestTree, token: str) -> bool:
+def instrument(tree: GuestTree, token: str, *, emulated: bool) -> bool:
     """Change the guest under ``tree``; return whether it will report by itself.
+
+    Args:
+        tree: the guest's files.
+        token: of its report.
+        emulated: its processor will be, and may stand still while its clock goes on.
 
     Raises:
         JobError: a file of the guest is not what it should be, or cannot be written.
@@ -54,6 +65,8 @@ def instrument(tree: GuestTree, token: str) -> bool:
             tree.write(path, text.encode())
         for path, target in report.links().items():
             tree.symlink(path, target)
+        if emulated:
+            tree.write(_PATIENCE, _PATIENCE_TEXT.encode())
         return True
     _add_getty(tree)
     return False

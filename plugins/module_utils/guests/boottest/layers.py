@@ -45,6 +45,7 @@ def prepare(
     folder: pathlib.Path,
     *,
     token: str | None,
+    emulated: bool,
     secure_boot: bool | None,
     access: Access = HERE,
     cancelled: t.Callable[[], bool] = never,
@@ -55,6 +56,7 @@ def prepare(
         disks: image and format (``qcow2`` or ``raw``), boot disk first; none is written to.
         folder: an empty folder; its owner removes it.
         token: of the guest's report; None: the guest's files are left as they are.
+        emulated: whether the guest's processor will be.
         secure_boot: whether UEFI enforces Secure Boot; None: the machine has a BIOS.
         access: how the guest's files may be reached.
         cancelled: asked while that takes longer.
@@ -66,7 +68,7 @@ def prepare(
     reports, obstacle = False, ""
     if token is not None:
         try:
-            reports = _instrument(disks, layers, folder, token, access, cancelled)
+            reports = _instrument(disks, layers, folder, token, emulated, access, cancelled)
         except JobError as error:
             # A guest that cannot be mounted here may boot all the same; its console is left to judge by.
             layers, obstacle = _throwaways(disks, folder), error.message
@@ -91,13 +93,14 @@ def _instrument(
     layers: tuple[Layer, ...],
     folder: pathlib.Path,
     token: str,
+    emulated: bool,
     access: Access,
     cancelled: t.Callable[[], bool],
 ) -> bool:
     def work(guest: GuestSession) -> bool:
         guest.probe()
         guest.mount()
-        return guest.instrument(token)
+        return guest.instrument(token, emulated=emulated)
 
     paths = {layer.name: layer.path for layer in layers}
     guest, reports = with_guest(

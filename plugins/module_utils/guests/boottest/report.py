@@ -68,7 +68,10 @@ for path in /sys/block/*/device; do
   driver=$(readlink "$path/device/driver")
   read -r size < "$path/size" && echo "disk ${path##*/} $size ${driver##*/}"
 done
-systemctl list-units --failed --full --plain --no-legend --no-pager | each failed
+systemctl list-units --failed --full --plain --no-legend --no-pager | while read -r line; do
+  echo "failed $line"
+  journalctl -b -u "${line%% *}" -n 5 -o cat --no-pager | each log
+done
 systemctl list-jobs --full --plain --no-legend --no-pager | each job
 case $1 in default) ;; *) journalctl -b -p err -n 20 -o cat --no-pager | each log ;; esac
 echo "end TOKEN"
@@ -98,8 +101,8 @@ class Report:
     state: str
     """``default``: its default target was reached; ``emergency``, ``rescue``: it ended there instead."""
     facts: dict[str, t.Any]
-    """JSON-able: target, kernel, root, mounts, swaps, addresses by interface, interfaces, disks, failed units; of
-    ``emergency`` and ``rescue`` also the journal's last errors."""
+    """JSON-able: target, kernel, root, mounts, swaps, addresses by interface, interfaces, disks, failed units, and
+    the last that the journal has of each of these; of ``emergency`` and ``rescue`` also the journal's last errors."""
     failed_units: tuple[str, ...]
 
 

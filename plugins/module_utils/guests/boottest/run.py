@@ -136,6 +136,7 @@ def _boot(
             request.disks,
             folder,
             token=token if request.report else None,
+            emulated=accelerator.name == TCG.name,
             secure_boot=request.secure_boot if request.firmware == "uefi" else None,
             access=request.access,
             cancelled=cancelled,

@@ -64,7 +64,8 @@ def _dracut(edits: Edits, drivers: t.Sequence[str]) -> None:
 
 
 def _without_virtio(line: re.Match[str]) -> str:
-    return re.sub(r"(?<![\w-])virtio[\w-]*[ \t]*", "", line[0])
+    """What is omitted are regular expressions, each a word: what would be left of ``virtio.*`` matched every driver."""
+    return re.sub(r"(?<![^\s\"'=])virtio[^\s\"']*[ \t]*", "", line[0])
 
 
 def _mkinitcpio(edits: Edits, drivers: t.Sequence[str]) -> None:

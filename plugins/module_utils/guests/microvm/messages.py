@@ -139,6 +139,7 @@ class Instrument:
     """Prepare the guest for a boot test."""
 
     token: str
+    emulated: bool
 
 
 @dataclasses.dataclass(frozen=True)

@@ -97,7 +97,7 @@ class Service:
         if isinstance(request, messages.Apply):
             self._session.apply()
         elif isinstance(request, messages.Instrument):
-            return messages.Instrumented(self._session.instrument(request.token))
+            return messages.Instrumented(self._session.instrument(request.token, emulated=request.emulated))
         elif isinstance(request, messages.MapUsed):
             return self._session.used(request.sizes)
         elif isinstance(request, messages.Close):

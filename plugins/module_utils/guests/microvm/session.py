@@ -77,9 +77,9 @@ class GuestInMicroVm(GuestSession):
         """See :meth:`GuestSession.apply`."""
         self._machine.ask(messages.Apply(), messages.Done)
 
-    def instrument(self, token: str) -> bool:
+    def instrument(self, token: str, *, emulated: bool) -> bool:
         """See :meth:`GuestSession.instrument`."""
-        return self._machine.ask(messages.Instrument(token), messages.Instrumented).reports
+        return self._machine.ask(messages.Instrument(token, emulated), messages.Instrumented).reports
 
     def used(self, sizes: t.Mapping[str, int]) -> UsedBlocks:
         """See :meth:`GuestSession.used`."""

@@ -42,8 +42,11 @@ _TOOLS = (
 )
 #: Found by their names at run time, so that no program says that it needs them.
 _LATE_LIBRARIES = ("libgcc_s.so.1", "ossl-modules/legacy.so")
-#: What pydantic is made of.
-_PACKAGES = ("pydantic", "pydantic_core", "annotated_types", "typing_extensions", "typing_inspection", "annotated_doc")
+#: What of the libraries on PyPI the code in the machine imports: pydantic with what it is made of, and PyYAML.
+_PACKAGES = (
+    *("pydantic", "pydantic_core", "annotated_types", "typing_extensions", "typing_inspection", "annotated_doc"),
+    "yaml",
+)
 #: Parts of Python and of the packages that nothing here imports.
 _LEFT_OUT = re.compile(
     r"(^|/)(__pycache__|test|tests|idlelib|tkinter|turtledemo|lib2to3|ensurepip|distutils|site-packages|dist-packages|"

@@ -16,7 +16,7 @@ from ansible_collections.hyper2kvm.core.plugins.module_utils.disks import raid
 from ansible_collections.hyper2kvm.core.plugins.module_utils.disks.raid import Member
 
 from tests.guests import volumes
-from tests.guests.specs import MIB, SPECS, VolumesSpec
+from tests.guests.specs import MIB, SPECS, ServerSpec
 
 SIZE = 64 * MIB
 ARRAY = "01234567:89abcdef:01234567:89abcdef"
@@ -26,7 +26,7 @@ ARRAY = "01234567:89abcdef:01234567:89abcdef"
 def member(tmp_path: pathlib.Path) -> pathlib.Path:
     """The second member of an array, in a file."""
     spec = SPECS["debian12-raid"]
-    assert isinstance(spec, VolumesSpec)
+    assert isinstance(spec, ServerSpec)
     path = tmp_path / "member"
     block = volumes._superblock(spec, volumes._Volumes("", array=ARRAY), SIZE - MIB, MIB, 1)
     path.write_bytes(bytes(4096) + block.ljust(SIZE - 4096, b"\0"))

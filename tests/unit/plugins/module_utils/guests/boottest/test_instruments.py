@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import configparser
 import pathlib
 import typing as t
 
@@ -40,13 +41,13 @@ def root(tmp_path: pathlib.Path) -> pathlib.Path:
     return folder
 
 
-def _instrument(root: pathlib.Path, files: t.Mapping[str, str]) -> bool:
+def _instrument(root: pathlib.Path, files: t.Mapping[str, str], *, emulated: bool = False) -> bool:
     for path, text in files.items():
         place = root / path.lstrip("/")
         place.parent.mkdir(parents=True, exist_ok=True)
         place.write_text(text)
     with GuestTree(root, writable=True) as tree:
-        return instruments.instrument(tree, "token")
+        return instruments.instrument(tree, "token", emulated=emulated)
 
 
 def _text(root: pathlib.Path, path: str) -> str:
@@ -104,6 +105,19 @@ def test_a_systemd_guest_gets_the_unit(root: pathlib.Path) -> None:
         assert link.resolve().is_file()
     assert "begin token" in _text(root, report.SCRIPT)
     assert "ttyS0" not in _text(root, "/etc/inittab")
+    assert not (root / "etc/systemd/system.conf.d").exists()
+
+
+def test_where_its_processor_is_emulated_a_systemd_guest_waits_longer_for_its_devices(root: pathlib.Path) -> None:
+    (root / "sbin").mkdir()
+    (root / "sbin/init").symlink_to("/lib/systemd/systemd")
+    _instrument(root, {"/lib/systemd/systemd": ""}, emulated=True)
+    settings = configparser.ConfigParser()
+    settings.optionxform = str  # type: ignore[assignment]
+    (drop_in,) = (root / "etc/systemd/system.conf.d").iterdir()
+    settings.read(drop_in)
+    assert set(settings["Manager"]) == {"DefaultTimeoutStartSec", "DefaultDeviceTimeoutSec"}
+    assert all(int(seconds) > 90 for seconds in settings["Manager"].values())
 
 
 @pytest.mark.parametrize(

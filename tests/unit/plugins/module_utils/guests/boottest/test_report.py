@@ -104,6 +104,7 @@ def test_the_script_tells_what_it_should(tmp_path: pathlib.Path) -> None:
     programs = {
         "systemctl": 'case $* in "is-active"*) exit 0 ;; get-default) echo multi-user.target ;; *--failed*) '
         'echo "cups.service loaded failed failed CUPS" ;; esac',
+        "journalctl": 'case $* in *"-u cups.service "*) echo "no printer" ;; esac',
         "systemd-detect-virt": "echo kvm",
         "stty": "exit 1",
     }
@@ -125,6 +126,7 @@ def test_the_script_tells_what_it_should(tmp_path: pathlib.Path) -> None:
     assert found.facts["kernel"] == platform.release()
     assert found.facts["virtualization"] == "kvm"
     assert found.failed_units == ("cups.service",)
+    assert found.facts["errors"] == ["no printer"]
 
 
 def test_the_script_is_silent_where_the_target_was_not_reached(tmp_path: pathlib.Path) -> None:

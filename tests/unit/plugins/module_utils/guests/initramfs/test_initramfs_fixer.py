@@ -342,7 +342,7 @@ def test_initramfs_tools_is_told_where_its_policy_would_drop_drivers(guest: Gues
 
 def test_dracut_is_told_and_no_longer_omits(guest: Guest) -> None:
     guest.facts.initramfs_tool = "dracut"
-    guest.write("etc/dracut.conf.d/vmware.conf", 'omit_drivers+=" floppy virtio_blk virtio_pci "\nhostonly=yes\n')
+    guest.write("etc/dracut.conf.d/vmware.conf", 'omit_drivers+=" floppy virtio_blk virtio.* "\nhostonly=yes\n')
     guest.kernel(NEW, initramfs(NEW))
     edits = guest.plan()
     assert edits.text("/etc/dracut.conf.d/vmware.conf") == 'omit_drivers+=" floppy "\nhostonly=yes\n'
