@@ -162,6 +162,9 @@ compat: setup ## The same tests as `oldest` with another pair: ANSIBLE_CORE=2.18
 	$(COMPAT)/bin/python -m pytest tests/unit/plugins/modules tests/unit/plugins/plugin_utils \
 		tests/unit/plugins/filter tests/unit/plugins/inventory
 
+molecule: setup ## The demo's batch by Molecule: converge, idempotence, verify, destroy
+	ANSIBLE_COLLECTIONS_PATH=$(CURDIR)/.collections molecule test
+
 # The packages of a browser are large, and nothing else needs them.
 $(VENV)/.browser: bindep.txt scripts/install-packages | setup
 	scripts/install-packages $(BIN)/bindep browser
