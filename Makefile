@@ -12,7 +12,7 @@ OLDEST := .venv-oldest
 IMPORTER := .venv-importer
 ACTIONLINT := v1.7.12
 GUEST_CACHE := $(CURDIR)/.cache/guests
-SHELL_SCRIPTS := .ci/run k8s/full-test k8s/upload scripts/create-venv scripts/install-packages
+SHELL_SCRIPTS := .ci/run k8s/full-test k8s/upload scripts/create-venv scripts/import-as-galaxy scripts/install-packages
 export PATH := $(BIN):$(PATH)
 export LC_ALL := C.UTF-8
 # A file's tests stay together: what several of them use is made once. A boot without KVM keeps one processor busy.
