@@ -9,8 +9,10 @@ DEPENDENCIES := .collections/.dependencies
 SANITY_ROOT := $(or $(TMPDIR),/tmp)/hyper2kvm-sanity
 SANITY_TREE := $(SANITY_ROOT)/ansible_collections/hyper2kvm/core
 OLDEST := .venv-oldest
+IMPORTER := .venv-importer
+ACTIONLINT := v1.7.12
 GUEST_CACHE := $(CURDIR)/.cache/guests
-SHELL_SCRIPTS := .ci/run k8s/full-test k8s/upload scripts/create-venv scripts/install-packages
+SHELL_SCRIPTS := .ci/run k8s/full-test k8s/upload scripts/create-venv scripts/import-as-galaxy scripts/install-packages
 export PATH := $(BIN):$(PATH)
 export LC_ALL := C.UTF-8
 # A file's tests stay together: what several of them use is made once. A boot without KVM keeps one processor busy.
@@ -20,7 +22,8 @@ unexport PYTHONDONTWRITEBYTECODE
 export HYPER2KVM_TEST_GUESTS := $(GUEST_CACHE)
 
 .PHONY: help setup setup-cluster demo test test-cluster lint unit hostile fuzz guests e2e test-guests faults test-faults \
-	sanity integration oldest schemas lock bench bench-cluster build docsite browser screenshots monitoring clean FORCE
+	sanity integration oldest compat schemas lock bench bench-cluster build docsite browser screenshots monitoring clean \
+	actionlint galaxy-importer image molecule release publish-galaxy publish-chart FORCE
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -60,22 +63,32 @@ demo: setup ## Build a VMware-style Debian guest (once) and migrate it
 
 test: setup lint sanity integration unit hostile oldest e2e faults ## Pass all tests
 
-lint: setup ## Formatting, types, documentation, import arrows
-	black --check plugins tests bench dashboards
-	ruff check plugins tests bench dashboards
+lint: setup actionlint ## Formatting, types, documentation, import arrows
+	black --check plugins tests bench dashboards scripts
+	ruff check plugins tests bench dashboards scripts
 	mypy -p ansible_collections.hyper2kvm.core.plugins.module_utils
 	mypy plugins/modules plugins/action plugins/filter plugins/inventory plugins/lookup plugins/plugin_utils
 	mypy -p tests.cluster
 	mypy -p dashboards
+	mypy $(wildcard scripts/*.py)
 	PYTHONPATH=.collections lint-imports --no-cache
 	yamllint .
 	shellcheck $(SHELL_SCRIPTS)
 	hadolint Dockerfile
+	actionlint
 	reuse lint --quiet
 	python scripts/check_links.py
 	ansible-lint
 	antsibull-changelog lint
 	ANSIBLE_COLLECTIONS_PATH=.collections antsibull-docs lint-collection-docs --plugin-docs --validate-collection-refs self .
+
+# Its package on PyPI fetches a program from elsewhere while it is installed; the Go module is checked by Go's own sums.
+actionlint: $(VENV)/.actionlint-$(ACTIONLINT)
+
+$(VENV)/.actionlint-$(ACTIONLINT): requirements-cluster.txt | setup
+	uv pip install --quiet --python $(BIN)/python -r requirements-cluster.txt
+	CGO_ENABLED=0 GOBIN=$(BIN) go install -trimpath github.com/rhysd/actionlint/cmd/actionlint@$(ACTIONLINT)
+	touch $@
 
 unit: setup ## Tests without guests
 	python -m pytest --numprocesses auto tests/unit tests/test_worker_protocol.py
@@ -128,6 +141,30 @@ oldest: setup $(OLDEST)/.done ## Modules, plugins and a playbook with the oldest
 		tests/unit/plugins/inventory
 	$(OLDEST)/bin/python -m pytest tests/e2e/test_playbooks.py -k "second_run_changes_nothing or users_write"
 
+# In an environment of its own: it wants attrs and flake8 of certain versions.
+$(IMPORTER)/.done: requirements-importer.txt | setup
+	test -x $(IMPORTER)/bin/python || scripts/create-venv $(IMPORTER)
+	uv pip install --quiet --python $(IMPORTER)/bin/python -r requirements-importer.txt
+	touch $@
+
+galaxy-importer: setup $(IMPORTER)/.done ## What Galaxy does with the tarball before it takes it
+	rm -rf build/importer && ansible-galaxy collection build --output-path build/importer
+	scripts/import-as-galaxy $(IMPORTER)/bin build/importer/*.tar.gz
+
+ANSIBLE_CORE ?= 2.19
+PYTHON ?= 3.11
+COMPAT := .venv-compat/$(ANSIBLE_CORE)-$(PYTHON)
+
+compat: setup ## The same tests as `oldest` with another pair: ANSIBLE_CORE=2.18 PYTHON=3.12
+	test -x $(COMPAT)/bin/python || uv venv --quiet --python $(PYTHON) $(COMPAT)
+	echo 'ansible-core ~= $(ANSIBLE_CORE).0' > $(COMPAT)/ansible-core.txt
+	uv pip install --quiet --python $(COMPAT)/bin/python --override $(COMPAT)/ansible-core.txt -r requirements-oldest.txt
+	$(COMPAT)/bin/python -m pytest tests/unit/plugins/modules tests/unit/plugins/plugin_utils \
+		tests/unit/plugins/filter tests/unit/plugins/inventory
+
+molecule: setup ## The demo's batch by Molecule: converge, idempotence, verify, destroy
+	ANSIBLE_COLLECTIONS_PATH=$(CURDIR)/.collections molecule test
+
 # The packages of a browser are large, and nothing else needs them.
 $(VENV)/.browser: bindep.txt scripts/install-packages | setup
 	scripts/install-packages $(BIN)/bindep browser
@@ -164,6 +201,32 @@ bench-cluster: setup-cluster ## Thousands of jobs through the operator, beside K
 build: setup ## Build the collection's tarball
 	ansible-galaxy collection build --force --output-path build
 
+release: setup-cluster ## Make a release's files in build/release: tarball, chart, SBOM, changelog, digests
+	python scripts/make_release.py build/release \
+		--helm "$$(python -c 'from tests.cluster.programs import tool; print(tool("helm"))')"
+
+# The token comes by ANSIBLE_GALAXY_SERVER_RELEASE_TOKEN, so that no process list shows it.
+publish-galaxy: setup ## Publish the collection in build/release on Galaxy
+	ANSIBLE_GALAXY_SERVER_LIST=release ANSIBLE_GALAXY_SERVER_RELEASE_URL=https://galaxy.ansible.com/ \
+		ansible-galaxy collection publish build/release/hyper2kvm-core-*.tar.gz
+
+CHARTS ?= oci://ghcr.io/hyper2kvm/charts
+
+publish-chart: ## Push the chart in build/release to a registry: CHARTS=oci://registry.example.org/charts
+	helm push build/release/hyper2kvm-worker-*.tgz $(CHARTS)
+
+TARGET ?= worker
+IMAGE ?= hyper2kvm:test
+PUSH ?=
+METADATA ?= /dev/null
+# Only a registry takes an image with its attestations.
+ATTESTED = --push --sbom=true --provenance=mode=max --metadata-file=$(METADATA)
+
+image: ## Build an image by Docker: TARGET=worker|operator IMAGE=name:tag [PUSH=true, with SBOM and provenance]
+	docker buildx build --target $(TARGET) --tag $(IMAGE) $(if $(PUSH),$(ATTESTED),--load) \
+		--build-arg VERSION="$$(sed --quiet 's/^version: //p' galaxy.yml)" \
+		--build-arg REVISION="$$(git rev-parse HEAD)" .
+
 # Sphinx's own warnings are links to docs.ansible.com, which it has to reach for them.
 docsite: setup ## Build the reference of modules, plugins and roles as HTML
 	rm -rf build/docsite && mkdir -p build/docsite
@@ -174,7 +237,7 @@ docsite: setup ## Build the reference of modules, plugins and roles as HTML
 	cd build/docsite && sphinx-build --quiet -b html -c . rst html
 
 clean: ## Remove what was built and what the demo made; the guests' cache stays
-	rm -rf build demo-output .cache/demo $(SANITY_ROOT) $(VENV) $(OLDEST)
+	rm -rf build demo-output .cache/demo $(SANITY_ROOT) $(VENV) $(OLDEST) $(IMPORTER) .venv-compat
 	rm -rf .collections .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache tests/output
 
 FORCE:

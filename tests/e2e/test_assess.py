@@ -16,7 +16,7 @@ import sys
 from tests.guests import build
 from tests.guests.host import REPOSITORY
 
-_COMMAND = "ansible_collections.hyper2kvm.core.plugins.module_utils.worker"
+_COMMAND = REPOSITORY / "scripts/hyper2kvm-worker"
 
 
 def test_a_folder_is_assessed_and_left_as_it_is(tmp_path: pathlib.Path) -> None:
@@ -29,8 +29,8 @@ def test_a_folder_is_assessed_and_left_as_it_is(tmp_path: pathlib.Path) -> None:
     before = {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
     table = tmp_path / "all.csv"
     done = subprocess.run(
-        [sys.executable, "-m", _COMMAND, "assess", folder, "--csv", table, "--html", tmp_path / "all.html"],
-        env={**os.environ, "PYTHONPATH": str(REPOSITORY / ".collections"), "TMPDIR": str(scratch)},
+        [sys.executable, _COMMAND, "assess", folder, "--csv", table, "--html", tmp_path / "all.html"],
+        env={**os.environ, "TMPDIR": str(scratch)},
         capture_output=True,
         text=True,
         timeout=300,

@@ -17,7 +17,7 @@ import threading
 from ..protocol import errors
 from .host import lock_file, look_at
 
-_VERSION = 3
+VERSION = 3
 #: Where the write lock is in the shared memory file (sqlite.org/walformat.html, "WAL Locks").
 _WRITE_LOCK_BYTE = 120
 
@@ -141,6 +141,19 @@ class Database:
             version: int = self._open().execute("PRAGMA data_version").fetchone()[0]
             return self._opened, version
 
+    def copy_to(self, path: pathlib.Path) -> None:
+        """Write the database as it is at one moment to a new file, while others go on writing to it.
+
+        SQLite's online backup (sqlite.org/backup.html): in one step, so that no writer makes it begin anew. The copy is
+        one file, which needs no log beside it.
+
+        Raises:
+            JobError: (environment or transient) the database cannot be read, or the copy not be written.
+        """
+        with self._lock, self._spoken_for(), contextlib.closing(sqlite3.connect(path)) as copy:
+            self._open().backup(copy)
+            copy.execute("PRAGMA journal_mode = DELETE")
+
     def writer(self) -> int | None:
         """Return the PID of the process that is in a write transaction, as far as it can be seen from here."""
         try:
@@ -206,7 +219,7 @@ class Database:
             try:
                 # A stage's end must outlive a power cut, and no event may be in its file but not in here.
                 connection.execute("PRAGMA synchronous = FULL")
-                if connection.execute("PRAGMA user_version").fetchone()[0] != _VERSION:
+                if connection.execute("PRAGMA user_version").fetchone()[0] != VERSION:
                     self._create(connection)
             except BaseException:
                 connection.close()
@@ -221,7 +234,7 @@ class Database:
             if not lock_file(lock.fileno(), self._patience):
                 raise sqlite3.OperationalError("database is locked: somebody else creates it")
             found = connection.execute("PRAGMA user_version").fetchone()[0]
-            if found not in (0, _VERSION, *_UPGRADES):
+            if found not in (0, VERSION, *_UPGRADES):
                 raise errors.environment(
                     "QueueFromAnotherVersion",
                     f"The queue {self._path} was written by another version of this collection (schema {found}).",
@@ -229,8 +242,8 @@ class Database:
                 )
             if found == 0:
                 connection.execute("PRAGMA journal_mode = WAL")
-                _bring_to(connection, _VERSION, _SCHEMA.split(";\n"))
-            for version in range(found, _VERSION) if found else ():
+                _bring_to(connection, VERSION, _SCHEMA.split(";\n"))
+            for version in range(found, VERSION) if found else ():
                 _bring_to(connection, version + 1, _UPGRADES[version])
 
 

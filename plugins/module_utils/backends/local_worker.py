@@ -85,7 +85,7 @@ class LocalWorkerSide(Store):
         # Looked for in a view first, so that a worker with nothing to do never stands in a writer's way.
         with self._view() as change:
             me = change.worker(worker)
-            offer = matching.Offer(me.registration, len(change.running(worker)))
+            offer = change.offer(me.registration)
             waiting = change.waiting()
         for candidate in waiting:
             if not candidate.backs_off() and matching.first_unmet(load_demand(candidate.demand), offer) is None:
@@ -123,7 +123,7 @@ class LocalWorkerSide(Store):
             Fenced: the worker is not registered.
         """
         with self._view() as change:
-            offer = matching.Offer(change.worker(worker).registration, 0)
+            offer = matching.Offer(change.worker(worker).registration, 0, change.closed)
             return bool(change.running(worker)) or any(
                 matching.first_unmet(load_demand(job.demand), offer) is None for job in change.waiting()
             )

@@ -17,7 +17,7 @@ import sqlite3
 from ..protocol import errors, models
 from ..protocol.lifecycle import HELD, Actor, Phase
 from ..scheduling import order
-from ..scheduling.matching import Offer
+from ..scheduling.matching import Offer, Unmet
 from .base import Fenced, Hold, NotFound
 from .database import Database
 from .event_file import catch_up, event_file
@@ -28,15 +28,19 @@ from .records import Record
 
 _HELD = tuple(phase.value for phase in sorted(HELD))
 HELD_SQL = f"phase IN ({', '.join(repr(phase) for phase in _HELD)})"
+#: The database's file.
+QUEUE = "queue.db"
+CORDONED = Unmet("WorkerCordoned", "takes no further job until it is uncordoned")
 _NEVER_STARTED = "Its deadline (activeDeadlineSeconds) passed while it waited."
 
 
 class Change:
     """One transaction. What is saved in it is seen by others, and in the event files, after it."""
 
-    def __init__(self, tx: sqlite3.Connection) -> None:
-        """Work within ``tx``."""
+    def __init__(self, tx: sqlite3.Connection, closed: Unmet | None = None) -> None:
+        """Work within ``tx``. ``closed`` is why no worker takes a job for the time being; None: they do."""
         self.tx = tx
+        self.closed = closed
         self.touched: dict[str, None] = {}
         self.removed: dict[str, None] = {}
 
@@ -124,7 +128,11 @@ class Change:
 
     def offers(self) -> list[Offer]:
         """Return what the workers that are alive offer."""
-        return [Offer(worker.registration, len(self.running(worker.registration.name))) for worker in self.alive()]
+        return [self.offer(worker.registration) for worker in self.alive()]
+
+    def offer(self, worker: models.WorkerRegistration) -> Offer:
+        """Return what a worker offers."""
+        return Offer(worker, len(self.running(worker.name)), self.closed)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -193,7 +201,8 @@ class Store:
             ) from error
         refuse_network_filesystem(state_dir)
         self._events = state_dir / "events"
-        self._database = Database(state_dir / "queue.db", patience)
+        self._cordon = state_dir / "cordoned"
+        self._database = Database(state_dir / QUEUE, patience)
 
     def close(self) -> None:
         """Close the connection to the database, before a fork or at the end; it reopens by itself."""
@@ -203,15 +212,26 @@ class Store:
         """Return what differs from the last one if another connection has written since, or this one is new."""
         return self._database.data_version()
 
+    def cordon(self) -> None:
+        """Let the workers of this queue take no further job, over their restarts too."""
+        self._cordon.touch(mode=0o600)
+
+    def uncordon(self) -> None:
+        """Let them take jobs again."""
+        self._cordon.unlink(missing_ok=True)
+
+    def _closed(self) -> Unmet | None:
+        return CORDONED if self._cordon.exists() else None
+
     @contextlib.contextmanager
     def _view(self) -> c.Iterator[Change]:
         with self._database.reading() as tx:
-            yield Change(tx)
+            yield Change(tx, self._closed())
 
     @contextlib.contextmanager
     def _change(self, *, keep: bool = True) -> c.Iterator[Change]:
         with self._database.writing(keep=keep) as tx:
-            change = Change(tx)
+            change = Change(tx, self._closed())
             yield change
         if keep:
             for name in change.removed:

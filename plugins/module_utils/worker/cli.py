@@ -13,8 +13,10 @@ import collections.abc as c
 import contextlib
 import datetime
 import json
+import math
 import os
 import pathlib
+import re
 import signal
 import sys
 import tempfile
@@ -26,7 +28,7 @@ from ..backends.event_stream import Rotation
 from ..backends.local import LocalBackend
 from ..protocol import jobspec1, models, validation
 from ..protocol._pydantic import HAS_PYDANTIC
-from ..protocol.errors import JobError, invalid
+from ..protocol.errors import JobError, invalid, unsupported
 from ..protocol.fields import moment
 from ..protocol.lifecycle import TERMINAL, Phase
 from ..telemetry import logs
@@ -38,6 +40,8 @@ from .job_process import Pipeline
 OK, JOB_FAILED, BAD_INPUT = 0, 1, 2
 _FOLLOW_SECONDS = 0.3
 _REFRESH_SECONDS = 1.0
+#: A partial target that was not written to for so long is not being copied into, by nobody who shares the output root.
+_IDLE_SECONDS = 3600.0
 _AGES = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 _DEVICES_VARIABLE = "HYPER2KVM_TARGET_DEVICES"
 _CONTAINER_INPUT, _CONTAINER_OUTPUT, _CONTAINER_JOBS = "/data/input", "/data/output", "jobs"
@@ -68,6 +72,8 @@ def main(argv: c.Sequence[str] | None = None, pipeline: Pipeline | None = None) 
             return _report(options)
         if options.command == "assess":
             return _assess(options, pipeline)
+        if options.command == "capacity":
+            return _capacity(options)
         backend = LocalBackend(_state_dir(options))
         try:
             return t.cast(int, options.run(backend, options))
@@ -216,6 +222,36 @@ def _parser() -> argparse.ArgumentParser:
     assess.add_argument("--html", metavar="FILE", type=pathlib.Path, help="a page with every plan")
     assess.add_argument("--csv", metavar="FILE", type=pathlib.Path, help="the same as a table")
     assess.add_argument("--slots", type=_positive, default=2, metavar="N", help="VMs side by side (default: 2)")
+    command("cordon", _cordon, "let this queue's workers take no further job")
+    command("uncordon", _uncordon, "let them take jobs again")
+    drain = command("drain", _drain, "cordon, and wait until nothing runs any more")
+    drain.add_argument("--timeout", type=_seconds, metavar="TIME", help="wait no longer (90s, 10m, 2h); status 1 then")
+    backup = command("backup", _backup, "write the queue to a file, while workers go on")
+    backup.add_argument("file", metavar="FILE", type=pathlib.Path)
+    restore = command("restore", _restore, "make the queue from such a file")
+    restore.add_argument("file", metavar="FILE", type=pathlib.Path)
+    restore.add_argument("--force", action="store_true", help="put a queue that is there aside")
+    recover = command("recover", _recover, "say what the output root tells of jobs whose queue was lost")
+    recover.add_argument(
+        "--remove-partials", action="store_true", help="remove partial targets of no job that nobody writes to"
+    )
+    bundle = command("support-bundle", _support_bundle, "gather what a helper has to see, without secrets")
+    bundle.add_argument("file", metavar="FILE", type=pathlib.Path, help="the bundle, .tar.gz")
+    capacity = command("capacity", None, "reckon how many workers move a fleet within a window")
+    capacity.add_argument("--vms", type=_positive, required=True, metavar="N", help="how many VMs")
+    capacity.add_argument("--total", type=_bytes, required=True, metavar="SIZE", help="used bytes of all (20TiB)")
+    capacity.add_argument("--largest", type=_bytes, metavar="SIZE", help="of the largest VM (default: the mean)")
+    capacity.add_argument("--window", type=_seconds, required=True, metavar="TIME", help="what there is time for (8h)")
+    capacity.add_argument("--slots", type=_positive, default=2, metavar="N", help="of a worker (default: 2)")
+    capacity.add_argument(
+        "--rate", type=_bytes, required=True, metavar="SIZE", help="of one job's copy with all slots busy, a second"
+    )
+    capacity.add_argument(
+        "--other", type=_seconds, required=True, metavar="TIME", help="what a job takes besides: boot tests most of all"
+    )
+    capacity.add_argument(
+        "--storage-rate", type=_bytes, default=math.inf, metavar="SIZE", help="what the storage lets through, a second"
+    )
     for one in (submit, status, explain, cancel, suspend, resume, priority, delete, events, workers, capabilities):
         one.add_argument("--json", action="store_true", help="for programs: JSON, one document a line")
     return parser
@@ -234,6 +270,22 @@ def _at_least(least: int, text: str) -> int:
     if number < least:
         raise argparse.ArgumentTypeError(f"must be {least} or more")
     return number
+
+
+def _seconds(text: str) -> float:
+    """Return the time that somebody wrote, in seconds: ``90s``, ``10m``, ``8h``, ``2d``."""
+    if not text[:-1].isdigit() or text[-1:] not in _AGES:
+        raise argparse.ArgumentTypeError(f"{text} is no time (90s, 10m, 8h, 2d)")
+    return float(int(text[:-1]) * _AGES[text[-1]])
+
+
+def _bytes(text: str) -> float:
+    """Return the size that somebody wrote, in bytes: ``200MiB``, ``1.5TiB``, ``20TB``."""
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(?:([KMGTP])(i?))?B", text)
+    if match is None or float(match[1]) == 0:
+        raise argparse.ArgumentTypeError(f"{text} is no size (200MiB, 1.5TiB, 20TB)")
+    power = " KMGTP".index(match[2] or " ")
+    return float(match[1]) * math.pow(1024 if match[3] else 1000, power)
 
 
 def _since(text: str) -> int | datetime.datetime:
@@ -384,6 +436,95 @@ def _health(backend: LocalBackend, options: argparse.Namespace) -> int:
     alive = is_alive(_state_dir(options))
     print("alive" if alive else "no worker of this queue is alive, or it does not mind its jobs")
     return OK if alive else JOB_FAILED
+
+
+def _cordon(backend: LocalBackend, options: argparse.Namespace) -> int:
+    _own_queue(options, "kubectl cordon NODE")
+    backend.cordon()
+    return OK
+
+
+def _uncordon(backend: LocalBackend, options: argparse.Namespace) -> int:
+    backend.uncordon()
+    return OK
+
+
+def _drain(backend: LocalBackend, options: argparse.Namespace) -> int:
+    """Wait for the jobs that run; what waits stays in the queue."""
+    _cordon(backend, options)
+    end = None if options.timeout is None else time.monotonic() + options.timeout
+    while running := sorted(name for worker in backend.workers() for name in worker.running):
+        if end is not None and time.monotonic() > end:
+            print(f"still running: {', '.join(running)}")
+            return JOB_FAILED
+        time.sleep(_REFRESH_SECONDS)
+    return OK
+
+
+def _backup(backend: LocalBackend, options: argparse.Namespace) -> int:
+    from ..backends.backup import back_up
+
+    _own_queue(options, "etcd's backup, which has the cluster's jobs")
+    done = back_up(_state_dir(options), options.file)
+    print(f"{options.file}: {done.jobs} jobs, {done.unfinished} of them not over, {done.events} events; read and whole")
+    return OK
+
+
+def _restore(backend: LocalBackend, options: argparse.Namespace) -> int:
+    from ..backends.backup import restore
+
+    _own_queue(options, "the cluster, which gives this node its jobs anew")
+    done = restore(options.file, _state_dir(options), force=options.force)
+    print(f"{_state_dir(options)}: {done.jobs} jobs, {done.unfinished} of them wait for a worker")
+    return OK
+
+
+def _own_queue(options: argparse.Namespace, instead: str) -> None:
+    """Refuse what the cluster decides where the queue is a node's.
+
+    Raises:
+        JobError: class ``unsupported``.
+    """
+    from .health import ALIVE
+
+    if (_state_dir(options) / ALIVE).exists():
+        raise unsupported("QueueOfANode", "This queue is filled by a cluster.", f"Use {instead}.")
+
+
+def _recover(backend: LocalBackend, options: argparse.Namespace) -> int:
+    from . import recovery
+
+    jobs = backend.list()
+    found = recovery.look_through(_output_root(options), [job.metadata.uid or "" for job in jobs])
+    print(display.findings(found, _output_root(options)))
+    if options.remove_partials:
+        gone = recovery.remove(found.orphans, _IDLE_SECONDS)
+        print(f"{len(gone)} of {len(found.orphans)} partial targets removed")
+    return OK
+
+
+def _support_bundle(backend: LocalBackend, options: argparse.Namespace) -> int:
+    from .support import write_bundle
+
+    names = write_bundle(backend, options.file, _state_dir(options), _output_root(options))
+    print(f"{options.file}: {', '.join(names)}. Look through it before you hand it on.")
+    return OK
+
+
+def _capacity(options: argparse.Namespace) -> int:
+    from ..scheduling import capacity
+
+    fleet = capacity.Fleet(
+        vms=options.vms,
+        total_bytes=options.total,
+        largest_bytes=options.largest or options.total / options.vms,
+        slot_bytes_per_second=options.rate,
+        other_seconds=options.other,
+        storage_bytes_per_second=options.storage_rate,
+    )
+    answer = capacity.workers_for(fleet, options.slots, options.window)
+    print(display.capacity(answer, options.slots))
+    return OK if answer.workers else JOB_FAILED
 
 
 def _capabilities(options: argparse.Namespace) -> int:

@@ -16,7 +16,11 @@ from ..telemetry.batch_progress import BatchProgress, JobProgress
 from ..telemetry.units import rough_duration, size
 
 if t.TYPE_CHECKING:
+    import pathlib
+
+    from ..scheduling.capacity import Capacity
     from ..telemetry.report.batch import Record
+    from .recovery import Findings
 
 
 def plain(text: str) -> str:
@@ -167,3 +171,35 @@ def capabilities_table(found: c.Mapping[str, models.Capability]) -> str:
     rows = [("CAPABILITY", "", "DETAIL")]
     rows += [(name, "yes" if one.available else "no", plain(one.detail)) for name, one in found.items()]
     return table(rows)
+
+
+def findings(found: Findings, output: pathlib.Path) -> str:
+    """Return what an output root tells, for whoever lost its queue."""
+    lines = []
+    if found.done:
+        rows = [("NAME", "OPERATION", "VERDICT", "ENDED")]
+        rows += [
+            (plain(one.name), one.operation, one.result.verdict, one.result.completed_at)
+            for one in sorted(found.done, key=lambda one: one.result.completed_at)
+        ]
+        lines += [table(rows), ""]
+    lines += [f"{plain(one.where)} is no result document: {plain(one.why)}" for one in found.unreadable]
+    lines += [f"{plain(name)}: {plain(', '.join(gone))} gone" for name, gone in sorted(found.gone.items())]
+    partials = [(path, path.stat().st_blocks * 512) for path in found.orphans]
+    lines += [f"{plain(str(path.relative_to(output)))}: partial, of no job, {size(used)}" for path, used in partials]
+    lines += [f"{plain(str(path.relative_to(output)))}: a disk without a result document" for path in found.unfinished]
+    kept = size(sum(used for dummy, used in partials))
+    lines.append(
+        f"{len(found.done)} jobs are done, {len(partials)} partial targets ({kept}) are of no job, "
+        f"{len(found.unfinished)} disks have no result document."
+    )
+    return "\n".join(lines)
+
+
+def capacity(answer: Capacity, slots: int) -> str:
+    """Return how many workers do it, how long they take, and what keeps more from being faster."""
+    took = rough_duration(answer.seconds)
+    if not answer.workers:
+        return f"No number of workers does it in the window: {took} at best, because of the {answer.bound_by}."
+    workers = f"{answer.workers} workers" if answer.workers > 1 else "1 worker"
+    return f"{workers} of {slots} slots each: {took}, bound by the {answer.bound_by}."

@@ -233,5 +233,5 @@ def test_a_queue_of_the_first_version_is_taken_over(tmp_path: pathlib.Path) -> N
     assert [one.metadata.key for one in backend.list()] == ["old", "team-a/web01"]
     backend.close()
     with sqlite3.connect(tmp_path / "state" / "queue.db") as connection:
-        assert connection.execute("PRAGMA user_version").fetchone()[0] == database._VERSION
+        assert connection.execute("PRAGMA user_version").fetchone()[0] == database.VERSION
     connection.close()
