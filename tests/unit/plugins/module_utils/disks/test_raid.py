@@ -28,7 +28,7 @@ def member(tmp_path: pathlib.Path) -> pathlib.Path:
     spec = SPECS["debian12-raid"]
     assert isinstance(spec, ServerSpec)
     path = tmp_path / "member"
-    block = volumes._superblock(spec, volumes._Volumes("", array=ARRAY), SIZE - MIB, MIB, 1)
+    block = volumes._superblock(spec, volumes.Volumes("", array=ARRAY), SIZE - MIB, MIB, 1)
     path.write_bytes(bytes(4096) + block.ljust(SIZE - 4096, b"\0"))
     return path
 
