@@ -128,7 +128,10 @@ class QueueReporter:
     def stage_ended(self, record: models.StageRecord) -> None:
         """See :meth:`Reporter.stage_ended`."""
         with self._lock:
-            self._latest = None
+            latest, self._latest = self._latest, None
+        if latest is not None:
+            # What a short stage did is counted by its progress, of which nothing may be told yet.
+            self._try(lambda: self._backend.progress(self._hold, latest))
         self.insist(lambda: self._backend.stage_ended(self._hold, record))
 
     def insist(self, write: t.Callable[[], object]) -> None:

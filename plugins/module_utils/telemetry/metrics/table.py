@@ -72,8 +72,8 @@ _UNITS = ("seconds", "bytes", "ratio")
 #: Other causes than these do not come from this code; they are told as the last one.
 WAIT_REASONS = (
     *("BackingOff", "CapabilityMissing", "HandedBack", "JobLabelMissing", "JobsAhead", "NoFreeSlot", "NoWorker"),
-    *("NodeCordoned", "NodeMissing", "OperationNotAccepted", "ProtocolVersion", "Suspended", "WorkerDraining"),
-    *("WorkerLabelMissing", "Other"),
+    *("NodeCordoned", "NodeMissing", "OperationNotAccepted", "ProtocolVersion", "Suspended", "WorkerCordoned"),
+    *("WorkerDraining", "WorkerLabelMissing", "Other"),
 )
 STAGES = ("inspect", "plan", "fix", "rehearse", "copy", "commit", "verify", "publish")
 #: What is left behind by a job that died.
