@@ -11,6 +11,8 @@ SANITY_TREE := $(SANITY_ROOT)/ansible_collections/hyper2kvm/core
 OLDEST := .venv-oldest
 IMPORTER := .venv-importer
 ACTIONLINT := v1.7.12
+# Those of the matrix are built by the tests that boot them.
+GUESTS := debian12 debian12-uefi debian12-btrfs debian12-lvm tiny tiny-blank tiny-nokernel
 GUEST_CACHE := $(CURDIR)/.cache/guests
 SHELL_SCRIPTS := .ci/run k8s/full-test k8s/upload scripts/create-venv scripts/import-as-galaxy scripts/install-packages
 export PATH := $(BIN):$(PATH)
@@ -99,8 +101,8 @@ hostile: setup ## Tests with hostile documents, images and guests
 fuzz: setup ## 100,000 changed inputs for every reader of hostile data
 	PYTHONPATH=.collections python -m tests.hostile.fuzz --inputs 100000
 
-guests: setup ## Build what tests boot, where it is not kept from before
-	python -m tests.guests build --cache $(GUEST_CACHE)
+guests: setup ## Build what `make e2e` boots, where it is not kept from before
+	python -m tests.guests build --cache $(GUEST_CACHE) $(GUESTS)
 	python -m tests.e2e.kernels
 
 e2e: guests ## Tests with real guests that boot

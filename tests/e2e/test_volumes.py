@@ -28,7 +28,12 @@ def _job(name: str, source: dict[str, t.Any], **spec: t.Any) -> dict[str, t.Any]
 
 
 @pytest.mark.parametrize(
-    "name", ["debian12-lvm", "debian12-luks", pytest.param("debian12-raid", marks=pytest.mark.matrix)]
+    "name",
+    [
+        "debian12-lvm",
+        pytest.param("debian12-luks", marks=pytest.mark.matrix),
+        pytest.param("debian12-raid", marks=pytest.mark.matrix),
+    ],
 )
 def test_a_guest_in_volumes_is_moved_and_boots(
     name: str, host: ConversionHost, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
