@@ -30,7 +30,7 @@ def empty(cluster: Cluster) -> c.Iterator[Cluster]:
     """The cluster, with nothing of a release before the test nor after it."""
     for node in cluster.nodes():
         ctr = ("ctr", "--namespace=k8s.io", "images")
-        name = next(line for line in node.run(*ctr, "list", "--quiet").split() if line.endswith(images.PRODUCT_IMAGE))
+        (name,) = [line for line in node.run(*ctr, "list", "--quiet").split() if line.endswith(images.PRODUCT_IMAGE)]
         node.run(*ctr, "tag", "--force", name, f"{name.rpartition(':')[0]}:{EARLIER_TAG}")
     yield cluster
     if "hyper2kvm" in cluster.helm("list", "--all", "--short", f"--namespace={NAMESPACE}"):

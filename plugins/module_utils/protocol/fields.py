@@ -75,9 +75,7 @@ _CAPABILITY = _text(
 _HOSTNAME = _text("host name", rf"^{_HOST_LABEL}(\.{_HOST_LABEL})*$", "a host name, with or without its domain")
 _TIMEZONE = _text("time zone", r"^[A-Za-z0-9_+-]+(/[A-Za-z0-9_+-]+)*$", "a time zone's name like Europe/Vienna")
 _USER = _text("user name", r"^[a-z_][a-z0-9_-]{0,31}$", "a user's login name")
-_GUEST_PATH = _text(
-    "guest path", r"^/[^\x00-\x1f\x7f]{1,1023}$", "an absolute path in the guest without control characters"
-)
+_GUEST_PATH = _text("guest path", r"^/[^\x00-\x1f\x7f]+$", "an absolute path in the guest without control characters")
 _MODE = _text("file mode", r"^0?[0-7]{3,4}$", "permission bits in octal, in quotes, like 0644")
 # Kubernetes' rules for labels, so that a document may go there unchanged.
 _LABEL_KEY = _text(

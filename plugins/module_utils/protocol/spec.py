@@ -489,7 +489,7 @@ class GuestSpec(Document):
     """Remove the SSH host keys, so that the guest makes new ones at its next start."""
     users: list[GuestUser] = p.Field(default_factory=list, max_length=64)
     """Users to make or change; none twice."""
-    files: list[GuestFile] = p.Field(default_factory=list, max_length=256)
+    files: list[GuestFile] = p.Field(default_factory=list, max_length=64)
     """Files to put into the guest; no path twice."""
     firstboot: list[FirstbootScript] = p.Field(default_factory=list, max_length=64)
     """Scripts that the guest runs once, in this order; no name twice."""

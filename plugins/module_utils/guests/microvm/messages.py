@@ -154,9 +154,9 @@ class Close:
     """Let go of the disks; afterwards the machine ends."""
 
 
-Request = Probe | Mount | PlanFixes | Apply | Instrument | MapUsed | Close
-Answer = Probed | Opened | Planned | Done | Instrumented | UsedBlocks
-Message = Request | Answer | Ready | Beat | Failure
+Request = t.Union[Probe, Mount, PlanFixes, Apply, Instrument, MapUsed, Close]
+Answer = t.Union[Probed, Opened, Planned, Done, Instrumented, UsedBlocks]
+Message = t.Union[Request, Answer, Ready, Beat, Failure]
 
 _KINDS: dict[str, type[Message]] = {
     kind.__name__: kind

@@ -7,8 +7,9 @@
 from __future__ import annotations
 
 import struct
+import typing as t
 
-Values = dict[str, str | int]
+Values = dict[str, t.Union[str, int]]
 
 
 def hive(path: str, values: Values, *, beside: int = 0, kind: bytes = b"lh") -> bytes:

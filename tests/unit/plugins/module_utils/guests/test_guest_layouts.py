@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import pathlib
+import typing as t
 
 import pytest
 from ansible_collections.hyper2kvm.core.plugins.module_utils.guests.initramfs import segments
@@ -25,7 +26,7 @@ BY_PATH = "/dev/disk/by-path/pci-0000:03:00.0-scsi-0:0:0:0-part"
 
 #: By layout what changes: a file that is new, or gone, or has other texts in the place of these.
 GONE, NEW = "gone", "new"
-Change = str | dict[str, str]
+Change = t.Union[str, dict[str, str]]
 APPENDED: Change = {}
 DRIVERS = "virtio_pci virtio_blk virtio_scsi sd_mod"
 EXPECTED: dict[str, dict[str, Change]] = {
