@@ -154,9 +154,9 @@ class Close:
     """Let go of the disks; afterwards the machine ends."""
 
 
-Request = t.Union[Probe, Mount, PlanFixes, Apply, Instrument, MapUsed, Close]
-Answer = t.Union[Probed, Opened, Planned, Done, Instrumented, UsedBlocks]
-Message = t.Union[Request, Answer, Ready, Beat, Failure]
+Request = t.Union[Probe, Mount, PlanFixes, Apply, Instrument, MapUsed, Close]  # noqa: UP007 (evaluated at run time)
+Answer = t.Union[Probed, Opened, Planned, Done, Instrumented, UsedBlocks]  # noqa: UP007 (evaluated at run time)
+Message = t.Union[Request, Answer, Ready, Beat, Failure]  # noqa: UP007 (evaluated at run time)
 
 _KINDS: dict[str, type[Message]] = {
     kind.__name__: kind

@@ -9,7 +9,7 @@ from __future__ import annotations
 import struct
 import typing as t
 
-Values = dict[str, t.Union[str, int]]
+Values = dict[str, t.Union[str, int]]  # noqa: UP007 (evaluated at run time)
 
 
 def hive(path: str, values: Values, *, beside: int = 0, kind: bytes = b"lh") -> bytes:

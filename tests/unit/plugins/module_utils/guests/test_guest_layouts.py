@@ -26,7 +26,7 @@ BY_PATH = "/dev/disk/by-path/pci-0000:03:00.0-scsi-0:0:0:0-part"
 
 #: By layout what changes: a file that is new, or gone, or has other texts in the place of these.
 GONE, NEW = "gone", "new"
-Change = t.Union[str, dict[str, str]]
+Change = t.Union[str, dict[str, str]]  # noqa: UP007 (evaluated at run time)
 APPENDED: Change = {}
 DRIVERS = "virtio_pci virtio_blk virtio_scsi sd_mod"
 EXPECTED: dict[str, dict[str, Change]] = {
