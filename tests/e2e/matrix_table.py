@@ -62,8 +62,10 @@ def _row(name: str, choice: Choice, result: Result | None) -> str:
 def _seen(result: Result) -> str:
     if not _booted(result):
         return result["reason"] or result["phase"]
+    if result["passed"]:
+        return "boots, all as before"
     failed = ", ".join(f"`{unit}`" for unit in result["failedUnits"])
-    return f"boots; {failed} failed" if failed else "boots"
+    return f"boots; {failed} failed" if failed else "boots; not all was as before"
 
 
 def _booted(result: Result) -> bool:
