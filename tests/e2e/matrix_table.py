@@ -55,8 +55,17 @@ def _row(name: str, choice: Choice, result: Result | None) -> str:
     else:
         boot = result["bootSeconds"]
         cells += [result["kernel"], f"{result['seconds']:.0f}", "" if boot is None else f"{boot:.0f}"]
-        cells.append(result["verdict"] if _booted(result) else result["reason"] or result["phase"])
+        cells.append(_seen(result))
     return f"| {' | '.join(cells)} |"
+
+
+def _seen(result: Result) -> str:
+    if not _booted(result):
+        return result["reason"] or result["phase"]
+    if result["passed"]:
+        return "boots, all as before"
+    failed = ", ".join(f"`{unit}`" for unit in result["failedUnits"])
+    return f"boots; {failed} failed" if failed else "boots; not all was as before"
 
 
 def _booted(result: Result) -> bool:

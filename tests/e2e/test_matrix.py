@@ -93,7 +93,7 @@ def test_a_server_is_moved_and_boots(name: str, host: ConversionHost, source: So
     began = time.monotonic()
     (done,) = host.run(_job(spec, wanted))
     seconds = time.monotonic() - began
-    _record(name, done, seconds, host)
+    _record(name, done, seconds, host, passed=False)
     completed(done)
     result = host.result(f"{name}/result.json")
     assert result["bootTest"]["verdict"] == "booted"
@@ -111,6 +111,7 @@ def test_a_server_is_moved_and_boots(name: str, host: ConversionHost, source: So
     assert facts["failedUnits"] == [] and result["verdict"] == "boots", result["bootTest"]["warnings"]
     assert bool(facts["swaps"]) == bool(known["volumes"]["swap"])
     assert [sha256(host.input / disk["path"]) for disk in wanted["disks"]] == digests
+    _record(name, done, seconds, host, passed=True)
 
 
 @pytest.mark.matrix
@@ -122,7 +123,7 @@ def test_without_a_conversion_it_finds_no_disk(name: str, host: ConversionHost, 
     assert (error["stage"], error["reason"]) == ("verify", "NoRootDevice"), error
 
 
-def _record(name: str, done: dict[str, t.Any], seconds: float, host: ConversionHost) -> None:
+def _record(name: str, done: dict[str, t.Any], seconds: float, host: ConversionHost, *, passed: bool) -> None:
     """Write down what became of it, where that is asked for."""
     place = os.environ.get("HYPER2KVM_MATRIX_RESULTS")
     if not place:
@@ -134,6 +135,7 @@ def _record(name: str, done: dict[str, t.Any], seconds: float, host: ConversionH
     row = {
         "choice": COVER[name],
         "spec": dataclasses.asdict(MATRIX[name]),
+        "passed": passed,
         "phase": status["phase"],
         "reason": (status.get("lastError") or {}).get("reason", ""),
         "verdict": result.get("verdict", ""),

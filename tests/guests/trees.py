@@ -124,29 +124,6 @@ DEBIAN = Tree(
     fetched=("grub-efi-amd64",),
 )
 
-#: A smaller one, with all that reads volumes.
-VOLUMES = Tree(
-    name="volumes",
-    release="bookworm",
-    variant="minbase",
-    packages=(
-        "linux-image-amd64",
-        "initramfs-tools",
-        "zstd",
-        "busybox",
-        "grub-pc",
-        "systemd-sysv",
-        "udev",
-        "kmod",
-        "ifupdown",
-        "iproute2",
-        "e2fsprogs",
-        "lvm2",
-        "cryptsetup-initramfs",
-        "mdadm",
-    ),
-)
-
 #: Of the kernel's modules, those that no virtual machine has a use for: most of the packages' bytes.
 _NO_HARDWARE = tuple(
     f"*/modules/*/kernel/{folder}/*"
@@ -183,7 +160,7 @@ SERVERS: t.Mapping[str, Tree] = {
     "trixie": _server("trixie", "systemd-boot-efi", "systemd-cryptsetup"),
 }
 
-TREES: t.Mapping[str, Tree] = {tree.name: tree for tree in (DEBIAN, VOLUMES, *SERVERS.values())}
+TREES: t.Mapping[str, Tree] = {tree.name: tree for tree in (DEBIAN, *SERVERS.values())}
 
 
 if __name__ == "__main__":

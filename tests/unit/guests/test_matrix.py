@@ -61,12 +61,14 @@ def test_a_cover_has_all_pairs_of_its_rows_and_no_row_in_vain(factors: dict[str,
 
 def test_the_table_tells_of_each_server_what_was_seen_or_that_nothing_was() -> None:
     seen = {"kernel": "6.1.0-9-amd64", "seconds": 99.6, "bootSeconds": 41.2, "accelerator": "tcg", "phase": "COMPLETED"}
-    booted = {**seen, "verdict": "boots", "reason": ""}
+    booted = {**seen, "verdict": "boots", "reason": "", "failedUnits": [], "passed": True}
+    warned = {**booted, "verdict": "boots-with-warnings", "failedUnits": ["cups.service"], "passed": False}
     refused = {**seen, "verdict": "", "reason": "NoRootDevice", "phase": "FAILED", "bootSeconds": None}
-    shown = table({"matrix-01": booted, "matrix-02": refused}).splitlines()
-    assert shown[2].endswith("| 6.1.0-9-amd64 | 100 | 41 | boots |") and shown[2].startswith(
+    shown = table({"matrix-01": booted, "matrix-02": refused, "matrix-03": warned}).splitlines()
+    assert shown[2].endswith("| 6.1.0-9-amd64 | 100 | 41 | boots, all as before |") and shown[2].startswith(
         "| `matrix-01` | 11 | bios |"
     )
     assert shown[3].endswith("| 100 |  | NoRootDevice |")
-    assert all(line.endswith("|  |  |  | not run |") for line in shown[4:-2])
-    assert shown[-1].startswith(f"2 of {len(COVER)} were run for this table, and 1 booted")
+    assert shown[4].endswith("| 41 | boots; `cups.service` failed |")
+    assert all(line.endswith("|  |  |  | not run |") for line in shown[5:-2])
+    assert shown[-1].startswith(f"3 of {len(COVER)} were run for this table, and 2 booted")
