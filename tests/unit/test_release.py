@@ -60,7 +60,13 @@ def release(output: pathlib.Path, umask: int, **variables: str) -> pathlib.Path:
 
 
 @pytest.fixture(scope="module")
-def released(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
+def committed() -> int:
+    """When the commit that is checked out was made, in seconds since the epoch."""
+    return int(subprocess.check_output(["git", "log", "-1", "--format=%ct"], cwd=ROOT))
+
+
+@pytest.fixture(scope="module")
+def released(committed: int, tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
     """A release of the commit that is checked out."""
     return release(tmp_path_factory.mktemp("first") / "release", 0o022)
 
@@ -71,13 +77,8 @@ def digests(folder: pathlib.Path) -> dict[str, str]:
 
 
 def test_the_same_commit_gives_the_same_bytes_whoever_builds_it(released: pathlib.Path, tmp_path: pathlib.Path) -> None:
-    again = release(tmp_path / "elsewhere/release", 0o077, TZ="Pacific/Auckland", SOURCE_DATE_EPOCH=str(committed()))
+    again = release(tmp_path / "elsewhere/release", 0o077, TZ="Pacific/Auckland", SOURCE_DATE_EPOCH=str(committed))
     assert len(digests(again)) == 4 and digests(again) == digests(released)
-
-
-def committed() -> int:
-    """When the commit was made, in seconds since the epoch."""
-    return int(subprocess.check_output(["git", "log", "-1", "--format=%ct"], cwd=ROOT))
 
 
 def test_the_digests_are_those_of_the_files(released: pathlib.Path) -> None:
@@ -85,10 +86,10 @@ def test_the_digests_are_those_of_the_files(released: pathlib.Path) -> None:
     assert told == {name: digest for name, digest in digests(released).items() if name != "SHA256SUMS"}
 
 
-def test_all_times_are_the_commits(released: pathlib.Path) -> None:
+def test_all_times_are_the_commits(released: pathlib.Path, committed: int) -> None:
     (tarball,) = released.glob("*.tar.gz")
     with tarfile.open(tarball) as archive:
-        assert {one.mtime for one in archive} == {committed()}
+        assert {one.mtime for one in archive} == {committed}
 
 
 def member(tarball: pathlib.Path, name: str) -> bytes:
