@@ -113,20 +113,20 @@ hosts:
   web01: {hyper2kvm_source_path: web01.ova}
   db01: {hyper2kvm_source_path: db01.vmdk, hyper2kvm_verify_timeout_seconds: 1200}
   mail: {hyper2kvm_source_path: mail/mail.ovf, wave: wave2, groups: [exposed]}
----
+
 # plan.yml: VMs of RVTools' sheet vInfo, exported by ovftool into a folder each
-plugin: hyper2kvm.core.batch
-table:
-  path: RVTools_export_all.xlsx
-  sheet: vInfo
-  where: {Powerstate: poweredOn, Template: "False"}
-  columns:
-    cluster: Cluster
-    wave: Migration wave
-vars:
-  hyper2kvm_source_path: "{{ hyper2kvm_source_name }}/{{ hyper2kvm_source_name }}.ovf"
-keyed_groups:
-  - {key: cluster, prefix: cluster}
+# plugin: hyper2kvm.core.batch
+# table:
+#   path: RVTools_export_all.xlsx
+#   sheet: vInfo
+#   where: {Powerstate: poweredOn, Template: "False"}
+#   columns:
+#     cluster: Cluster
+#     wave: Migration wave
+# vars:
+#   hyper2kvm_source_path: "{{ hyper2kvm_source_name }}/{{ hyper2kvm_source_name }}.ovf"
+# keyed_groups:
+#   - {key: cluster, prefix: cluster}
 """
 
 import pathlib
