@@ -10,7 +10,6 @@ import pathlib
 
 import openpyxl
 import pytest
-import yaml
 from ansible_collections.hyper2kvm.core.plugins.inventory import batch as plugin
 from ansible_collections.hyper2kvm.core.plugins.plugin_utils.batch import Batch, read_plan
 from ansible_collections.hyper2kvm.core.plugins.plugin_utils.places import Faulty
