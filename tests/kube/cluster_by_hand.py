@@ -84,7 +84,8 @@ class Cluster:
                 fails = job.status.phase is Phase.RUNNING and "fail" in job.metadata.annotations
                 after = failed(job.status) if fails else step(job.status)
                 if after.phase is Phase.COMPLETED:
-                    after.result = result_of(job).to_document()
+                    result = result_of(job)
+                    after.result, after.artifacts = result.to_document(), result.artifacts
                 patch = [{"op": "add", "path": "/status", "value": after.to_document()}]
                 await api.patch(JOBS, job.metadata.name, patch, self.namespace, subresource="status")
             await asyncio.sleep(0.1)
@@ -175,6 +176,7 @@ def result_of(job: models.MigrationJob) -> models.JobResult:
         spec_digest=validation.spec_digest(job.spec),
         completed_at="2026-01-01T00:00:00Z",
         seconds=4.2,
+        artifacts=[models.Artifact(path=f"{job.metadata.name}.qcow2", kind="disk", format="qcow2", size_bytes=1 << 20)],
     )
 
 

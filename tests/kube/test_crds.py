@@ -197,6 +197,7 @@ class TestAJobThatExists:
                     "target": {"format": "raw"},
                     "guest": {"hostname": "b"},
                     "verify": {"boot": False},
+                    "isolation": "vm",
                     "requirements": {"capabilities": ["nbd"]},
                     "limits": {"bandwidthBytesPerSecond": 65536},
                     "backoffLimit": 3,
