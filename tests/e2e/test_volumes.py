@@ -94,7 +94,6 @@ def test_isolation_by_a_machine_is_waited_for(host: ConversionHost, tmp_path: pa
     host.add(build("tiny") / "tiny.ova", "tiny.ova")
     (left,) = host.run(job("tiny", "tiny.ova", isolation="vm"))
     assert left["status"]["phase"] == "QUEUED" and not left["status"].get("attempts")
-    assert "lacks microvm" in host.command("explain", "tiny")
 
 
 def test_isolation_by_a_machine(host: ConversionHost, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -105,7 +104,10 @@ def test_isolation_by_a_machine(host: ConversionHost, monkeypatch: pytest.Monkey
     for done in host.run(isolated, plain):
         completed(done)
     changes = [
-        [(change["path"], change["fixer"], change["after"]) for change in host.result(f"{name}/plan.json")["changes"]]
+        [
+            (change["path"], change["fixer"], change.get("after"))
+            for change in host.result(f"{name}/plan.json")["changes"]
+        ]
         for name in ("isolated", "plain")
     ]
     assert changes[0] == changes[1] and changes[0]

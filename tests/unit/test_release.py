@@ -76,7 +76,9 @@ def digests(folder: pathlib.Path) -> dict[str, str]:
     return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in folder.iterdir()}
 
 
-def test_the_same_commit_gives_the_same_bytes_whoever_builds_it(released: pathlib.Path, tmp_path: pathlib.Path) -> None:
+def test_the_same_commit_gives_the_same_bytes_whoever_builds_it(
+    released: pathlib.Path, committed: int, tmp_path: pathlib.Path
+) -> None:
     again = release(tmp_path / "elsewhere/release", 0o077, TZ="Pacific/Auckland", SOURCE_DATE_EPOCH=str(committed))
     assert len(digests(again)) == 4 and digests(again) == digests(released)
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import pathlib
 import stat
+import tempfile
 import typing as t
 
 import pytest
@@ -36,7 +37,10 @@ def _qemu(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch, body: str) ->
     program = tmp_path / "qemu"
     program.write_text(f"#!/bin/sh\n{body}\n")
     program.chmod(program.stat().st_mode | stat.S_IXUSR | stat.S_IXOTH)
-    for folder in (tmp_path, *tmp_path.parents[:2]):
+    # QEMU runs as nobody. One folder more where tests run side by side; that of all temporary files stays as it is.
+    for folder in (tmp_path, *tmp_path.parents):
+        if folder == pathlib.Path(tempfile.gettempdir()):
+            break
         folder.chmod(0o755)
     monkeypatch.setattr(confinement, "find_program", lambda: str(program))
     monkeypatch.setattr(accelerator, "_TRY_SECONDS", 0.5)
