@@ -18,7 +18,7 @@ import shutil
 import sqlite3
 
 from ..protocol import errors
-from ..protocol.lifecycle import Actor
+from ..protocol.lifecycle import TERMINAL, Actor, Phase
 from .database import VERSION
 from .local import LocalBackend
 from .records import Record
@@ -84,21 +84,19 @@ def verify(file: pathlib.Path) -> Backup:
             if said != "ok":
                 raise sqlite3.DatabaseError(said)
             (version,) = connection.execute("PRAGMA user_version").fetchone()
-            jobs, over = connection.execute(
-                "SELECT count(*), count(CASE WHEN phase IN ('COMPLETED', 'FAILED', 'CANCELLED') THEN 1 END) FROM jobs"
-            ).fetchone()
+            if version > VERSION:
+                raise errors.invalid(
+                    "BackupFromNewerVersion",
+                    f"{file} was written by a newer collection (schema {version}; this one knows {VERSION}).",
+                    "Restore it with that version.",
+                )
+            phases = [Phase(phase) for (phase,) in connection.execute("SELECT phase FROM jobs")]
             (events,) = connection.execute("SELECT count(*) FROM events").fetchone()
-    except sqlite3.Error as error:
+    except (sqlite3.Error, ValueError) as error:
         raise errors.invalid(
             "BackupUnusable", f"{file} is no backup of a queue, or it is damaged: {error}.", "Take another one."
         ) from error
-    if version > VERSION:
-        raise errors.invalid(
-            "BackupFromNewerVersion",
-            f"{file} was written by a newer collection (schema {version}; this one knows {VERSION}).",
-            "Restore it with that version.",
-        )
-    return Backup(jobs, jobs - over, events, version)
+    return Backup(len(phases), sum(phase not in TERMINAL for phase in phases), events, version)
 
 
 def restore(file: pathlib.Path, state_dir: pathlib.Path, *, force: bool = False) -> Backup:

@@ -187,6 +187,17 @@ def test_ssh_keys_by_reference(guest: Phony, tmp_path: pathlib.Path) -> None:
             read_secrets(request.spec, broken)
 
 
+def test_ssh_keys_by_reference_are_not_shown(guest: Phony) -> None:
+    wish = keys("root", keysFrom={"name": "team", "key": "keys"})
+    request = dataclasses.replace(guest.request(**wish), secrets={"team/keys": "ssh-ed25519 BBBB you@there\n"})
+    (change,) = [one for one in guest.fix(request=request).edits.changes if one.path.endswith("authorized_keys")]
+    assert "BBBB" not in (change.diff or "") and "withheld" in (change.diff or "")
+    private = "-----BEGIN OPENSSH " + "PRIVATE KEY-----\nCCCC\n"
+    with pytest.raises(JobError, match="team/keys.*a private key") as caught:
+        guest.fix(request=dataclasses.replace(request, secrets={"team/keys": private}))
+    assert caught.value.reason == "PrivateKey" and "CCCC" not in str(caught.value)
+
+
 def test_ssh_keys_where_sshd_looks(guest: Phony) -> None:
     guest.put("/etc/ssh/sshd_config", "#AuthorizedKeysFile x\nAuthorizedKeysFile /etc/ssh/keys/%u other\n")
     guest.fix(request=guest.request(**keys("admin")))
