@@ -193,7 +193,7 @@ def test_ssh_keys_by_reference_are_not_shown(guest: Phony) -> None:
     (change,) = [one for one in guest.fix(request=request).edits.changes if one.path.endswith("authorized_keys")]
     assert "BBBB" not in (change.diff or "") and "withheld" in (change.diff or "")
     private = "-----BEGIN OPENSSH " + "PRIVATE KEY-----\nCCCC\n"
-    with pytest.raises(JobError, match="team/keys.*a private key") as caught:
+    with pytest.raises(JobError, match=r"team/keys.*a private key") as caught:
         guest.fix(request=dataclasses.replace(request, secrets={"team/keys": private}))
     assert caught.value.reason == "PrivateKey" and "CCCC" not in str(caught.value)
 
