@@ -58,12 +58,13 @@ def secrets(tmp_path: pathlib.Path) -> pathlib.Path:
 
 @contextlib.contextmanager
 def _seen_processes() -> c.Iterator[set[str]]:
-    """Collect the command lines and environments of all processes, as often as that can be."""
+    """Collect the command lines and environments of all processes."""
     seen: set[str] = set()
     over = threading.Event()
 
     def look() -> None:
-        while not over.is_set():
+        # Often enough for a program of a few milliseconds to be seen in one of its many runs.
+        while not over.wait(0.02):
             for process in pathlib.Path("/proc").glob("[0-9]*"):
                 seen.update((text(process / "cmdline"), text(process / "environ")))
 
