@@ -413,6 +413,14 @@ options:
         type: str
         choices: [auto, always, never]
         default: auto
+      fsck:
+        description:
+          - Whether the guest's filesystems are checked, as they are after the fix and before anything is copied.
+          - With V(warn) what is damaged or cannot be checked is a warning; with V(require) it fails the job.
+          - Nothing is repaired.
+        type: str
+        choices: [skip, warn, require]
+        default: skip
       timeout_seconds:
         description: Time limit of one boot test, in seconds.
         type: int

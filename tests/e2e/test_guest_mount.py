@@ -26,22 +26,11 @@ from ansible_collections.hyper2kvm.core.plugins.module_utils.guests.inspection i
 from ansible_collections.hyper2kvm.core.plugins.module_utils.guests.roots import MountedGuest, mount_guest
 from ansible_collections.hyper2kvm.core.plugins.module_utils.protocol.errors import ErrorClass, JobError
 
+from tests.e2e.built_disks import MIB, UUID, Builder, run
+
 pytestmark = pytest.mark.usefixtures("own_mounts")
 
-MIB = 1024**2
 ESP = "C12A7328-F81F-11D2-BA4B-00A0C93EC93B"
-LINUX = "0FC63DAF-8483-4772-8E79-3D69D8477DE4"
-UUID = "12345678-1234-4234-8234-123456789abc"
-
-
-def run(*args: str | pathlib.Path, data: str = "") -> None:
-    """A tool that must succeed."""
-    subprocess.run(
-        args,
-        input=data.encode(),
-        check=True,
-        capture_output=True,
-    )
 
 
 def mounts() -> list[str]:
@@ -56,109 +45,6 @@ def loops_of(folder: pathlib.Path) -> list[str]:
         with contextlib.suppress(OSError):  # another program's, and gone meanwhile
             files.append(backing.read_text().strip())
     return [name for name in files if name.startswith(str(folder))]
-
-
-class Builder:
-    """Disks of a phony guest."""
-
-    def __init__(self, folder: pathlib.Path) -> None:
-        self.folder = folder
-        self.count = 0
-
-    def content(self, files: dict[str, str], links: dict[str, str] | None = None) -> pathlib.Path:
-        """A folder with these files."""
-        self.count += 1
-        root = self.folder / f"content{self.count}"
-        root.mkdir()
-        for name, text in files.items():
-            (root / name).parent.mkdir(parents=True, exist_ok=True)
-            (root / name).write_text(text)
-        for name, target in (links or {}).items():
-            (root / name).symlink_to(target)
-        return root
-
-    def system(self, fstab: str = "", links: dict[str, str] | None = None, **more: str) -> pathlib.Path:
-        """A folder that looks like an operating system's root."""
-        files = {"etc/os-release": "ID=debian\nVERSION_ID=12\n", "etc/fstab": fstab, "usr/bin/env": "", **more}
-        root = self.content(files, links)
-        for name in ("boot", "home", "srv"):
-            if not (root / name).is_symlink():
-                (root / name).mkdir(exist_ok=True)
-        return root
-
-    def filesystem(
-        self, kind: str, content: pathlib.Path | None = None, size: int = 16, uuid: str = ""
-    ) -> pathlib.Path:
-        """An image of one filesystem."""
-        self.count += 1
-        image = self.folder / f"filesystem{self.count}"
-        size = {"xfs": 300, "btrfs": 120, "vfat": 40}.get(kind, size)
-        with image.open("wb") as file:
-            file.truncate(size * MIB)
-        if kind == "ext4":
-            run(
-                "mke2fs",
-                "-q",
-                "-t",
-                "ext4",
-                *(["-U", uuid] if uuid else []),
-                *(["-d", content] if content else []),
-                image,
-            )
-        elif kind == "btrfs":
-            run(
-                "mkfs.btrfs", "-q", *(["-U", uuid] if uuid else []), *(["--rootdir", content] if content else []), image
-            )
-        elif kind == "xfs":
-            run("mkfs.xfs", "-q", "-m", f"uuid={uuid or UUID}", "-p", self._proto(content), image)
-        elif kind == "vfat":
-            run("mkfs.vfat", image)
-        elif kind == "swap":
-            run("mkswap", image)
-        return image
-
-    def _proto(self, content: pathlib.Path | None) -> pathlib.Path:
-        """mkfs.xfs(8): a prototype file."""
-
-        def lines(folder: pathlib.Path) -> t.Iterator[str]:
-            for path in sorted(folder.iterdir()):
-                if path.is_dir():
-                    yield f"{path.name} d--755 0 0"
-                    yield from lines(path)
-                    yield "$"
-                else:
-                    yield f"{path.name} ---644 0 0 {path}"
-
-        proto = self.folder / f"proto{self.count}"
-        body = "\n".join(lines(content)) if content else ""
-        proto.write_text(f"/none\n0 0\nd--755 0 0\n{body}\n$\n")
-        return proto
-
-    def disk(self, *parts: pathlib.Path, types: t.Sequence[str] = (), sector: int = 512) -> pathlib.Path:
-        """A GPT disk of filesystem images."""
-        self.count += 1
-        image = self.folder / f"disk{self.count}.raw"
-        script, start = "label: gpt\n", MIB
-        with image.open("wb") as file:
-            for index, part in enumerate(parts):
-                size = part.stat().st_size
-                kind = types[index] if index < len(types) else LINUX
-                script += f"start={start // sector}, size={size // sector}, type={kind}\n"
-                with part.open("rb") as source:
-                    for offset in range(0, size, 65536):
-                        block = source.read(65536)
-                        if block.strip(b"\0"):
-                            file.seek(start + offset)
-                            file.write(block)
-                start += size
-            file.truncate(start + MIB)
-        loop = LoopDevice(image, 0, image.stat().st_size, writable=True, block_size=sector)
-        try:
-            run("sfdisk", "-q", loop.device, data=script)
-            loop.sync()
-        finally:
-            loop.detach()
-        return image
 
 
 @pytest.fixture

@@ -139,6 +139,7 @@ def test_volumes_of_lvm_over_two_disks(files: MachineFiles, guest: Guest) -> Non
         again.probe()
         sizes = {f"disk{index}": disk.stat().st_size for index, disk in enumerate(guest.disks)}
         used = again.used(sizes)
+        examined = again.examine()
         assert again.mount().facts.hostname == "new"
     finally:
         again.close()
@@ -146,6 +147,8 @@ def test_volumes_of_lvm_over_two_disks(files: MachineFiles, guest: Guest) -> Non
     moved = sum(end - begin for ranges in used.ranges.values() for begin, end in ranges)
     assert moved < sum(sizes.values()) - 1000 * MIB
     assert not used.warnings
+    assert {(one.type, one.verdict) for one in examined.filesystems} == {("ext4", "sound")}
+    assert "vg-sys/root-fs" in {one.place for one in examined.filesystems}
 
 
 @pytest.mark.parametrize("guest", ["debian12-luks"], indirect=True)

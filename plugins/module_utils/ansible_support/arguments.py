@@ -184,6 +184,7 @@ GUEST: dict[str, t.Any] = {
 VERIFY: dict[str, t.Any] = {
     "boot": {"type": "bool", "default": True},
     "rehearse": {"type": "str", "choices": ["auto", "always", "never"], "default": "auto"},
+    "fsck": {"type": "str", "choices": ["skip", "warn", "require"], "default": "skip"},
     "timeout_seconds": {"type": "int", "default": 600},
     "marker": {"type": "str"},
 }

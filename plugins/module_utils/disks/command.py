@@ -11,6 +11,7 @@ keeps the capabilities that its work takes and cannot get others back, has no ne
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import errno
 import functools
 import os
@@ -96,6 +97,16 @@ def clean_environment() -> dict[str, str]:
     return {**os.environ, "LC_ALL": "C"}
 
 
+@dataclasses.dataclass(frozen=True)
+class Finished:
+    """How a tool ended."""
+
+    status: int
+    """Its exit status; below 0: the signal that killed it."""
+    output: bytes
+    errors: bytes
+
+
 def run_command(
     args: t.Sequence[str | pathlib.Path],
     *,
@@ -123,6 +134,39 @@ def run_command(
 
     Raises:
         JobError: not installed, not an accepted exit status, too slow, too talkative, or cancelled.
+    """
+    done = run_to_end(
+        args,
+        what=what,
+        timeout=timeout,
+        cancelled=cancelled,
+        on_output=on_output,
+        capabilities=capabilities,
+        stdin=stdin,
+        failure=failure,
+    )
+    if done.status not in accept:
+        if os.strerror(errno.ENOSPC).encode() in done.errors:
+            raise environment("NoSpace", f"{what} failed: the disk is full.", "Make room, then run the job again.")
+        raise failure("CommandFailed", f"{what} failed: {last_lines(done.errors)} (status {done.status}).")
+    return done.output
+
+
+def run_to_end(
+    args: t.Sequence[str | pathlib.Path],
+    *,
+    what: str,
+    timeout: float,
+    cancelled: t.Callable[[], bool] = never,
+    on_output: t.Callable[[bytes], None] | None = None,
+    capabilities: t.Sequence[str] = (),
+    stdin: bytes | None = None,
+    failure: t.Callable[[str, str], JobError] = transient,
+) -> Finished:
+    """Run a tool whose exit status says more than success or failure. Arguments as of :func:`run_command`.
+
+    Raises:
+        JobError: not installed, too slow, too talkative, or cancelled.
     """
     with _handed_over(args) as (command, descriptors), _readable(stdin) as source:
         try:
@@ -168,11 +212,7 @@ def run_command(
             child.wait()
         child.stdout.close()
         child.stderr.close()
-    if child.returncode not in accept:
-        if os.strerror(errno.ENOSPC).encode() in kept[child.stderr]:
-            raise environment("NoSpace", f"{what} failed: the disk is full.", "Make room, then run the job again.")
-        raise failure("CommandFailed", f"{what} failed: {last_lines(kept[child.stderr])} (status {child.returncode}).")
-    return bytes(kept[child.stdout])
+    return Finished(child.returncode, bytes(kept[child.stdout]), bytes(kept[child.stderr]))
 
 
 @contextlib.contextmanager

@@ -77,6 +77,7 @@ def with_guest(
             workdir=workdir,
             keys=access.keys,
             opens_volumes=isinstance(kernel, JobError),
+            cancelled=cancelled,
         )
         try:
             return session, _carried_out(session, work)

@@ -16,8 +16,10 @@ import pathlib
 import typing as t
 
 from ..disks.attach import Attachment
+from ..disks.command import never
 from ..disks.device_mapper import no_device_mapper
 from ..disks.filesystems import probe
+from ..disks.fsck import Checked, check_filesystems
 from ..disks.journal import JOURNALS, needs_replay
 from ..disks.luks import Key
 from ..disks.model import Filesystem
@@ -69,8 +71,16 @@ class UsedBlocks:
     warnings: tuple[str, ...] = ()
 
 
+@dataclasses.dataclass(frozen=True)
+class Examined:
+    """How sound the filesystems are."""
+
+    filesystems: tuple[Checked, ...]
+    warnings: tuple[str, ...] = ()
+
+
 class GuestSession(t.Protocol):
-    """A guest's disks, attached. :meth:`probe` comes first, then :meth:`mount` or :meth:`used`."""
+    """A guest's disks, attached. :meth:`probe` comes first, then :meth:`mount`, :meth:`used` or :meth:`examine`."""
 
     def probe(self) -> Probed:
         """Return what the partitions hold.
@@ -110,6 +120,9 @@ class GuestSession(t.Protocol):
             sizes: of the disks, in bytes, by name.
         """
 
+    def examine(self) -> Examined:
+        """Return what the filesystems' own checkers say of them. Not while the guest is mounted."""
+
     def close(self) -> None:
         """Let go of the disks; when this returns, every write is in the layers, which were checked.
 
@@ -132,6 +145,7 @@ class GuestHere(GuestSession):
         workdir: pathlib.Path,
         keys: t.Sequence[Key] = (),
         opens_volumes: bool = True,
+        cancelled: t.Callable[[], bool] = never,
     ) -> None:
         """Attach the disks.
 
@@ -141,6 +155,7 @@ class GuestHere(GuestSession):
             workdir: an existing folder for mount points, which are gone afterwards.
             keys: for the guest's LUKS containers.
             opens_volumes: whether the guest's volumes may be opened here; else this kernel counts as one that cannot.
+            cancelled: asked several times a second while filesystems are examined.
 
         Raises:
             JobError: they cannot be attached here.
@@ -151,6 +166,7 @@ class GuestHere(GuestSession):
         self._workdir = workdir
         self._keys = keys
         self._opens_volumes = opens_volumes
+        self._cancelled = cancelled
         self._filesystems: list[Filesystem] = []
         self._volumes: list[str] | None = None
         self._guest: MountedGuest | None = None
@@ -207,6 +223,11 @@ class GuestHere(GuestSession):
         warnings = self._open_volumes()
         ranges = used_ranges(self._attachment, sizes, self._filesystems, self._workdir, warnings.append)
         return UsedBlocks(ranges, tuple(warnings))
+
+    def examine(self) -> Examined:
+        """See :meth:`GuestSession.examine`."""
+        warnings = self._open_volumes()
+        return Examined(tuple(check_filesystems(self._attachment, self._filesystems, self._cancelled)), tuple(warnings))
 
     def close(self) -> None:
         """See :meth:`GuestSession.close`."""

@@ -144,7 +144,8 @@ ACTIONS: dict[str, tuple[models.Operation, ...] | str] = {
     "conversion": (models.Operation.CONVERT,),
     "initramfs_regen": (models.Operation.CONVERT, models.Operation.FIX),
     "initramfs_regenerate": (models.Operation.CONVERT, models.Operation.FIX),
-    "fsck": "no filesystem is checked or repaired: a journal is replayed, and one that does not mount fails the job",
+    "fsck": "no filesystem is repaired: a journal is replayed, and one that does not mount fails the job; a job of "
+    "this protocol has them checked by verify.fsck",
     "selinux_prep": "labels are kept as they are, and nothing relabels a guest",
 }
 

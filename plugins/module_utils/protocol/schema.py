@@ -59,6 +59,7 @@ ENUMERATIONS: tuple[type[enum.Enum], ...] = (
     models.Isolation,
     models.AgentPolicy,
     models.SelinuxRelabel,
+    models.FsckPolicy,
     models.RehearsePolicy,
     lifecycle.Phase,
     errors.ErrorClass,

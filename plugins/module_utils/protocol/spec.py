@@ -163,6 +163,17 @@ class RehearsePolicy(str, enum.Enum):
     """Not at all; the finished target is booted all the same."""
 
 
+class FsckPolicy(str, enum.Enum):
+    """Whether a guest's filesystems are checked before anything is copied. Nothing is ever repaired."""
+
+    SKIP = "skip"
+    """They are not: one that can be mounted, and boots, is good enough."""
+    WARN = "warn"
+    """What is damaged, or cannot be checked, is a warning."""
+    REQUIRE = "require"
+    """What is damaged, or cannot be checked, fails the job."""
+
+
 class AgentPolicy(str, enum.Enum):
     """What becomes of QEMU's guest agent in the guest."""
 
@@ -541,6 +552,8 @@ class VerifySpec(Document):
     """Whether the fixed overlay is booted before anything is copied."""
     timeout_seconds: t.Annotated[int, p.Field(ge=10, le=7200)] = 600
     """Patience with one boot test, in seconds."""
+    fsck: FsckPolicy = FsckPolicy.SKIP
+    """Whether the guest's filesystems are checked, as they are after the fix and before anything is copied."""
     marker: t.Annotated[str, p.Field(min_length=1, max_length=200)] | None = None
     """A text that the guest's console must show; unset: the guest reports its boot target, or a login prompt."""
 

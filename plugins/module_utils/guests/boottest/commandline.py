@@ -23,7 +23,7 @@ Bus = t.Literal["virtio", "pvscsi"]
 VARIABLES = "variables"
 
 #: Network cards beyond the first few say nothing about booting, and each takes a PCI slot.
-_NIC_LIMIT = 8
+NIC_LIMIT = 8
 
 
 @dataclasses.dataclass(frozen=True)
@@ -118,7 +118,7 @@ def _disks(hardware: Hardware, disks: t.Sequence[str], descriptors: t.Mapping[st
 def _nics(hardware: Hardware) -> list[str]:
     model = "virtio-net-pci" if hardware.bus == "virtio" else "vmxnet3"
     arguments = []
-    for index, nic in enumerate(hardware.nics[:_NIC_LIMIT]):
+    for index, nic in enumerate(hardware.nics[:NIC_LIMIT]):
         address = f",mac={nic.mac}" if nic.mac else ""
         # A link and a DHCP server, but no route to anywhere. No ROM: nothing is to boot from the network.
         arguments += ["-netdev", f"user,id=nic{index},restrict=on"]

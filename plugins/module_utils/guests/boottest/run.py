@@ -145,7 +145,12 @@ def _boot(
         names = [layer.name for layer in layers.disks]
         typist = Typist([key.secret for key in request.access.keys])
         console = stack.enter_context(Console(request.evidence / "console.log", typist.hide))
-        watch = Watch(marker=request.marker, expects_report=layers.reports, timeout=request.timeout_seconds)
+        watch = Watch(
+            marker=request.marker,
+            expects_report=layers.reports,
+            cards=min(len(hardware.nics), commandline.NIC_LIMIT),
+            timeout=request.timeout_seconds,
+        )
         try:
             emulator = stack.enter_context(
                 Emulator(

@@ -38,8 +38,10 @@ class Outcome:
 class Watch:
     """Gathers signs until they decide. Times are seconds since the machine started."""
 
-    def __init__(self, *, marker: str | None, expects_report: bool, timeout: float) -> None:
+    def __init__(self, *, marker: str | None, expects_report: bool, cards: int, timeout: float) -> None:
+        """``cards``: how many network cards the machine has; ``timeout``: seconds."""
         self._marker = marker
+        self._cards = cards
         self._expects_report = expects_report
         self._timeout = timeout
         self._proof = ""
@@ -120,6 +122,12 @@ class Watch:
             for unit in report.failed_units:
                 warnings.append(
                     f"The unit {unit} failed during the boot test, in which the guest had no network route."
+                )
+            seen = sum(1 for interface in report.facts["interfaces"].values() if interface["driver"])
+            if seen < self._cards:
+                warnings.append(
+                    f"The guest shows {seen} of its {self._cards} network cards. Without a driver for virtio-net "
+                    "(or with one that is kept from loading) it is not reached over the network."
                 )
         else:
             marker, seconds = self._proof, self._proof_at

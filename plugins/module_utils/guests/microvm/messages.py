@@ -22,7 +22,7 @@ from ...protocol import _pydantic as p
 from ...protocol import models
 from ...protocol.errors import ErrorClass, JobError, transient
 from ..fixers.base import FixRequest
-from ..session import Opened, Planned, Probed, UsedBlocks
+from ..session import Examined, Opened, Planned, Probed, UsedBlocks
 
 #: The name of the serial port.
 PORT = "org.hyper2kvm.guest"
@@ -150,19 +150,24 @@ class MapUsed:
 
 
 @dataclasses.dataclass(frozen=True)
+class Examine:
+    """Tell how sound the filesystems are."""
+
+
+@dataclasses.dataclass(frozen=True)
 class Close:
     """Let go of the disks; afterwards the machine ends."""
 
 
-Request = t.Union[Probe, Mount, PlanFixes, Apply, Instrument, MapUsed, Close]  # noqa: UP007 (evaluated at run time)
-Answer = t.Union[Probed, Opened, Planned, Done, Instrumented, UsedBlocks]  # noqa: UP007 (evaluated at run time)
+Request = t.Union[Probe, Mount, PlanFixes, Apply, Instrument, MapUsed, Examine, Close]  # noqa: UP007 (at run time)
+Answer = t.Union[Probed, Opened, Planned, Done, Instrumented, UsedBlocks, Examined]  # noqa: UP007 (at run time)
 Message = t.Union[Request, Answer, Ready, Beat, Failure]  # noqa: UP007 (evaluated at run time)
 
 _KINDS: dict[str, type[Message]] = {
     kind.__name__: kind
     for kind in (
-        *(Probe, Mount, PlanFixes, Apply, Instrument, MapUsed, Close),
-        *(Probed, Opened, Planned, Done, Instrumented, UsedBlocks, Ready, Beat, Failure),
+        *(Probe, Mount, PlanFixes, Apply, Instrument, MapUsed, Examine, Close),
+        *(Probed, Opened, Planned, Done, Instrumented, UsedBlocks, Examined, Ready, Beat, Failure),
     )
 }
 

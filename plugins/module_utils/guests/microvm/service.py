@@ -100,6 +100,8 @@ class Service:
             return messages.Instrumented(self._session.instrument(request.token, emulated=request.emulated))
         elif isinstance(request, messages.MapUsed):
             return self._session.used(request.sizes)
+        elif isinstance(request, messages.Examine):
+            return self._session.examine()
         elif isinstance(request, messages.Close):
             self._session.close()
         else:

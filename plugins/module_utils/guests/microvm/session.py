@@ -17,7 +17,7 @@ from ...disks.qemu import check_qcow2
 from ...protocol.errors import transient
 from ..boottest.layerserver import Layer
 from ..fixers.base import FixRequest
-from ..session import GuestSession, Opened, Planned, Probed, UsedBlocks
+from ..session import Examined, GuestSession, Opened, Planned, Probed, UsedBlocks
 from . import messages
 from .image import MachineFiles
 from .machine import MicroVm
@@ -84,6 +84,10 @@ class GuestInMicroVm(GuestSession):
     def used(self, sizes: t.Mapping[str, int]) -> UsedBlocks:
         """See :meth:`GuestSession.used`."""
         return self._machine.ask(messages.MapUsed(dict(sizes)), UsedBlocks)
+
+    def examine(self) -> Examined:
+        """See :meth:`GuestSession.examine`."""
+        return self._machine.ask(messages.Examine(), Examined)
 
     def close(self) -> None:
         """See :meth:`GuestSession.close`."""

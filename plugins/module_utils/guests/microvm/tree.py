@@ -38,6 +38,7 @@ NEEDED = ("prlimit", "unshare", "setpriv", "blkid", "sfdisk", "modprobe")
 _TOOLS = (
     *("cryptsetup", "dmsetup", "lvm"),
     *("xfs_logprint", "partclone.extfs", "partclone.xfs", "partclone.btrfs"),
+    *("e2fsck", "xfs_repair", "btrfs", "fsck.fat"),
     *("zstd", "lz4", "lzop", "ntfscat"),
 )
 #: Found by their names at run time, so that no program says that it needs them.

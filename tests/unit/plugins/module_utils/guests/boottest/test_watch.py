@@ -18,8 +18,8 @@ LOGIN = "Debian GNU/Linux 12 web01 ttyS0\n\nweb01 login: "
 PANIC = "[    2.0] Kernel panic - not syncing: x\n"
 
 
-def _watch(*, marker: str | None = None, expects_report: bool = True) -> Watch:
-    return Watch(marker=marker, expects_report=expects_report, timeout=600)
+def _watch(*, marker: str | None = None, expects_report: bool = True, cards: int = 0) -> Watch:
+    return Watch(marker=marker, expects_report=expects_report, cards=cards, timeout=600)
 
 
 def _booted(outcome: Outcome | None) -> Outcome:
@@ -48,6 +48,18 @@ def test_failed_units_are_warnings() -> None:
     watch.report(parse("state default\nfailed open-vm-tools.service loaded failed failed x\n"), 20)
     (warning,) = _booted(watch.outcome("", 20)).warnings
     assert "open-vm-tools.service" in warning
+
+
+def test_cards_that_the_guest_does_not_see_are_a_warning() -> None:
+    card = "interface ens192 00:50:56:00:00:01 virtio_net"
+    for lines, seen in (("", 0), (card, 1), (f"{card}\ninterface bond0 00:50:56:00:00:01 ", 1)):
+        watch = _watch(cards=2)
+        watch.report(parse(f"state default\n{lines}\n"), 20)
+        (warning,) = _booted(watch.outcome("", 20)).warnings
+        assert f"shows {seen} of its 2 network cards" in warning
+    watch = _watch(cards=1)
+    watch.report(parse(f"state default\n{card}\n"), 20)
+    assert _booted(watch.outcome("", 20)).warnings == ()
 
 
 def test_a_login_prompt_is_not_enough_where_a_report_is_expected() -> None:
