@@ -96,7 +96,7 @@ def test_what_is_damaged_is_told_and_what_only_seems_so_as_well(build: Builder, 
 
 
 def test_what_the_fix_leaves_is_what_is_checked(build: Builder, host: ConversionHost) -> None:
-    """A journal that is still to be replayed is no damage; the fix replays it, and where nothing is fixed it is told."""
+    """A journal that is still to be replayed is no damage; the fix replays it. Where nothing is fixed it is told."""
     root = build.filesystem("ext4", build.system())
     run("debugfs", "-w", "-R", "feature +needs_recovery", root)
     build.disk(root).rename(host.input / "vm.raw")
