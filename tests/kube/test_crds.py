@@ -39,6 +39,7 @@ from tests.test_worker_protocol import from_schema
 EXAMPLES = sorted(path for path in (REPOSITORY / "k8s" / "examples").iterdir())
 MAC = "52:54:00:00:00:01"
 DISK = {"path": "a"}
+ONTO: Object = {"format": "raw", "devices": ["/dev/a"]}
 
 
 def document(name: str = "web01", **spec: t.Any) -> Object:
@@ -81,6 +82,10 @@ def test_examples_are_taken(api_server: ApiServer, namespace: str, path: pathlib
     assert tried(api_server, namespace, wanted) == ""
 
 
+def test_a_disk_for_each_device_is_taken(api_server: ApiServer, namespace: str) -> None:
+    assert tried(api_server, namespace, document(target=ONTO | {"devices": ["/dev/a", "/dev/b"]})) == ""
+
+
 @pytest.mark.parametrize(
     ("wanted", "field", "words"),
     [
@@ -100,6 +105,10 @@ def test_examples_are_taken(api_server: ApiServer, namespace: str, path: pathlib
         (document(target={"path": "../etc"}), "spec.target.path", "must stay below the worker's root"),
         (document(target={"format": "raw", "compression": "zstd"}), "spec.target", "needs format qcow2"),
         (document(target={"allocation": "preallocated", "compression": "zlib"}), "spec.target", "exclude each other"),
+        (document(target={"devices": ["/dev/a"]}), "spec.target", "devices need format raw"),
+        (document(target=ONTO | {"allocation": "preallocated"}), "spec.target", "a device has its room already"),
+        (document(target=ONTO | {"devices": ["/dev/a"] * 2}), "spec.target", "one device cannot be two disks"),
+        (document(target=ONTO | {"devices": ["/dev/../etc"]}), "spec.target.devices", "below the worker's root"),
         (document(target={"definitions": ["libvirt"] * 2}), "spec.target.definitions[1]", "Duplicate value"),
         (network(macs=[MAC], macMap=[{"source": MAC, "target": MAC}]), "spec.guest.network", "give one of them"),
         (network(macs=[MAC, MAC.upper()]), "spec.guest.network", "two cards of macs with one address"),

@@ -130,6 +130,16 @@ _RULES: dict[str, list[Rule]] = {
             "self.compression == 'none' || self.allocation != 'preallocated'",
             "compression and allocation preallocated exclude each other",
         ),
+        Rule(
+            "size(self.devices) == 0 || self.format == 'raw'",
+            "devices need format raw: what a guest reads of a block device are its own bytes",
+        ),
+        Rule(
+            "size(self.devices) == 0 || self.allocation != 'preallocated'",
+            "devices and allocation preallocated exclude each other: a device has its room already",
+        ),
+        Rule("self.devices.all(x, self.devices.exists_one(y, y == x))", "one device cannot be two disks"),
+        Rule(f"!self.devices.exists(x, x.{_UPWARD})", _NO_UPWARD, ".devices"),
         Rule(f"!has(self.path) || !self.path.{_UPWARD}", _NO_UPWARD, ".path"),
     ],
     "NetworkSpec": [
