@@ -290,31 +290,69 @@ def test_a_disk_with_4k_sectors(build: Builder, open_guest: Open) -> None:
         guest.tree.write("/etc/name", b"written")
 
 
+@contextlib.contextmanager
+def mounted(image: pathlib.Path, mount_point: pathlib.Path) -> t.Iterator[pathlib.Path]:
+    """A filesystem's files, for writing."""
+    mount_point.mkdir()
+    run("mount", "-o", "loop", image, mount_point)
+    try:
+        yield mount_point
+    finally:
+        run("umount", mount_point)
+
+
+def add_subvolume(place: pathlib.Path, **files: str) -> None:
+    """Make a subvolume that has these files."""
+    run("btrfs", "subvolume", "create", place)
+    for name, text in files.items():
+        (place / name).parent.mkdir(parents=True, exist_ok=True)
+        (place / name).write_text(text)
+
+
 def test_a_btrfs_root_in_a_subvolume(build: Builder, open_guest: Open, tmp_path: pathlib.Path) -> None:
     top = build.content({"@,ro/etc/fstab": "x", "plain/readme": "x"})
     image = build.filesystem("btrfs", top)
     fstab = f"UUID={UUID} / btrfs subvol=@ 0 0\nUUID={UUID} /home btrfs subvol=/@home 0 0\n"
-    mount_point = tmp_path / "top"
-    mount_point.mkdir()
     run("btrfstune", "-f", "-U", UUID, image)
-    run("mount", "-o", "loop", image, mount_point)
-    try:
-        for name, files in (
-            ("@", {"etc/fstab": fstab, "usr/bin/env": ""}),
-            ("@home", {"user/file": "mine"}),
-            ("@old", {}),
-        ):
-            run("btrfs", "subvolume", "create", mount_point / name)
-            for file, text in {**files, **({"etc/fstab": fstab, "usr/bin/env": ""} if name == "@old" else {})}.items():
-                (mount_point / name / file).parent.mkdir(parents=True, exist_ok=True)
-                (mount_point / name / file).write_text(text)
-        (mount_point / "@/home").mkdir()
-    finally:
-        run("umount", mount_point)
+    with mounted(image, tmp_path / "top") as folder:
+        add_subvolume(folder / "@", **{"etc/fstab": fstab, "usr/bin/env": ""})
+        add_subvolume(folder / "@home", **{"user/file": "mine"})
+        add_subvolume(folder / "@old", **{"etc/fstab": fstab, "usr/bin/env": ""})
+        (folder / "@/home").mkdir()
     with open_guest(build.disk(image)) as guest:
         assert [mount.mountpoint for mount in guest.mounts] == ["/", "/home"]
         assert guest.tree.read_text("/home/user/file") == "mine"
         assert not guest.tree.exists("/@")
+
+
+def test_of_snappers_snapshots_the_default_one_is_the_root(
+    build: Builder, open_guest: Open, tmp_path: pathlib.Path
+) -> None:
+    """As SUSE lays it out, after a rollback: the newest snapshot is not the one that boots."""
+    image = build.filesystem("btrfs")
+    run("btrfstune", "-f", "-U", UUID, image)
+    fstab = "".join(
+        f"UUID={UUID} {place} btrfs {options} 0 0\n"
+        for place, options in (("/", "defaults"), ("/.snapshots", "subvol=/@/.snapshots"), ("/home", "subvol=/@/home"))
+    )
+    with mounted(image, tmp_path / "top") as folder:
+        add_subvolume(folder / "@")
+        add_subvolume(folder / "@/.snapshots")
+        add_subvolume(folder / "@/home", **{"user/file": "mine"})
+        for number, name in ((1, "first"), (2, "live"), (3, "left")):
+            snapshot = folder / f"@/.snapshots/{number}/snapshot"
+            snapshot.parent.mkdir()
+            add_subvolume(snapshot, **{"etc/fstab": fstab, "etc/os-release": "ID=sles\n", "usr/bin/env": ""})
+            (snapshot / "etc/name").write_text(name)
+            for place in ("home", ".snapshots"):
+                (snapshot / place).mkdir()
+        run("btrfs", "subvolume", "set-default", folder / "@/.snapshots/2/snapshot")
+    with open_guest(build.disk(image)) as guest:
+        assert guest.tree.read_text("/etc/name") == "live"
+        assert {mount.mountpoint for mount in guest.mounts} == {"/", "/.snapshots", "/home"}
+        assert guest.tree.read_text("/home/user/file") == "mine"
+        assert guest.tree.read_text("/.snapshots/3/snapshot/etc/name") == "left"
+        assert not guest.warnings
 
 
 @pytest.mark.parametrize("in_fstab", [True, False])
