@@ -29,9 +29,9 @@ DEFINITIONS = ("migrationjobs.hyper2kvm.io", "migrationworkers.hyper2kvm.io")
 def empty(cluster: Cluster) -> c.Iterator[Cluster]:
     """The cluster, with nothing of a release before the test nor after it."""
     for node in cluster.nodes():
-        ctr = ("ctr", "--namespace=k8s.io", "images")
-        (name,) = [line for line in node.run(*ctr, "list", "--quiet").split() if line.endswith(images.PRODUCT_IMAGE)]
-        node.run(*ctr, "tag", "--force", name, f"{name.rpartition(':')[0]}:{EARLIER_TAG}")
+        name = f"docker.io/library/{images.PRODUCT_IMAGE}"  # as a pod's name without a registry is read
+        earlier = f"{name.rpartition(':')[0]}:{EARLIER_TAG}"
+        node.run("ctr", "--namespace=k8s.io", "images", "tag", "--force", name, earlier)
     yield cluster
     if "hyper2kvm" in cluster.helm("list", "--all", "--short", f"--namespace={NAMESPACE}"):
         cluster.helm("uninstall", RELEASE, f"--namespace={NAMESPACE}", "--wait", "--timeout=3m")
