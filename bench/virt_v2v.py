@@ -21,6 +21,7 @@ import time
 from ansible_collections.hyper2kvm.core.plugins.module_utils.disks.attach import attach
 from ansible_collections.hyper2kvm.core.plugins.module_utils.disks.filesystems import probe
 from ansible_collections.hyper2kvm.core.plugins.module_utils.disks.overlay import create_throwaway
+from ansible_collections.hyper2kvm.core.plugins.module_utils.guests.boottest.accelerator import TCG, probe_accelerator
 from ansible_collections.hyper2kvm.core.plugins.module_utils.guests.roots import mount_guest
 from ansible_collections.hyper2kvm.core.plugins.module_utils.worker.engine import private_mounts
 
@@ -100,6 +101,9 @@ def _inside(root: pathlib.Path, *command: str | pathlib.Path) -> str:
         subprocess.CalledProcessError: it failed.
     """
     environment = {"PATH": "/usr/sbin:/usr/bin", "LC_ALL": "C.UTF-8", "LIBGUESTFS_BACKEND": "direct", "HOME": "/root"}
+    if probe_accelerator().name == TCG.name:
+        # It takes the KVM that there is, and gives up where that does not work.
+        environment["LIBGUESTFS_BACKEND_SETTINGS"] = "force_tcg"
     done = subprocess.run(["chroot", root, *command], env=environment, check=True, capture_output=True, text=True)
     return done.stdout
 
