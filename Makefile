@@ -187,7 +187,7 @@ monitoring: setup-cluster $(VENV)/.monitoring ## Tests of metrics, dashboard and
 screenshots: guests $(VENV)/.browser ## Take the pictures for the documentation
 	PYTHONPATH=.collections python -m tests.browser.screenshots docs/images
 
-schemas: setup ## Write schemas/ and the specification's tables from the models
+schemas: setup ## Write schemas/, and the tables of the specification and of docs/errors.md
 	PYTHONPATH=.collections python -m ansible_collections.hyper2kvm.core.plugins.module_utils.protocol.schema --write
 
 lock: setup ## Write down the exact libraries of the images
