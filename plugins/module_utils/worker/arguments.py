@@ -24,10 +24,12 @@ _AGES = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
 
 def positive(text: str) -> int:
+    """Return a whole number, 1 or more."""
     return _at_least(1, text)
 
 
 def two_or_more(text: str) -> int:
+    """Return a whole number, 2 or more."""
     return _at_least(2, text)
 
 
@@ -70,6 +72,7 @@ def since(text: str) -> int | datetime.datetime:
 
 
 def port(text: str) -> int:
+    """Return a TCP port's number."""
     number = int(text)
     if not 0 <= number < 65536:
         raise argparse.ArgumentTypeError("must be a port, 0 to 65535")
@@ -80,6 +83,7 @@ def port(text: str) -> int:
 
 
 def folder(options: argparse.Namespace, name: str, fallback: str | None = None) -> pathlib.Path | None:
+    """Return the folder of an option or of its environment variable, else ``fallback`` where that is there."""
     given = getattr(options, name, None) or os.environ.get(f"HYPER2KVM_{name.upper()}")
     if not given and fallback is not None and pathlib.Path(fallback).is_dir():
         given = fallback
@@ -87,6 +91,11 @@ def folder(options: argparse.Namespace, name: str, fallback: str | None = None) 
 
 
 def output_root(options: argparse.Namespace) -> pathlib.Path:
+    """Return where targets are written.
+
+    Raises:
+        JobError: nothing says where that is.
+    """
     output = folder(options, "output_root", CONTAINER_OUTPUT)
     if output is None:
         raise invalid("NoOutputRoot", "No output root was given.", "Give --output-root or --state-dir.")
@@ -94,6 +103,11 @@ def output_root(options: argparse.Namespace) -> pathlib.Path:
 
 
 def state_dir(options: argparse.Namespace) -> pathlib.Path:
+    """Return the folder of the queue.
+
+    Raises:
+        JobError: nothing says where that is.
+    """
     given = folder(options, "state_dir")
     if given is None and folder(options, "output_root") is None and pathlib.Path(_CONTAINER_STATE).is_dir():
         return pathlib.Path(_CONTAINER_STATE)

@@ -136,6 +136,7 @@ def _support_bundle(backend: LocalBackend, options: argparse.Namespace) -> int:
 
 
 def capacity(options: argparse.Namespace) -> int:
+    """Print how many workers it takes; it is reckoned without any queue."""
     from ..scheduling import capacity as model
 
     fleet = model.Fleet(
