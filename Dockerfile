@@ -20,7 +20,8 @@ RUN python3 -m venv /opt/hyper2kvm/venv \
 COPY bindep.txt /
 RUN /bindep/bin/bindep --brief --file /bindep.txt > /packages || [ $? -eq 1 ]
 # The place in which modules look for it too. Each command of scripts/ runs the installation that it lies in.
-COPY galaxy.yml LICENSE requirements.txt /opt/hyper2kvm/collections/ansible_collections/hyper2kvm/core/
+# The pattern stands for galaxy.yml in a checkout, and MANIFEST.json in an installed collection: both say the version.
+COPY LICENSE requirements.txt [gM][aA][lN]* /opt/hyper2kvm/collections/ansible_collections/hyper2kvm/core/
 COPY scripts/hyper2kvm-* /opt/hyper2kvm/collections/ansible_collections/hyper2kvm/core/scripts/
 COPY plugins/module_utils /opt/hyper2kvm/collections/ansible_collections/hyper2kvm/core/plugins/module_utils
 RUN /opt/hyper2kvm/venv/bin/python -m compileall -q /opt/hyper2kvm/collections

@@ -25,7 +25,7 @@ export HYPER2KVM_TEST_GUESTS := $(GUEST_CACHE)
 
 .PHONY: help setup setup-cluster demo test test-cluster lint unit hostile fuzz guests e2e test-guests faults test-faults \
 	sanity integration oldest compat schemas lock bench bench-cluster build docsite browser screenshots monitoring clean \
-	actionlint galaxy-importer image molecule release publish-galaxy publish-chart FORCE
+	actionlint galaxy-importer image molecule molecule-kubernetes release publish-galaxy publish-chart FORCE
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -164,8 +164,16 @@ compat: setup ## The same tests as `oldest` with another pair: ANSIBLE_CORE=2.18
 	$(COMPAT)/bin/python -m pytest tests/unit/plugins/modules tests/unit/plugins/plugin_utils \
 		tests/unit/plugins/filter tests/unit/plugins/inventory
 
-molecule: setup ## The demo's batch by Molecule: converge, idempotence, verify, destroy
-	ANSIBLE_COLLECTIONS_PATH=$(CURDIR)/.collections molecule test
+MOLECULE := ANSIBLE_COLLECTIONS_PATH=$(CURDIR)/.collections molecule test --scenario-name
+
+molecule: setup ## A batch on this machine and one on a conversion host, by Molecule
+	$(MOLECULE) default
+	$(MOLECULE) conversion_host
+
+# A cluster of its own: one that somebody keeps for work is left alone.
+molecule-kubernetes: export HYPER2KVM_TEST_CLUSTER = molecule-$(shell printf %s $(CURDIR) | sha256sum | cut -c 1-6)
+molecule-kubernetes: setup-cluster ## A VM on a Kubernetes cluster, by Molecule: deploy, migrate, undeploy
+	environment=$$(python -m tests.cluster env) && eval "$$environment" && $(MOLECULE) kubernetes
 
 # The packages of a browser are large, and nothing else needs them.
 $(VENV)/.browser: bindep.txt scripts/install-packages | setup
@@ -187,7 +195,7 @@ monitoring: setup-cluster $(VENV)/.monitoring ## Tests of metrics, dashboard and
 screenshots: guests $(VENV)/.browser ## Take the pictures for the documentation
 	PYTHONPATH=.collections python -m tests.browser.screenshots docs/images
 
-schemas: setup ## Write schemas/ and the specification's tables from the models
+schemas: setup ## Write schemas/, and the tables of the specification and of docs/errors.md
 	PYTHONPATH=.collections python -m ansible_collections.hyper2kvm.core.plugins.module_utils.protocol.schema --write
 
 lock: setup ## Write down the exact libraries of the images

@@ -436,11 +436,28 @@ class TestGeneratedFiles:
             assert f"{step.source.value} --> {step.target.value}\n" in text
 
     def test_reasons_are_gathered_from_the_sources(self) -> None:
-        source = 'raise environment("NoSpace", f"{disk} is full.")\nJobError(ErrorClass.TRANSIENT, "Lost", "x", y)'
+        source = """
+_ROOM = "Make room."
+raise environment("NoSpace", f"{disk} is full.", _ROOM)
+JobError(ErrorClass.TRANSIENT, "Lost", "x", suggestion=y)
+raise invalid("Odd", "z")
+"""
         assert list(reference.error_reasons(source)) == [
-            ("NoSpace", "environment", "… is full."),
-            ("Lost", "transient", "x"),
+            ("NoSpace", "environment", "… is full.", "Make room."),
+            ("Lost", "transient", "x", "…"),
+            ("Odd", "invalid", "z", ""),
         ]
+
+    def test_all_reasons_are_told_with_what_to_do(self) -> None:
+        sources = [path.read_text(encoding="utf-8") for path in (ROOT / "plugins").rglob("*.py")]
+        reasons = {error[0] for source in sources for error in reference.error_reasons(source)}
+        page = (ROOT / "docs/errors.md").read_text(encoding="utf-8")
+        told = set(re.findall(r"^\| `(\w+)` \|", page, re.MULTILINE))
+        assert len(reasons) > 100 and reasons - told == set()
+        # What the API server says of them is what to do; the others are told by the job that was cancelled or tried again.
+        silent = {"AlreadyExists", "Refused", "Cancelled", "GuestReadOnly", "MicroVmDevices", "MicroVmTalk"}
+        acted = page[: page.index("## transient")]
+        assert set(re.findall(r"^\| `(\w+)` \|.*\|  \|$", acted, re.MULTILINE)) <= silent
 
     def test_the_command_writes_what_is_missing_and_checks(self) -> None:
         command = [sys.executable, "-m", schema.__name__, "--check"]

@@ -2,9 +2,11 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""A stand-in for AWX's REST API: keeps what is made, and refuses fields that AWX does not have. It runs nothing.
+"""A stand-in for AWX's REST API: keeps what is made, and notes each request that AWX would refuse. It runs nothing.
 
-The fields were written down by hand after the API's own description (AWX 24); no AWX has been asked.
+What AWX takes is in ``awx_requests.json``, drawn from the OpenAPI document that AWX publishes; see
+:mod:`tests.tools.awx_requests`. That document says nothing of surveys: their schema is written after what AWX checks
+(``JobTemplateSurveySpec`` in ansible/awx, e21dd0a).
 """
 
 from __future__ import annotations
@@ -12,90 +14,53 @@ from __future__ import annotations
 import contextlib
 import http.server
 import json
+import pathlib
 import re
 import threading
 import typing as t
 import urllib.parse
 
-_ASKS = {
-    f"ask_{name}_on_launch"
-    for name in (
-        "credential", "diff_mode", "execution_environment", "forks", "instance_groups", "inventory", "job_slice_count",
-        "job_type", "labels", "limit", "scm_branch", "skip_tags", "tags", "timeout", "variables", "verbosity",
-    )
-}  # fmt: skip
-_NAMED = {"name", "description"}
-FIELDS: dict[str, set[str]] = {
-    "organizations": _NAMED | {"max_hosts", "default_environment"},
-    "credential_types": _NAMED | {"kind", "inputs", "injectors"},
-    "execution_environments": _NAMED | {"organization", "image", "credential", "pull"},
-    "projects": _NAMED
-    | {
-        "organization",
-        "local_path",
-        "scm_type",
-        "scm_url",
-        "scm_branch",
-        "scm_refspec",
-        "scm_clean",
-        "scm_track_submodules",
-    }
-    | {"scm_delete_on_update", "credential", "timeout", "scm_update_on_launch", "scm_update_cache_timeout"}
-    | {"allow_override", "default_environment", "signature_validation_credential"},
-    "inventories": _NAMED | {"organization", "kind", "host_filter", "variables", "prevent_instance_group_fallback"},
-    "inventory_sources": _NAMED
-    | {
-        "source",
-        "source_path",
-        "source_vars",
-        "scm_branch",
-        "credential",
-        "enabled_var",
-        "enabled_value",
-        "host_filter",
-    }
-    | {"overwrite", "overwrite_vars", "timeout", "verbosity", "limit", "execution_environment", "inventory"}
-    | {"update_on_launch", "update_cache_timeout", "source_project"},
-    "job_templates": _NAMED
-    | _ASKS
-    | {"job_type", "inventory", "project", "playbook", "scm_branch", "forks", "limit", "verbosity", "extra_vars"}
-    | {"job_tags", "force_handlers", "skip_tags", "start_at_task", "timeout", "use_fact_cache", "organization"}
-    | {"execution_environment", "host_config_key", "survey_enabled", "become_enabled", "diff_mode", "job_slice_count"}
-    | {"allow_simultaneous", "custom_virtualenv", "webhook_service", "webhook_credential"}
-    | {"prevent_instance_group_fallback"},
-    "workflow_job_templates": _NAMED
-    | _ASKS
-    | {"extra_vars", "organization", "survey_enabled", "allow_simultaneous", "inventory", "limit", "scm_branch"}
-    | {"webhook_service", "webhook_credential", "skip_tags", "job_tags"},
-    "workflow_job_template_nodes": {
-        "extra_data",
-        "inventory",
-        "scm_branch",
-        "job_type",
-        "job_tags",
-        "skip_tags",
-        "limit",
-    }
-    | {"diff_mode", "verbosity", "execution_environment", "forks", "job_slice_count", "timeout"}
-    | {"workflow_job_template", "unified_job_template", "all_parents_must_converge", "identifier"},
-    "create_approval_template": _NAMED | {"timeout"},
-    "survey_spec": _NAMED | {"spec"},
-}
-#: What the modules of awx.awx send besides, and AWX passes over.
-_OF_MODULES = {"credential_types": {"managed"}, "create_approval_template": {"identifier", "workflow_job_template"}}
+import jsonschema
+
+_TEXT = {"type": "string"}
+_BOUND = {"type": ["integer", "null"]}
+_TYPES = ("text", "textarea", "password", "integer", "float", "multiplechoice", "multiselect")
+_CHOICES = {"type": {"enum": ["multiplechoice", "multiselect"]}}
 _QUESTION = {
-    "question_name",
-    "question_description",
-    "required",
-    "type",
-    "variable",
-    "min",
-    "max",
-    "default",
-    "choices",
+    "type": "object",
+    "properties": {
+        **dict.fromkeys(("question_name", "question_description", "variable"), _TEXT),
+        "required": {"type": "boolean"},
+        "type": {"enum": _TYPES},
+        "min": _BOUND,
+        "max": _BOUND,
+        "choices": {"type": ["string", "array"]},
+        "default": {},
+        "new_question": {"type": "boolean"},
+    },
+    "required": ["type", "question_name", "variable", "required"],
+    "additionalProperties": False,
+    "if": {"properties": _CHOICES},
+    "then": {"required": ["choices"]},
 }
-_QUESTION |= {"new_question"}
-_TYPES = {"text", "textarea", "password", "integer", "float", "multiplechoice", "multiselect"}
+_SURVEY = {
+    "type": "object",
+    "properties": {
+        "name": _TEXT,
+        "description": _TEXT,
+        "spec": {"type": "array", "items": _QUESTION, "minItems": 1},
+    },
+    "required": ["name", "description", "spec"],
+    "additionalProperties": False,
+}
+_DRAWN = json.loads(pathlib.Path(__file__).with_name("awx_requests.json").read_text(encoding="utf-8"))["requests"]
+REQUESTS: dict[str, dict[str, t.Any]] = {**_DRAWN, "survey_spec": _SURVEY}
+#: What the modules of awx.awx send besides, and AWX passes over: an organization, for one, is the project's.
+_OF_MODULES = {
+    "credential_types": {"managed"},
+    "job_templates": {"organization"},
+    "create_approval_template": {"identifier", "workflow_job_template"},
+}
 
 Body = dict[str, t.Any]
 
@@ -104,7 +69,7 @@ class Awx:
     """What was made, and what was wrong with it."""
 
     def __init__(self) -> None:
-        self.things: dict[str, dict[int, Body]] = {kind: {} for kind in FIELDS}
+        self.things: dict[str, dict[int, Body]] = {kind: {} for kind in REQUESTS}
         self.links: dict[str, list[int]] = {}
         self.surveys: dict[str, Body] = {}
         self.refused: list[str] = []
@@ -128,15 +93,12 @@ class Awx:
         """Things by name."""
         return {str(thing.get("name") or thing.get("identifier")): thing for thing in self.things[kind].values()}
 
-    def check(self, kind: str, body: Body) -> None:
-        """Note fields that AWX does not have, or values that it refuses."""
-        unknown = body.keys() - FIELDS.get(kind, set()) - _OF_MODULES.get(kind, set())
-        self.refused += [f"{kind}: {field}" for field in sorted(unknown)]
-        for question in body.get("spec", []) if kind == "survey_spec" else []:
-            wrong = sorted(question.keys() - _QUESTION)
-            wrong += [] if question["type"] in _TYPES else [question["type"]]
-            wrong += [key for key in ("question_name", "variable", "type", "required") if key not in question]
-            self.refused += [f"{question.get('variable')}: {one}" for one in wrong]
+    def check(self, kind: str, body: Body, *, partly: bool = False) -> None:
+        """Note what AWX would refuse in a request. ``partly``: it changes a thing, and has only what changes."""
+        schema = {**REQUESTS[kind], "required": []} if partly else REQUESTS[kind]
+        sent = {key: value for key, value in body.items() if key not in _OF_MODULES.get(kind, ())}
+        for error in jsonschema.Draft202012Validator(schema).iter_errors(sent):
+            self.refused.append(f"{'.'.join([kind, *map(str, error.absolute_path)])}: {error.message}")
 
 
 def _handler(awx: Awx) -> type[http.server.BaseHTTPRequestHandler]:
@@ -199,8 +161,9 @@ def _handler(awx: Awx) -> type[http.server.BaseHTTPRequestHandler]:
                 awx.surveys[rest[0]] = body
                 self.answer(body)
             elif rest[1] == "workflow_nodes":
-                awx.check("workflow_job_template_nodes", body)
-                node = awx.create("workflow_job_template_nodes", {**body, "workflow_job_template": int(rest[0])})
+                whole = {**body, "workflow_job_template": int(rest[0])}
+                awx.check("workflow_job_template_nodes", whole)
+                node = awx.create("workflow_job_template_nodes", whole)
                 awx.links.setdefault("/".join([kind, *rest]), []).append(node["id"])
                 self.answer(node, 201)
             elif rest[1] == "create_approval_template":
@@ -215,7 +178,7 @@ def _handler(awx: Awx) -> type[http.server.BaseHTTPRequestHandler]:
         def do_PATCH(self) -> None:
             (kind, number), body = self.parts()[0], self.body()
             awx.writes += 1
-            awx.check(kind, body)
+            awx.check(kind, body, partly=True)
             awx.things[kind][int(number)].update(body)
             self.answer(awx.things[kind][int(number)])
 

@@ -5,17 +5,21 @@
 """A Debian machine as its installer left it: systemd, sshd and Python, in namespaces of its own.
 
 It has a root of its own, processes, mounts and a network of its own in which there is nobody but itself; who wants to
-reach it enters that network. Packages and wheels that are to be installed there lie on its disk, so that no registry is
-asked twice. ``python -m tests.e2e.bare_machine FOLDER`` draws them; it wants namespaces of its own.
+reach its sshd takes the program ``relay`` in its folder as ssh's ProxyCommand. Packages and wheels that are to be
+installed there lie on its disk, so that no registry is asked twice.
+
+``python -m tests.e2e.bare_machine up FOLDER`` makes one that runs until ``… down FOLDER``.
 """
 
 from __future__ import annotations
 
+import argparse
 import collections.abc as c
 import contextlib
 import hashlib
 import os
 import pathlib
+import select
 import shutil
 import signal
 import subprocess
@@ -36,6 +40,13 @@ _FOR_ANSIBLE = ("python3-apt",)
 _DRAWN = "2026-11"
 _ROLE = REPOSITORY / "roles/conversion_host"
 _SHELF = "srv/shelf"
+#: In a machine's folder, beside its root: the key to it, its first process's number, and the way to its sshd.
+_KEY, _INIT, _RELAY = "key", "init", "relay"
+_RELAYING = """\
+#!/bin/bash
+# For ssh's ProxyCommand: from and to port 22 in the machine's network.
+exec nsenter --target {init} --net bash -c 'exec 3<>/dev/tcp/127.0.0.1/22; cat <&3 & cat >&3'
+"""
 _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin"
 #: Units that would reach for what belongs to the host: its consoles, devices and kernel.
 _MASKED = (
@@ -94,7 +105,7 @@ def material() -> pathlib.Path:
 
     def produce(folder: pathlib.Path) -> None:
         folder.chmod(0o755)
-        run_privately("tests.e2e.bare_machine", str(folder))
+        run_privately("tests.e2e.bare_machine", "draw", str(folder))
 
     return kept("bare-machine", made_of, produce)
 
@@ -137,15 +148,11 @@ class BareMachine:
         entered = ["nsenter", "--target", str(self._init), spaces, "env", "-i", f"PATH={_PATH}", *command]
         return subprocess.run(entered, capture_output=True, text=True, check=False, timeout=300)
 
-    def beside(self) -> list[str]:
-        """What to put before a command that shall see its network, and all else as it is here."""
-        return ["nsenter", "--target", str(self._init), "--net"]
-
     def inventory(self) -> dict[str, str]:
         """What an inventory says of it."""
-        options = "-o UserKnownHostsFile=/dev/null -o StrictHostKeyChecking=no -o IdentitiesOnly=yes"
+        known = "-o UserKnownHostsFile=/dev/null -o StrictHostKeyChecking=no -o IdentitiesOnly=yes"
+        options = f"-o ProxyCommand={self.key.with_name(_RELAY)} {known}"
         return {
-            "ansible_host": "127.0.0.1",
             "ansible_user": "root",
             "ansible_ssh_private_key_file": str(self.key),
             "ansible_ssh_common_args": options,
@@ -167,30 +174,42 @@ class BareMachine:
 @contextlib.contextmanager
 def running(folder: pathlib.Path) -> c.Iterator[BareMachine]:
     """A bare machine below ``folder``; when it ends, all its processes and mounts end with it."""
-    made = material()
-    root = folder / "root"
-    root.mkdir()
-    run(["tar", "--extract", "--file", made / "tree.tar", "--directory", root])
-    shutil.copytree(made / "shelf", root / _SHELF, copy_function=_linked)
-    _furnish(root)
-    key = folder / "key"
-    run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", key])
-    authorized = root / "root/.ssh/authorized_keys"
-    authorized.parent.mkdir(mode=0o700, exist_ok=True)
-    authorized.write_bytes(key.with_suffix(".pub").read_bytes())
-    spaces = ["--net", "--mount", "--pid", "--ipc", "--uts", "--cgroup", "--propagation", "private"]
-    private = ["setpriv", "--pdeathsig", "KILL", "unshare", *spaces, "--fork", "--kill-child"]
-    with open(folder / "machine.log", "wb") as log:
-        outer = subprocess.Popen(
-            [*private, "sh", "-c", _ENTER, "enter", str(root)], stdin=subprocess.DEVNULL, stdout=log, stderr=log
-        )
+    _furnish(folder)
+    outer = _start(folder, "setpriv", "--pdeathsig", "KILL")
     try:
-        yield _ready(BareMachine(root, _child(outer), key))
+        yield _ready(folder, outer)
     finally:
         # The kernel ends a namespace's processes with its first one, and the mounts with the last of them.
         with contextlib.suppress(ProcessLookupError):
             os.kill(_child(outer), signal.SIGKILL)
         outer.wait()
+
+
+def up(folder: pathlib.Path) -> None:
+    """Make a bare machine below ``folder`` that outlives this process."""
+    folder.mkdir()
+    _furnish(folder)
+    _ready(folder, _start(folder))
+
+
+def down(folder: pathlib.Path) -> None:
+    """End the machine below ``folder``, where one runs, and remove the folder."""
+    try:
+        init = int((folder / _INIT).read_text(encoding="ascii"))
+        # A number says little: it may have become another process's.
+        ours = os.path.samefile(f"/proc/{init}/root", folder / "root")
+    except FileNotFoundError:
+        ours = False
+    if ours:
+        watched = os.pidfd_open(init)
+        try:
+            os.kill(init, signal.SIGKILL)
+            # The kernel ends the first process last.
+            assert select.select([watched], [], [], 120)[0], f"process {init} does not end"
+        finally:
+            os.close(watched)
+    if folder.exists():
+        shutil.rmtree(folder)
 
 
 def _linked(source: str, target: str) -> None:
@@ -200,7 +219,13 @@ def _linked(source: str, target: str) -> None:
         shutil.copyfile(source, target)
 
 
-def _furnish(root: pathlib.Path) -> None:
+def _furnish(folder: pathlib.Path) -> None:
+    """Lay its disk out, and the key to it."""
+    made = material()
+    root = folder / "root"
+    root.mkdir()
+    run(["tar", "--extract", "--file", made / "tree.tar", "--directory", root])
+    shutil.copytree(made / "shelf", root / _SHELF, copy_function=_linked)
     for path, text in {
         "etc/apt/sources.list": f"deb [trusted=yes] file:/{_SHELF} ./\n",
         "etc/pip.conf": f"[global]\nno-index = true\nfind-links = /{_SHELF}\n",
@@ -213,6 +238,20 @@ def _furnish(root: pathlib.Path) -> None:
         (root / path).write_text(text, encoding="utf-8")
     for unit in _MASKED:
         (root / "etc/systemd/system" / unit).symlink_to("/dev/null")
+
+    key = folder / _KEY
+    run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", key])
+    authorized = root / "root/.ssh/authorized_keys"
+    authorized.parent.mkdir(mode=0o700, exist_ok=True)
+    authorized.write_bytes(key.with_suffix(".pub").read_bytes())
+
+
+def _start(folder: pathlib.Path, *before: str) -> subprocess.Popen[bytes]:
+    """Start its systemd; ``before`` is put before the command."""
+    spaces = ["--net", "--mount", "--pid", "--ipc", "--uts", "--cgroup", "--propagation", "private"]
+    command = [*before, "unshare", *spaces, "--fork", "--kill-child", "sh", "-c", _ENTER, "enter", str(folder / "root")]
+    with open(folder / "machine.log", "wb") as log:
+        return subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True)
 
 
 def _child(outer: subprocess.Popen[bytes]) -> int:
@@ -227,16 +266,33 @@ def _child(outer: subprocess.Popen[bytes]) -> int:
     raise ProcessLookupError("the machine ended at once")
 
 
-def _ready(machine: BareMachine) -> BareMachine:
+def _ready(folder: pathlib.Path, outer: subprocess.Popen[bytes]) -> BareMachine:
+    """Wait until its sshd listens, and make the way there."""
+    init = _child(outer)
+    machine = BareMachine(folder / "root", init, folder / _KEY)
     deadline = time.monotonic() + 120
     while 22 not in machine.listening():
         assert time.monotonic() < deadline, "its sshd does not listen"
         time.sleep(0.1)
+    (folder / _INIT).write_text(str(init), encoding="ascii")
+    relay = folder / _RELAY
+    relay.write_text(_RELAYING.format(init=init), encoding="ascii")
+    relay.chmod(0o755)
     return machine
 
 
-if __name__ == "__main__":
+def main() -> None:
+    """Do what the command line says."""
+    parser = argparse.ArgumentParser(prog="python -m tests.e2e.bare_machine", description=__doc__.splitlines()[0])
+    actions = {"up": up, "down": down, "draw": draw}
+    parser.add_argument("action", choices=actions, help="draw, in namespaces of one's own, is for this program itself")
+    parser.add_argument("folder", type=lambda text: pathlib.Path(text).absolute())
+    options = parser.parse_args()
     try:
-        draw(pathlib.Path(sys.argv[1]))
+        actions[options.action](options.folder)
     except BuildError as problem:
         sys.exit(str(problem))
+
+
+if __name__ == "__main__":
+    main()

@@ -13,9 +13,10 @@ import subprocess
 import sys
 import typing as t
 
+import pytest
 import yaml
 
-from tests.e2e.awx_stand_in import serving
+from tests.e2e.awx_stand_in import Awx, serving
 from tests.e2e.playbooks import Inventory, ansible_playbook, environment
 from tests.guests.host import REPOSITORY
 
@@ -29,7 +30,7 @@ def test_templates_survey_and_workflow_are_made(tmp_path: pathlib.Path) -> None:
         }
         done = ansible_playbook(REPOSITORY / "awx/configure.yml", folder=tmp_path, log=log, extra={}, settings=settings)
     assert done.status == 0, done.output
-    assert not awx.refused
+    assert awx.refused == []
     templates = awx.named("job_templates")
     assert {name.removeprefix("hyper2kvm ") for name in templates} == {
         *("plan", "preflight", "rehearse", "migrate", "cutover", "rollback"),
@@ -49,6 +50,32 @@ def test_templates_survey_and_workflow_are_made(tmp_path: pathlib.Path) -> None:
             break
         (number,) = following
     assert order == ["plan", "preflight", "approve", "migrate", "approve-cutover", "cutover"]
+
+
+@pytest.mark.parametrize(
+    ("kind", "body", "why"),
+    [
+        ("job_templates", {"name": "plan", "colour": "red"}, "'colour' was unexpected"),
+        ("job_templates", {"name": "plan", "job_type": "walk"}, "'walk' is not one of"),
+        ("job_templates", {"name": "plan", "forks": "many"}, "'many' is not of type 'integer'"),
+        ("credential_types", {"name": "key"}, "'kind' is a required property"),
+        ("survey_spec", {"name": "", "description": "", "spec": []}, "[] should be non-empty"),
+        (
+            "survey_spec",
+            {
+                **{"name": "", "description": ""},
+                "spec": [{"type": "multiselect", "question_name": "Waves", "variable": "waves", "required": False}],
+            },
+            "'choices' is a required property",
+        ),
+    ],
+)
+def test_what_awx_would_refuse_is_noted(kind: str, body: dict[str, t.Any], why: str) -> None:
+    """So that the test before this one means something."""
+    awx = Awx()
+    awx.check(kind, body)
+    (refused,) = awx.refused
+    assert refused.startswith(kind) and why in refused
 
 
 def test_the_survey_asks_for_variables_that_there_are() -> None:

@@ -45,7 +45,7 @@ class Site:
         }
         path = self.folder / "inventory.json"
         path.write_text(json.dumps(inventory), encoding="utf-8")
-        command = [*self.machine.beside(), _ANSIBLE, "-i", path, playbook, *arguments, "-e", json.dumps(extra)]
+        command = [_ANSIBLE, "-i", path, playbook, *arguments, "-e", json.dumps(extra)]
         settings = environment(
             ANSIBLE_COLLECTIONS_PATH=str(self.collections), ANSIBLE_SHOW_CUSTOM_STATS="true", LC_ALL="C.UTF-8"
         )

@@ -10,6 +10,7 @@ import hashlib
 import json
 import os
 import pathlib
+import re
 import subprocess
 import sys
 import tarfile
@@ -126,6 +127,17 @@ def installed(released: pathlib.Path, tmp_path_factory: pytest.TempPathFactory) 
 
 def test_all_that_users_need_is_installed(installed: pathlib.Path) -> None:
     assert [name for name in WANTED if not (installed / name).is_file()] == []
+
+
+def test_an_image_can_be_built_from_what_is_installed(installed: pathlib.Path) -> None:
+    """Docker and buildah refuse to copy what is not there. One of the files has to say the version."""
+    dockerfile = (installed / "Dockerfile").read_text(encoding="utf-8")
+    copied = [line.split()[1:-1] for line in dockerfile.splitlines() if re.match(r"COPY (?!--from)", line)]
+    found = {source: [*installed.glob(source)] for sources in copied for source in sources}
+    assert [source for source, paths in found.items() if not paths] == []
+    assert installed / "MANIFEST.json" in [path for paths in found.values() for path in paths]
+    # Without it, everything that lies there would be sent to the builder.
+    assert (installed / ".dockerignore").is_file()
 
 
 def test_nothing_of_a_checkout_is_installed(installed: pathlib.Path) -> None:

@@ -100,6 +100,12 @@ def test_they_call_the_targets_that_people_call() -> None:
     assert called >= {"lint", "unit", "sanity", "release", "image", "docsite", "k3d-full-test", "compat", "molecule"}
 
 
+def test_each_molecule_scenario_has_a_target() -> None:
+    there = {path.parent.name for path in ROOT.glob("extensions/molecule/*/molecule.yml")}
+    run = re.findall(r"\$\(MOLECULE\) (\w+)", (ROOT / "Makefile").read_text(encoding="utf-8"))
+    assert len(there) == 3 and sorted(run) == sorted(there)
+
+
 def test_the_matrix_is_what_the_collection_says_that_it_supports() -> None:
     matrix = load(FOLDER / "ci.yml")["jobs"]["compat"]["strategy"]["matrix"]
     oldest = yaml.safe_load((ROOT / "meta/runtime.yml").read_text(encoding="utf-8"))["requires_ansible"]

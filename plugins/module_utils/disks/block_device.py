@@ -199,7 +199,11 @@ def wipe_unfinished(name: pathlib.Path, identity: str) -> None:
     """
     with BlockDevice(name) as device:
         if device.identity != identity:
-            raise environment("OtherDevice", f"{name} is another device than the one that was written.")
+            raise environment(
+                "OtherDevice",
+                f"{name} is another device than the one that was written.",
+                "Look at what took its name; it was not touched. Then submit the job again.",
+            )
         device.wipe()
 
 

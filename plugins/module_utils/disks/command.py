@@ -179,7 +179,11 @@ def run_to_end(
                 pass_fds=descriptors,
             )
         except OSError as error:
-            raise environment("CannotRun", f"{what} failed: {args[0]} cannot be started ({error.strerror}).") from error
+            raise environment(
+                "CannotRun",
+                f"{what} failed: {args[0]} cannot be started ({error.strerror}).",
+                "Install what hyper2kvm-worker capabilities says is missing.",
+            ) from error
     if not (child.stdout is not None and child.stderr is not None):
         raise AssertionError("child.stdout is not None and child.stderr is not None")
     kept: dict[t.IO[bytes], bytearray] = {child.stdout: bytearray(), child.stderr: bytearray()}

@@ -55,7 +55,11 @@ class NbdServer:
             problem = failure
             if "busy" not in failure.lower():
                 break
-        raise environment("NoNbdDevice", f"A disk image cannot be attached by NBD: {problem}.")
+        raise environment(
+            "NoNbdDevice",
+            f"A disk image cannot be attached by NBD: {problem}.",
+            "End what holds /dev/nbd* devices, or load the module with more of them (nbds_max).",
+        )
 
     def close(self) -> None:
         """Disconnect the devices; when it returns, all writes are in the images.

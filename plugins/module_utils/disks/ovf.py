@@ -137,7 +137,11 @@ def _disks(envelope: ElementTree.Element, items: list[_Item], what: str) -> list
         )
         found.append((order, _named(file, disk, _bus(controller), what)))
     if len(found) > _MAX_DISKS:
-        raise unsupported("TooManyDisks", f"{what} describes {len(found)} disks; {_MAX_DISKS} are the most.")
+        raise unsupported(
+            "TooManyDisks",
+            f"{what} describes {len(found)} disks; {_MAX_DISKS} are the most.",
+            "Give those that the VM takes to boot as spec.source.disks, and move the others by jobs of their own.",
+        )
     return [disk for _order, disk in sorted(found, key=lambda pair: pair[0])]
 
 

@@ -95,7 +95,11 @@ def _open(
         compare_bytes(shown, digests[plain], text)
     ovf = parse_ovf(text, shown)
     if not ovf.disks:
-        raise invalid("NoDisk", f"{shown} describes a virtual machine without disks.")
+        raise invalid(
+            "NoDisk",
+            f"{shown} describes a virtual machine without disks.",
+            "Give the disks themselves as spec.source.disks, or export the VM with its disks.",
+        )
     if digests:
         warnings += [
             f"The manifest does not cover {d.name}." for d in ovf.disks if not d.chunk_size and d.name not in digests

@@ -79,13 +79,19 @@ def _in_sectors(device: pathlib.Path, size: int) -> t.Iterator[pathlib.Path]:
 def _parse(table: t.Mapping[str, t.Any], name: str, disk_size: int) -> list[Partition]:
     if table["label"] not in ("gpt", "dos"):
         raise unsupported(
-            "UnknownPartitionTable", f"{name} has a partition table of type {table['label']!r}, not GPT or MBR."
+            "UnknownPartitionTable",
+            f"{name} has a partition table of type {table['label']!r}, not GPT or MBR.",
+            "With spec.guest.enabled false the disk is moved as it is, and only booted.",
         )
     sector = int(table.get("sectorsize", 512))
     partitions: list[Partition] = []
     for entry in table.get("partitions", ()):
         if len(partitions) >= _MAX_PARTITIONS:
-            raise unsupported("TooManyPartitions", f"{name} has more than {_MAX_PARTITIONS} partitions.")
+            raise unsupported(
+                "TooManyPartitions",
+                f"{name} has more than {_MAX_PARTITIONS} partitions.",
+                "Delete partitions in the source VM, and export it again.",
+            )
         type_id = str(entry["type"]).lower()
         if table["label"] == "dos" and type_id in _EXTENDED:
             continue

@@ -74,7 +74,11 @@ def read_header(file: FileRange) -> Header:
     if fields[0] != MAGIC:
         raise _bad(what, "it does not begin as a qcow2 image")
     if fields[1] not in (2, 3):
-        raise unsupported("Qcow2Version", f"{what} is a qcow2 image of version {fields[1]}; 2 and 3 are known.")
+        raise unsupported(
+            "Qcow2Version",
+            f"{what} is a qcow2 image of version {fields[1]}; 2 and 3 are known.",
+            "Convert it with qemu-img convert to qcow2 or raw, and give that.",
+        )
     features = zstd = 0
     header_length = _V3_FEATURES_OFFSET
     if fields[1] == 3:
@@ -124,7 +128,11 @@ def _check(header: Header, file: FileRange) -> None:
     if header.features & _CORRUPT:
         raise _bad(what, "it is marked as corrupt")
     if header.features & ~(_DIRTY | _CORRUPT | _DATA_FILE | _COMPRESSION_TYPE | _EXTENDED_L2):
-        raise unsupported("Qcow2Feature", f"{what} uses a feature of qcow2 that is not known.")
+        raise unsupported(
+            "Qcow2Feature",
+            f"{what} uses a feature of qcow2 that is not known.",
+            "Convert it with qemu-img convert to qcow2 or raw, and give that.",
+        )
     if header.encrypted:
         raise unsupported("EncryptedImage", f"{what} is an encrypted qcow2 image.", "Decrypt it with qemu-img convert.")
     if header.features & _DATA_FILE:

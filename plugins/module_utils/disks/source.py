@@ -98,7 +98,7 @@ def _find(spec: models.SourceSpec, input_root: pathlib.Path) -> Source:
         disk = models.DiskSpec(path=spec.path, digest=spec.digest)
         return _open_disks(models.SourceSpec(type=kind, disks=[disk]), input_root)
     if spec.digest is not None and path.is_dir():
-        raise invalid("NotAFile", f"spec.source.digest: {path.name} is a folder, which has no digest.")
+        raise invalid("NotAFile", f"spec.source.digest: {path.name} is a folder, which has no digest.", "Leave it out.")
     source = _open_machine(path, kind, input_root)
     return source if spec.digest is None else dataclasses.replace(source, container=path, container_digest=spec.digest)
 
@@ -211,7 +211,11 @@ def _kind(told: models.SourceType, path: pathlib.Path) -> models.SourceType:
     if path.is_dir():
         if told in (models.SourceType.AUTO, models.SourceType.OVF):
             return models.SourceType.OVF
-        raise invalid("NotAFile", f"{path.name} is a folder, and type {told.value} wants a file.")
+        raise invalid(
+            "NotAFile",
+            f"{path.name} is a folder, and type {told.value} wants a file.",
+            "Leave type out, or give the file in it.",
+        )
     if told is not models.SourceType.AUTO:
         return told
     found = kind_by_name(path)
@@ -296,7 +300,11 @@ def _open_configuration(path: pathlib.Path, kind: models.SourceType, input_root:
     }[kind]
     with FileRange(path) as file:
         if file.length > MAX_SIZE:
-            raise invalid("TooLarge", f"{path.name} is larger than any configuration of a virtual machine.")
+            raise invalid(
+                "TooLarge",
+                f"{path.name} is larger than any configuration of a virtual machine.",
+                "Give the VM's own configuration file.",
+            )
         text = file.read(0, file.length)
     if path.suffix.lower() == ".vmcx":
         raise unsupported(
@@ -306,7 +314,11 @@ def _open_configuration(path: pathlib.Path, kind: models.SourceType, input_root:
         )
     described = parse(text, path.name)
     if not described.disks:
-        raise invalid("NoDisk", f"{path.name} describes a virtual machine without disks.")
+        raise invalid(
+            "NoDisk",
+            f"{path.name} describes a virtual machine without disks.",
+            "Give the disks themselves as spec.source.disks, or export the VM with its disks.",
+        )
     warnings: list[str] = []
     images = []
     for index, disk in enumerate(described.disks):
@@ -408,7 +420,9 @@ def _disk_kind(disk: NamedDisk, what: str) -> ImageFormat:
     found = SUFFIXES.get(pathlib.PurePath(_plain_name(pathlib.Path(disk.name))).suffix.lower())
     if found is None:
         raise unsupported(
-            "DiskFormat", f"{what}: {disk.name[:200]!r} has the format {said[:200]!r}, which is not known."
+            "DiskFormat",
+            f"{what}: {disk.name[:200]!r} has the format {said[:200]!r}, which is not known.",
+            "Give the disks themselves as spec.source.disks, each with its format.",
         )
     return found
 

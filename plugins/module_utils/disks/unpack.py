@@ -118,7 +118,11 @@ class Unpacker:
             for piece in _decompressed(self._pieces(packing.parts), packing.compression, what):
                 size += len(piece)
                 if size > _MAX_SIZE:
-                    raise invalid("TooLarge", f"{what} unpacks to more than any disk holds.")
+                    raise invalid(
+                        "TooLarge",
+                        f"{what} unpacks to more than any disk holds.",
+                        "Look at what it is; unpack it yourself, and give the disk.",
+                    )
                 if piece == _ZEROS[: len(piece)]:
                     file.seek(len(piece), os.SEEK_CUR)
                 else:

@@ -58,7 +58,11 @@ def read_vdi(file: FileRange) -> Vdi:
     if signature != _SIGNATURE:
         raise _bad(what, "it does not begin as one")
     if version != _VERSION:
-        raise unsupported("VdiVersion", f"{what} is a VDI of version {version:#x}; 1.1 is known.")
+        raise unsupported(
+            "VdiVersion",
+            f"{what} is a VDI of version {version:#x}; 1.1 is known.",
+            "Copy it with VBoxManage clonemedium, or convert it with qemu-img convert, and give that.",
+        )
     if kind == _DIFFERENCING or link.strip(b"\0") or parent.strip(b"\0"):
         raise unsupported(
             "SnapshotDisk",

@@ -196,7 +196,11 @@ def _regions(file: FileRange) -> dict[bytes, tuple[int, int]]:
             identifier, offset, length, flags = _REGION.unpack_from(data, 16 + index * _REGION.size)
             if identifier not in _KNOWN_REGIONS:
                 if flags & _REQUIRED:
-                    raise unsupported("VhdxFeature", f"{what} uses a feature of VHDX that is not known.")
+                    raise unsupported(
+                        "VhdxFeature",
+                        f"{what} uses a feature of VHDX that is not known.",
+                        "Convert it with Convert-VHD or qemu-img convert, and give that.",
+                    )
                 continue
             if offset % _MIB or offset + length > file.length:
                 raise truncated(file.path)
@@ -222,7 +226,11 @@ def _items(file: FileRange, offset: int, length: int) -> dict[bytes, bytes]:
         if identifier not in _KNOWN_METADATA:
             # Bit 2: must be understood.
             if flags & 4:
-                raise unsupported("VhdxFeature", f"{what} uses a feature of VHDX that is not known.")
+                raise unsupported(
+                    "VhdxFeature",
+                    f"{what} uses a feature of VHDX that is not known.",
+                    "Convert it with Convert-VHD or qemu-img convert, and give that.",
+                )
             continue
         if size > _MAX_LOCATOR or place + size > length:
             raise _bad(what, "its metadata are broken")

@@ -276,9 +276,17 @@ def _read_header(data: bytes, what: str) -> _Header:
 
 def _check_header(head: _Header, what: str) -> None:
     if head.version not in (1, 2, 3):
-        raise unsupported("VmdkVersion", f"{what} is a VMDK of version {head.version}; 1 to 3 are known.")
+        raise unsupported(
+            "VmdkVersion",
+            f"{what} is a VMDK of version {head.version}; 1 to 3 are known.",
+            "Export the VM again, or convert the disk with vmkfstools or qemu-img convert.",
+        )
     if head.flags & _FLAG_COMPRESSED and head.algorithm != _DEFLATE:
-        raise unsupported("VmdkCompression", f"{what} uses compression {head.algorithm}; only deflate (1) is known.")
+        raise unsupported(
+            "VmdkCompression",
+            f"{what} uses compression {head.algorithm}; only deflate (1) is known.",
+            "Export the VM again, or convert the disk with vmkfstools or qemu-img convert.",
+        )
     if not 0 < head.capacity * SECTOR <= MAX_CAPACITY:
         raise _bad(what, f"a capacity of {head.capacity} sectors is not possible")
     # The specification asks for a power of two above 8 sectors; nothing writes more than 1 MiB.

@@ -122,7 +122,11 @@ class _Opening:
             # LVM comes when nothing else is left to open: a group may lie on several kinds of devices.
             if not (self._open_arrays() | self._open_containers()) and not self._open_groups():
                 return
-        raise unsupported("VolumesTooDeep", f"The guest's volumes lie in each other more than {_DEPTH} levels deep.")
+        raise unsupported(
+            "VolumesTooDeep",
+            f"The guest's volumes lie in each other more than {_DEPTH} levels deep.",
+            "Take a layer out in the source VM, and export it again.",
+        )
 
     def close(self, *, check: bool) -> None:
         for volume in reversed(self._volumes):

@@ -100,7 +100,7 @@ def with_guest(
 def _kernel(access: Access) -> KernelFiles | JobError:
     """The kernel of a micro-VM, or why there is none."""
     if access.settings is None:
-        return environment("NoMicroVm", "No micro-VM may be used here.")
+        return environment("NoMicroVm", "No micro-VM may be used here.", "Let a worker do it, by a job.")
     try:
         return find_kernel(access.settings.kernel_root)
     except JobError as error:

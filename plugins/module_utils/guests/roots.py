@@ -177,7 +177,11 @@ class _Assembly:
             if found is not None and (mounted := self._mount_below(tree, line, found)):
                 mounts.append(mounted)
             if len(mounts) > _MOUNT_LIMIT:
-                raise unsupported("TooManyMounts", f"The guest's fstab mounts more than {_MOUNT_LIMIT} filesystems.")
+                raise unsupported(
+                    "TooManyMounts",
+                    f"The guest's fstab mounts more than {_MOUNT_LIMIT} filesystems.",
+                    "Take out of the guest's fstab what is not its own.",
+                )
         esp = self._add_esp(tree, mounts)
         return MountedGuest(tree, root.filesystem, tuple(mounts), esp, tuple(self._warnings), self._devices.filesystems)
 
@@ -372,7 +376,9 @@ class _Assembly:
         if subvolume and filesystem.type == "btrfs":
             if not _SAFE_OPTION.match(subvolume.removeprefix("subvolid=")):
                 raise unsupported(
-                    "OddSubvolume", f"The btrfs subvolume {paths.printable(subvolume)!r} has a name that is not usable."
+                    "OddSubvolume",
+                    f"The btrfs subvolume {paths.printable(subvolume)!r} has a name that is not usable.",
+                    "Rename the subvolume in the source VM, or name it by subvolid= in its fstab.",
                 )
             options = (subvolume if subvolume.startswith("subvolid=") else f"subvol={subvolume}",)
         device = self._device(filesystem)

@@ -296,7 +296,11 @@ class GuestTree(Closing, Reading):
 
     def _refuse_graft(self, path: str) -> None:
         if self._graft(path) is not None:
-            raise unsupported("NoSymlinks", f"The filesystem of {paths.printable(path)} has no symbolic links.")
+            raise unsupported(
+                "NoSymlinks",
+                f"The filesystem of {paths.printable(path)} has no symbolic links.",
+                "Leave out the fixer or the file that asks for it.",
+            )
 
     @contextlib.contextmanager
     def _opened(self, path: str, flags: int) -> t.Iterator[int]:

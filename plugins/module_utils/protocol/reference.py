@@ -2,7 +2,7 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""The generated parts of the specification: tables and a diagram, made from models, lifecycle and sources."""
+"""The generated parts of the specification and of the page of errors: made from models, lifecycle and sources."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ _UNITS = (
 )
 
 
-def fill_in(specification: str, sources: c.Iterable[str]) -> str:
-    """Return ``specification`` with the text between its marks made anew.
+def fill_in(page: str, sources: c.Iterable[str]) -> str:
+    """Return ``page`` with the text between its marks made anew.
 
     ``sources`` are the texts of the collection's Python files; the reasons of errors are gathered from them.
 
@@ -45,10 +45,10 @@ def fill_in(specification: str, sources: c.Iterable[str]) -> str:
         "diagram": _diagram,
         "event-kinds": lambda: _members(models.EventKind, "Kind", "Tells, and its `data`"),
         "error-classes": _error_classes,
-        "error-reasons": lambda: _error_reasons(texts),
+        **{f"errors-{kind.value}": lambda kind=kind: _error_reasons(texts, kind.value) for kind in errors.ErrorClass},  # type: ignore[misc]
         "wait-reasons": lambda: _wait_reasons(texts),
     }
-    return _MARKS.sub(lambda mark: f"{mark['begin']}\n{parts[mark['name']]()}\n\n{mark['end']}", specification)
+    return _MARKS.sub(lambda mark: f"{mark['begin']}\n{parts[mark['name']]()}\n\n{mark['end']}", page)
 
 
 def _table(head: c.Sequence[str], rows: c.Iterable[c.Sequence[str]]) -> str:
@@ -190,12 +190,14 @@ def _error_classes() -> str:
     return _table(["Class", "Meaning", "Tried again by itself"], rows)
 
 
-def _error_reasons(sources: c.Iterable[str]) -> str:
-    found = sorted({reason for source in sources for reason in error_reasons(source)})
+def _error_reasons(sources: c.Iterable[str], kind: str) -> str:
+    found = sorted({error for source in sources for error in error_reasons(source) if error[1] == kind})
     rows = []
-    for (reason, kinds), group in itertools.groupby(found, key=lambda entry: entry[:2]):
-        rows.append([f"`{reason}`", kinds, " / ".join(message for dummy, dummy, message in group)])
-    return _table(["Reason", "Class", "Message"], rows)
+    for reason, group in itertools.groupby(found, key=lambda error: error[0]):
+        # Several places may say the same, or nothing.
+        texts = [dict.fromkeys(text for text in column if text) for column in zip(*group, strict=True)]
+        rows.append([f"`{reason}`", " / ".join(texts[2]), " / ".join(texts[3])])
+    return _table(["Reason", "What is said", "What to do"], rows)
 
 
 def _wait_reasons(sources: c.Iterable[str]) -> str:
@@ -210,11 +212,18 @@ def _wait_reasons(sources: c.Iterable[str]) -> str:
     return _table(["Reason", "Message"], ([f"`{reason}`", message] for reason, message in sorted(found.items())))
 
 
-def error_reasons(source: str) -> c.Iterator[tuple[str, str, str]]:
-    """Yield reason, class and message of each error that a Python ``source`` raises with a reason of its own."""
+def error_reasons(source: str) -> c.Iterator[tuple[str, str, str, str]]:
+    """Yield reason, class, message and suggestion of each error that a ``source`` raises with a reason of its own."""
     makers = {kind.value: kind.value for kind in errors.ErrorClass} | {"Conflict": errors.ErrorClass.INVALID.value}
     # Boot tests tell what they saw; a guest that does not boot is what the job cannot make of it.
     makers |= dict.fromkeys(("Failure", "_sign"), errors.ErrorClass.UNSUPPORTED.value)
+    constants = {
+        target.id: statement.value
+        for statement in ast.parse(source).body
+        if isinstance(statement, ast.Assign)
+        for target in statement.targets
+        if isinstance(target, ast.Name)
+    }
     for call in _calls(source):
         arguments: list[ast.expr] = list(call.args)
         kind = makers.get(_name(call.func), "")
@@ -224,7 +233,10 @@ def error_reasons(source: str) -> c.Iterator[tuple[str, str, str]]:
         if _name(call.func) == "_sign":
             del arguments[1]  # the pattern that is looked for
         if kind and len(arguments) > 1 and _is_word(arguments[0]):
-            yield _text(arguments[0]), kind, re.sub(r"\{\d\}", "…", _text(arguments[1]))
+            named = [keyword.value for keyword in call.keywords if keyword.arg == "suggestion"]
+            texts = [_text(constants.get(_name(one), one)) for one in (arguments[1], *(arguments[2:3] or named))]
+            message, suggestion = [re.sub(r"\{\d\}", "…", text) for text in [*texts, ""][:2]]
+            yield _text(arguments[0]), kind, message, suggestion
 
 
 def _calls(source: str) -> c.Iterator[ast.Call]:

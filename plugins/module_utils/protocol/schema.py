@@ -5,8 +5,8 @@
 """The protocol's documents as JSON Schema 2020-12, made from the models.
 
 ``python -m ansible_collections.hyper2kvm.core.plugins.module_utils.protocol.schema --write`` writes ``schemas/``,
-``k8s/crds/`` and the generated parts of ``docs/worker/PROTOCOL_SPEC.md``; ``--check`` only says which of them are out
-of date.
+``k8s/crds/`` and the generated parts of ``docs/worker/PROTOCOL_SPEC.md`` and ``docs/errors.md``; ``--check`` only says
+which of them are out of date.
 
 What pydantic gives is brought into one plain form, whatever pydantic's version: no titles but those of documents, no
 ``null`` (a writer leaves out what is unset), defaults also for lists and parts, documented values, and the rules
@@ -261,12 +261,12 @@ def generated_files(root: pathlib.Path) -> dict[pathlib.Path, str]:
     """Return what the generated files below the repository's ``root`` must hold."""
     from . import crd, reference
 
-    specification = root / "docs" / "worker" / "PROTOCOL_SPEC.md"
+    pages = [root / "docs" / "worker" / "PROTOCOL_SPEC.md", root / "docs" / "errors.md"]
     sources = [path.read_text(encoding="utf-8") for path in sorted((root / "plugins").rglob("*.py"))]
     return {
         **{root / "schemas" / f"{name}.json": schema_text(name) for name in DOCUMENTS},
         **{root / "k8s" / "crds" / f"{name}.yaml": crd.crd_text(name) for name in crd.DEFINITIONS},
-        specification: reference.fill_in(specification.read_text(encoding="utf-8"), sources),
+        **{page: reference.fill_in(page.read_text(encoding="utf-8"), sources) for page in pages},
     }
 
 

@@ -326,7 +326,11 @@ class Agent:
             child = job_process.start(job, self._config, self._pipeline)
         except OSError as error:
             hold = Hold(job.metadata.uid or "", job.status.epoch)
-            problem = errors.transient("NoProcess", f"No process can be made for the job: {error.strerror}.")
+            problem = errors.transient(
+                "NoProcess",
+                f"No process can be made for the job: {error.strerror}.",
+                "Give the host more memory, or raise the limit of its processes (TasksMax=).",
+            )
             self._backend.fail(hold, problem)
             return
         self._running[child.hold] = _Running(child)

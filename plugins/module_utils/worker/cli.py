@@ -13,10 +13,8 @@ import collections.abc as c
 import contextlib
 import datetime
 import json
-import math
 import os
 import pathlib
-import re
 import signal
 import sys
 import tempfile
@@ -28,24 +26,20 @@ from ..backends.event_stream import Rotation
 from ..backends.local import LocalBackend
 from ..protocol import jobspec1, models, validation
 from ..protocol._pydantic import HAS_PYDANTIC
-from ..protocol.errors import JobError, invalid, unsupported
+from ..protocol.errors import JobError, invalid
 from ..protocol.fields import moment
 from ..protocol.lifecycle import TERMINAL, Phase
 from ..telemetry import logs
 from ..telemetry.units import size
-from . import display
-from .config import LEASE_SECONDS, NODE_LEASE_SECONDS, Config, default_state_dir, kernel_folder, make_roots
+from . import arguments, display, upkeep
+from .arguments import BAD_INPUT, JOB_FAILED, OK
+from .config import LEASE_SECONDS, NODE_LEASE_SECONDS, Config, kernel_folder, make_roots
 from .job_process import Pipeline
 
-OK, JOB_FAILED, BAD_INPUT = 0, 1, 2
 _FOLLOW_SECONDS = 0.3
 _REFRESH_SECONDS = 1.0
-#: A partial target that was not written to for so long is not being copied into, by nobody who shares the output root.
-_IDLE_SECONDS = 3600.0
-_AGES = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 _DEVICES_VARIABLE = "HYPER2KVM_TARGET_DEVICES"
-_CONTAINER_INPUT, _CONTAINER_OUTPUT, _CONTAINER_JOBS = "/data/input", "/data/output", "jobs"
-_CONTAINER_STATE, _CONTAINER_SCRATCH = "/data/state", "/data/temp"
+_CONTAINER_INPUT, _CONTAINER_JOBS, _CONTAINER_SCRATCH = "/data/input", "jobs", "/data/temp"
 
 _EPILOG = """\
 Folders are also taken from the environment (HYPER2KVM_INPUT_ROOT, HYPER2KVM_OUTPUT_ROOT, HYPER2KVM_STATE_DIR,
@@ -73,8 +67,8 @@ def main(argv: c.Sequence[str] | None = None, pipeline: Pipeline | None = None) 
         if options.command == "assess":
             return _assess(options, pipeline)
         if options.command == "capacity":
-            return _capacity(options)
-        backend = LocalBackend(_state_dir(options))
+            return upkeep.capacity(options)
+        backend = LocalBackend(arguments.state_dir(options))
         try:
             return t.cast(int, options.run(backend, options))
         finally:
@@ -123,7 +117,7 @@ def _parser() -> argparse.ArgumentParser:
         metavar="GLOB",
         help="block devices that jobs may write their targets onto, as /dev/vg0/* (may be given again; default: none)",
     )
-    run.add_argument("--slots", type=_positive, default=2, metavar="N", help="jobs side by side (default: 2)")
+    run.add_argument("--slots", type=arguments.positive, default=2, metavar="N", help="jobs side by side (default: 2)")
     run.add_argument("--label", action="append", default=[], metavar="KEY=VALUE", help="what jobs may require")
     run.add_argument(
         "--accept-operation",
@@ -142,7 +136,10 @@ def _parser() -> argparse.ArgumentParser:
         f"(default: {LEASE_SECONDS:.0f}; with --kubernetes {NODE_LEASE_SECONDS:.0f})",
     )
     run.add_argument(
-        "--metrics-port", type=_port, metavar="PORT", help="tell metrics there (/metrics), and health (/healthz)"
+        "--metrics-port",
+        type=arguments.port,
+        metavar="PORT",
+        help="tell metrics there (/metrics), and health (/healthz)",
     )
     run.add_argument(
         "--metrics-host", default="127.0.0.1", metavar="ADDRESS", help="where to listen for that (default: %(default)s)"
@@ -168,14 +165,14 @@ def _parser() -> argparse.ArgumentParser:
 
     run.add_argument(
         "--event-file-bytes",
-        type=_positive,
+        type=arguments.positive,
         default=Rotation.max_bytes,
         metavar="N",
         help="size at which the file of all jobs' events is followed by another (default: %(default)s)",
     )
     run.add_argument(
         "--event-files",
-        type=_two_or_more,
+        type=arguments.two_or_more,
         default=Rotation.files,
         metavar="N",
         help="how many of these files are kept, 2 or more (default: %(default)s)",
@@ -201,7 +198,7 @@ def _parser() -> argparse.ArgumentParser:
     events.add_argument("--job", metavar="JOB", help="of this job only")
     events.add_argument(
         "--since",
-        type=_since,
+        type=arguments.since,
         default=0,
         metavar="WHEN",
         help="only events after this one of each job (12), of this age (90s, 10m, 2h, 3d) or after this time "
@@ -221,117 +218,13 @@ def _parser() -> argparse.ArgumentParser:
     assess.add_argument("folder", metavar="FOLDER", type=pathlib.Path, help="exported VMs, in folders below it too")
     assess.add_argument("--html", metavar="FILE", type=pathlib.Path, help="a page with every plan")
     assess.add_argument("--csv", metavar="FILE", type=pathlib.Path, help="the same as a table")
-    assess.add_argument("--slots", type=_positive, default=2, metavar="N", help="VMs side by side (default: 2)")
-    command("cordon", _cordon, "let this queue's workers take no further job")
-    command("uncordon", _uncordon, "let them take jobs again")
-    drain = command("drain", _drain, "cordon, and wait until nothing runs any more")
-    drain.add_argument("--timeout", type=_seconds, metavar="TIME", help="wait no longer (90s, 10m, 2h); status 1 then")
-    backup = command("backup", _backup, "write the queue to a file, while workers go on")
-    backup.add_argument("file", metavar="FILE", type=pathlib.Path)
-    restore = command("restore", _restore, "make the queue from such a file")
-    restore.add_argument("file", metavar="FILE", type=pathlib.Path)
-    restore.add_argument("--force", action="store_true", help="put a queue that is there aside")
-    recover = command("recover", _recover, "say what the output root tells of jobs whose queue was lost")
-    recover.add_argument(
-        "--remove-partials", action="store_true", help="remove partial targets of no job that nobody writes to"
+    assess.add_argument(
+        "--slots", type=arguments.positive, default=2, metavar="N", help="VMs side by side (default: 2)"
     )
-    bundle = command("support-bundle", _support_bundle, "gather what a helper has to see, without secrets")
-    bundle.add_argument("file", metavar="FILE", type=pathlib.Path, help="the bundle, .tar.gz")
-    capacity = command("capacity", None, "reckon how many workers move a fleet within a window")
-    capacity.add_argument("--vms", type=_positive, required=True, metavar="N", help="how many VMs")
-    capacity.add_argument("--total", type=_bytes, required=True, metavar="SIZE", help="used bytes of all (20TiB)")
-    capacity.add_argument("--largest", type=_bytes, metavar="SIZE", help="of the largest VM (default: the mean)")
-    capacity.add_argument("--window", type=_seconds, required=True, metavar="TIME", help="what there is time for (8h)")
-    capacity.add_argument("--slots", type=_positive, default=2, metavar="N", help="of a worker (default: 2)")
-    capacity.add_argument(
-        "--rate", type=_bytes, required=True, metavar="SIZE", help="of one job's copy with all slots busy, a second"
-    )
-    capacity.add_argument(
-        "--other", type=_seconds, required=True, metavar="TIME", help="what a job takes besides: boot tests most of all"
-    )
-    capacity.add_argument(
-        "--storage-rate", type=_bytes, default=math.inf, metavar="SIZE", help="what the storage lets through, a second"
-    )
+    upkeep.add_commands(command)
     for one in (submit, status, explain, cancel, suspend, resume, priority, delete, events, workers, capabilities):
         one.add_argument("--json", action="store_true", help="for programs: JSON, one document a line")
     return parser
-
-
-def _positive(text: str) -> int:
-    return _at_least(1, text)
-
-
-def _two_or_more(text: str) -> int:
-    return _at_least(2, text)
-
-
-def _at_least(least: int, text: str) -> int:
-    number = int(text)
-    if number < least:
-        raise argparse.ArgumentTypeError(f"must be {least} or more")
-    return number
-
-
-def _seconds(text: str) -> float:
-    """Return the time that somebody wrote, in seconds: ``90s``, ``10m``, ``8h``, ``2d``."""
-    if not text[:-1].isdigit() or text[-1:] not in _AGES:
-        raise argparse.ArgumentTypeError(f"{text} is no time (90s, 10m, 8h, 2d)")
-    return float(int(text[:-1]) * _AGES[text[-1]])
-
-
-def _bytes(text: str) -> float:
-    """Return the size that somebody wrote, in bytes: ``200MiB``, ``1.5TiB``, ``20TB``."""
-    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(?:([KMGTP])(i?))?B", text)
-    if match is None or float(match[1]) == 0:
-        raise argparse.ArgumentTypeError(f"{text} is no size (200MiB, 1.5TiB, 20TB)")
-    power = " KMGTP".index(match[2] or " ")
-    return float(match[1]) * math.pow(1024 if match[3] else 1000, power)
-
-
-def _since(text: str) -> int | datetime.datetime:
-    """Return the sequence or the time (UTC) that somebody wrote: ``12``, ``90s``, ``10m``, ``2h``, ``3d``, RFC 3339."""
-    if text.isdigit():
-        return int(text)
-    if text[:-1].isdigit() and text[-1] in _AGES:
-        age = datetime.timedelta(seconds=int(text[:-1]) * _AGES[text[-1]])
-        return datetime.datetime.now(datetime.timezone.utc) - age
-    try:
-        return moment(text)
-    except ValueError:
-        raise argparse.ArgumentTypeError(
-            f"{text} is neither a sequence (12) nor an age (90s, 10m, 2h, 3d) nor a time (2026-05-01T22:00:00Z)"
-        ) from None
-
-
-def _port(text: str) -> int:
-    number = int(text)
-    if not 0 <= number < 65536:
-        raise argparse.ArgumentTypeError("must be a port, 0 to 65535")
-    return number
-
-
-# -- folders -----------------------------------------------------------------------------------------------------------
-
-
-def _folder(options: argparse.Namespace, name: str, fallback: str | None = None) -> pathlib.Path | None:
-    given = getattr(options, name, None) or os.environ.get(f"HYPER2KVM_{name.upper()}")
-    if not given and fallback is not None and pathlib.Path(fallback).is_dir():
-        given = fallback
-    return pathlib.Path(given).absolute() if given else None
-
-
-def _output_root(options: argparse.Namespace) -> pathlib.Path:
-    output = _folder(options, "output_root", _CONTAINER_OUTPUT)
-    if output is None:
-        raise invalid("NoOutputRoot", "No output root was given.", "Give --output-root or --state-dir.")
-    return output
-
-
-def _state_dir(options: argparse.Namespace) -> pathlib.Path:
-    given = _folder(options, "state_dir")
-    if given is None and _folder(options, "output_root") is None and pathlib.Path(_CONTAINER_STATE).is_dir():
-        return pathlib.Path(_CONTAINER_STATE)
-    return given or default_state_dir(_output_root(options))
 
 
 # -- commands ----------------------------------------------------------------------------------------------------------
@@ -387,21 +280,21 @@ def _run_on_node(options: argparse.Namespace, pipeline: Pipeline | None) -> int:
 
 
 def _config(options: argparse.Namespace) -> Config:
-    input_root = _folder(options, "input_root", _CONTAINER_INPUT)
+    input_root = arguments.folder(options, "input_root", _CONTAINER_INPUT)
     if input_root is None:
         raise invalid("NoInputRoot", "No input root was given.", "Give --input-root.")
     in_container = input_root == pathlib.Path(_CONTAINER_INPUT)
-    state_dir = _state_dir(options)
+    state_dir = arguments.state_dir(options)
     roots = make_roots(
         input_root,
-        _output_root(options),
+        arguments.output_root(options),
         state_dir=state_dir,
-        scratch=_folder(options, "scratch", _CONTAINER_SCRATCH if in_container else None),
-        secrets=_folder(options, "secrets_root"),
-        kernel_root=_folder(options, "microvm_kernel"),
+        scratch=arguments.folder(options, "scratch", _CONTAINER_SCRATCH if in_container else None),
+        secrets=arguments.folder(options, "secrets_root"),
+        kernel_root=arguments.folder(options, "microvm_kernel"),
         target_devices=options.target_device or filter(None, os.environ.get(_DEVICES_VARIABLE, "").split(":")),
     )
-    jobs_dir = _folder(options, "jobs_dir")
+    jobs_dir = arguments.folder(options, "jobs_dir")
     if jobs_dir is None and in_container and not options.kubernetes:
         jobs_dir = input_root / _CONTAINER_JOBS
     accepts = models.Acceptance(labels=_labels(options.accept_label))
@@ -433,105 +326,18 @@ def _labels(pairs: c.Iterable[str]) -> dict[str, str]:
 def _health(backend: LocalBackend, options: argparse.Namespace) -> int:
     from .health import is_alive
 
-    alive = is_alive(_state_dir(options))
+    alive = is_alive(arguments.state_dir(options))
     print("alive" if alive else "no worker of this queue is alive, or it does not mind its jobs")
     return OK if alive else JOB_FAILED
-
-
-def _cordon(backend: LocalBackend, options: argparse.Namespace) -> int:
-    _own_queue(options, "kubectl cordon NODE")
-    backend.cordon()
-    return OK
-
-
-def _uncordon(backend: LocalBackend, options: argparse.Namespace) -> int:
-    backend.uncordon()
-    return OK
-
-
-def _drain(backend: LocalBackend, options: argparse.Namespace) -> int:
-    """Wait for the jobs that run; what waits stays in the queue."""
-    _cordon(backend, options)
-    end = None if options.timeout is None else time.monotonic() + options.timeout
-    while running := sorted(name for worker in backend.workers() for name in worker.running):
-        if end is not None and time.monotonic() > end:
-            print(f"still running: {', '.join(running)}")
-            return JOB_FAILED
-        time.sleep(_REFRESH_SECONDS)
-    return OK
-
-
-def _backup(backend: LocalBackend, options: argparse.Namespace) -> int:
-    from ..backends.backup import back_up
-
-    _own_queue(options, "etcd's backup, which has the cluster's jobs")
-    done = back_up(_state_dir(options), options.file)
-    print(f"{options.file}: {done.jobs} jobs, {done.unfinished} of them not over, {done.events} events; read and whole")
-    return OK
-
-
-def _restore(backend: LocalBackend, options: argparse.Namespace) -> int:
-    from ..backends.backup import restore
-
-    _own_queue(options, "the cluster, which gives this node its jobs anew")
-    done = restore(options.file, _state_dir(options), force=options.force)
-    print(f"{_state_dir(options)}: {done.jobs} jobs, {done.unfinished} of them wait for a worker")
-    return OK
-
-
-def _own_queue(options: argparse.Namespace, instead: str) -> None:
-    """Refuse what the cluster decides where the queue is a node's.
-
-    Raises:
-        JobError: class ``unsupported``.
-    """
-    from .health import ALIVE
-
-    if (_state_dir(options) / ALIVE).exists():
-        raise unsupported("QueueOfANode", "This queue is filled by a cluster.", f"Use {instead}.")
-
-
-def _recover(backend: LocalBackend, options: argparse.Namespace) -> int:
-    from . import recovery
-
-    jobs = backend.list()
-    found = recovery.look_through(_output_root(options), [job.metadata.uid or "" for job in jobs])
-    print(display.findings(found, _output_root(options)))
-    if options.remove_partials:
-        gone = recovery.remove(found.orphans, _IDLE_SECONDS)
-        print(f"{len(gone)} of {len(found.orphans)} partial targets removed")
-    return OK
-
-
-def _support_bundle(backend: LocalBackend, options: argparse.Namespace) -> int:
-    from .support import write_bundle
-
-    names = write_bundle(backend, options.file, _state_dir(options), _output_root(options))
-    print(f"{options.file}: {', '.join(names)}. Look through it before you hand it on.")
-    return OK
-
-
-def _capacity(options: argparse.Namespace) -> int:
-    from ..scheduling import capacity
-
-    fleet = capacity.Fleet(
-        vms=options.vms,
-        total_bytes=options.total,
-        largest_bytes=options.largest or options.total / options.vms,
-        slot_bytes_per_second=options.rate,
-        other_seconds=options.other,
-        storage_bytes_per_second=options.storage_rate,
-    )
-    answer = capacity.workers_for(fleet, options.slots, options.window)
-    print(display.capacity(answer, options.slots))
-    return OK if answer.workers else JOB_FAILED
 
 
 def _capabilities(options: argparse.Namespace) -> int:
     from .capabilities import probe
 
     with contextlib.ExitStack() as stack:
-        folder = _folder(options, "state_dir") or _folder(options, "output_root", _CONTAINER_OUTPUT)
+        folder = arguments.folder(options, "state_dir") or arguments.folder(
+            options, "output_root", arguments.CONTAINER_OUTPUT
+        )
         if folder is None:
             folder = pathlib.Path(stack.enter_context(tempfile.TemporaryDirectory()))
         elif not folder.is_dir():
@@ -550,12 +356,12 @@ def _report(options: argparse.Namespace) -> int:
     from ..telemetry.report.evidence import Pictures
     from ..telemetry.report.files import Format, write
 
-    output = _output_root(options)
+    output = arguments.output_root(options)
     found, unreadable = read_folder(output)
     jobs: list[dict[str, t.Any]] = []
     # A folder of results that was copied from elsewhere has no queue, and gets none by being looked at.
-    if (_state_dir(options) / "queue.db").exists():
-        with contextlib.closing(LocalBackend(_state_dir(options))) as backend:
+    if (arguments.state_dir(options) / "queue.db").exists():
+        with contextlib.closing(LocalBackend(arguments.state_dir(options))) as backend:
             jobs = [backend.get(job.metadata.name).to_document() for job in backend.list()]
     records, wrong = read_jobs(jobs)
     queued = {record.uid for record in records}

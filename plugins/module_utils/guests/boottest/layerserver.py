@@ -79,7 +79,11 @@ class LayerServer(Closing):
                     connection.connect(path)
             except OSError as error:
                 self.close()
-                raise environment("NoLayerServer", f"The virtual machine's disks cannot be served: {error}.") from error
+                raise environment(
+                    "NoLayerServer",
+                    f"The virtual machine's disks cannot be served: {error}.",
+                    "See that qemu-storage-daemon runs on the worker's host, and that its scratch folder has room.",
+                ) from error
             finally:
                 with contextlib.suppress(OSError):
                     os.unlink(path)
@@ -107,7 +111,11 @@ class LayerServer(Closing):
             return None
         self._stderr.seek(0)
         said = last_lines(self._stderr.read(65536))
-        return environment("NoLayerServer", f"The virtual machine's disks cannot be served: {said}.")
+        return environment(
+            "NoLayerServer",
+            f"The virtual machine's disks cannot be served: {said}.",
+            "See that qemu-storage-daemon runs on the worker's host, and that its scratch folder has room.",
+        )
 
     def close(self) -> None:
         """End the daemon."""

@@ -164,7 +164,11 @@ def _boot(
             cause = server.failed()
             if cause is None and accelerator.name == "kvm":
                 raise _AcceleratorFailed(str(error)) from None
-            raise cause or environment("QemuFailed", f"QEMU gave up: {error}.") from None
+            raise cause or environment(
+                "QemuFailed",
+                f"QEMU gave up: {error}.",
+                "See that QEMU runs on the worker's host (hyper2kvm-worker capabilities), with memory enough.",
+            ) from None
         if not emulator.take_screenshot():
             screenshot.unlink(missing_ok=True)
         return _result(request, hardware, accelerator, layers, outcome, console.tail())

@@ -132,7 +132,11 @@ class _Inflated:
         chunk = next(self._chunks, b"")
         self._total += len(chunk)
         if self._total > UNPACKED_LIMIT:
-            raise invalid("InitramfsTooBig", f"An archive unpacks to more than {UNPACKED_LIMIT >> 30} GiB.")
+            raise invalid(
+                "InitramfsTooBig",
+                f"An archive unpacks to more than {UNPACKED_LIMIT >> 30} GiB.",
+                "Build it anew in the source VM with less in it, and export again.",
+            )
         self._buffer = self._buffer[self._at :] + chunk if self._at < len(self._buffer) else chunk
         self._at = 0
         return bool(chunk)
@@ -271,7 +275,9 @@ def open_stream(fd: int, offset: int, compression: Compression) -> t.Iterator[By
         yield stream
     except _DAMAGE as error:
         raise invalid(
-            "InitramfsDamaged", f"The {compression.value} data at byte {offset} are damaged: {error}."
+            "InitramfsDamaged",
+            f"The {compression.value} data at byte {offset} are damaged: {error}.",
+            "Build it anew in the source VM (update-initramfs -u, dracut --force), and export again.",
         ) from error
     finally:
         if isinstance(stream, _ByProgram):
@@ -298,7 +304,11 @@ def decompress(data: bytes, compression: Compression, limit: int) -> bytes:
         with open_stream(fd, 0, compression) as stream:
             plain = stream.read(limit + 1)
     if len(plain) > limit:
-        raise invalid("InitramfsTooBig", f"A module unpacks to more than {limit >> 20} MiB.")
+        raise invalid(
+            "InitramfsTooBig",
+            f"A module unpacks to more than {limit >> 20} MiB.",
+            "Build it anew in the source VM with less in it, and export again.",
+        )
     return plain
 
 
@@ -323,7 +333,11 @@ def compress(data: bytes, compression: Compression) -> bytes:
             child = _start(("lz4", "-lzcq9"), plain.fileno())
         packed, complaint = child.communicate(timeout=120)
         if child.returncode:
-            raise environment("ProgramFailed", f"lz4 failed: {complaint.decode('utf-8', 'replace')[-400:]}")
+            raise environment(
+                "ProgramFailed",
+                f"lz4 failed: {complaint.decode('utf-8', 'replace')[-400:]}",
+                "Make room and memory on the worker's host, then submit the job again.",
+            )
         return packed
     if compression is Compression.NONE:
         return data

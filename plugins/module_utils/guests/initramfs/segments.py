@@ -63,7 +63,11 @@ def parse(fd: int, keep: t.Callable[[str, int], bool]) -> Initramfs:
     """
     size = os.fstat(fd).st_size
     if size > _FILE_LIMIT:
-        raise invalid("InitramfsTooBig", f"The file is bigger than {_FILE_LIMIT >> 20} MiB.")
+        raise invalid(
+            "InitramfsTooBig",
+            f"The file is bigger than {_FILE_LIMIT >> 20} MiB.",
+            "Build it anew in the source VM with less in it, and export again.",
+        )
     segments: list[Segment] = []
     consumer = _Consumer(keep)
     position = 0
@@ -77,7 +81,11 @@ def parse(fd: int, keep: t.Callable[[str, int], bool]) -> Initramfs:
         elif compression := codec.detect(start):
             with codec.open_stream(fd, position, compression) as stream:
                 if not consumer.archive(stream):
-                    raise invalid("InitramfsDamaged", f"The {compression.value} data at byte {position} are empty.")
+                    raise invalid(
+                        "InitramfsDamaged",
+                        f"The {compression.value} data at byte {position} are empty.",
+                        "Build it anew in the source VM (update-initramfs -u, dracut --force), and export again.",
+                    )
                 while consumer.archive(stream):
                     pass
                 segments.append(Segment(position, stream.end(), compression))
@@ -86,7 +94,11 @@ def parse(fd: int, keep: t.Callable[[str, int], bool]) -> Initramfs:
             break
         position = segments[-1].end
     if not segments:
-        raise invalid("InitramfsDamaged", "The file is no initramfs: it begins with no archive that a kernel knows.")
+        raise invalid(
+            "InitramfsDamaged",
+            "The file is no initramfs: it begins with no archive that a kernel knows.",
+            "Build it anew in the source VM (update-initramfs -u, dracut --force), and export again.",
+        )
     return Initramfs(size, tuple(segments), consumer.root, junk)
 
 
@@ -106,11 +118,19 @@ class _Consumer:
                 found = True
                 self._entries += 1
                 if self._entries > _ENTRIES_LIMIT:
-                    raise invalid("InitramfsTooBig", f"It holds more than {_ENTRIES_LIMIT} files.")
+                    raise invalid(
+                        "InitramfsTooBig",
+                        f"It holds more than {_ENTRIES_LIMIT} files.",
+                        "Build it anew in the source VM with less in it, and export again.",
+                    )
                 if entry.name != cpio.TRAILER:
                     self.root.unpack(entry)
         except cpio.CorruptArchiveError as error:
-            raise invalid("InitramfsDamaged", f"An archive in it is damaged: {error}.") from error
+            raise invalid(
+                "InitramfsDamaged",
+                f"An archive in it is damaged: {error}.",
+                "Build it anew in the source VM (update-initramfs -u, dracut --force), and export again.",
+            ) from error
         self.root.end_archive()
         return found
 

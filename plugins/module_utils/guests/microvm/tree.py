@@ -308,7 +308,11 @@ def _modules(parts: Parts, scratch: pathlib.Path) -> dict[str, bytes]:
     )
     if done.returncode != 0:
         what = done.stderr.decode(errors="replace").strip()[-300:]
-        raise environment("MicroVmDrivers", f"The kernel's modules for a micro-VM cannot be indexed: {what}.")
+        raise environment(
+            "MicroVmDrivers",
+            f"The kernel's modules for a micro-VM cannot be indexed: {what}.",
+            "Give --microvm-kernel a folder with boot/ and lib/modules/ of one kernel, whole.",
+        )
     library = "/usr/lib" if pathlib.Path("/lib").is_symlink() else "/lib"
     return {
         f"{library}/modules/{path.relative_to(root / 'lib/modules')}": path.read_bytes()
