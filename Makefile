@@ -106,7 +106,7 @@ guests: setup ## Build what `make e2e` boots, where it is not kept from before
 	python -m tests.e2e.kernels
 
 e2e: guests ## Tests with real guests that boot
-	python -m pytest $(SIDE_BY_SIDE) tests/e2e -m "not matrix"
+	python -m pytest $(SIDE_BY_SIDE) --durations 40 tests/e2e -m "not matrix"
 
 test-guests: guests ## Migrate and boot the guests of the whole matrix
 	HYPER2KVM_MATRIX_RESULTS=$(CURDIR)/build/matrix python -m pytest --numprocesses auto tests/e2e -m matrix
@@ -117,7 +117,8 @@ faults: guests ## A few rounds of the tests that break things
 test-cluster: setup-cluster ## Tests on a real Kubernetes cluster, which they bring up and take down
 	python -m tests.guests build tiny --cache $(GUEST_CACHE)
 	python -m tests.cluster build
-	python -m pytest tests/kube tests/cluster
+	python -m pytest $(SIDE_BY_SIDE) tests/kube
+	python -m pytest tests/cluster
 
 test-faults: guests fuzz ## Many rounds of them (kills, full disks, 1,000 jobs), and of changed inputs
 	HYPER2KVM_FAULT_ROUNDS=25 python -m pytest tests/faults
