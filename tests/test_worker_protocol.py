@@ -454,7 +454,7 @@ raise invalid("Odd", "z")
         page = (ROOT / "docs/errors.md").read_text(encoding="utf-8")
         told = set(re.findall(r"^\| `(\w+)` \|", page, re.MULTILINE))
         assert len(reasons) > 100 and reasons - told == set()
-        # What the API server says of them is what to do; the others are told by the job that was cancelled or tried again.
+        # The API server itself says what to do, or nobody is stopped by them.
         silent = {"AlreadyExists", "Refused", "Cancelled", "GuestReadOnly", "MicroVmDevices", "MicroVmTalk"}
         acted = page[: page.index("## transient")]
         assert set(re.findall(r"^\| `(\w+)` \|.*\|  \|$", acted, re.MULTILINE)) <= silent
