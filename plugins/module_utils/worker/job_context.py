@@ -404,8 +404,8 @@ class JobContext:
             models.Progress(stage=stage, bytes_done=done, bytes_total=total, percent=percent, message=message)
         )
 
-    def report_time(self, stage: str, percent: float, seconds_left: float, message: str) -> None:
-        """Tell progress of ``stage``, which moves no bytes, by the time that it takes."""
+    def report_time(self, stage: str, percent: float, seconds_left: float | None, message: str) -> None:
+        """Tell progress of ``stage``, which moves no bytes, by the time that it takes, as far as that is known."""
         self.reporter.progress(models.Progress(stage=stage, percent=percent, eta_seconds=seconds_left, message=message))
 
     def rehearsal_key(self) -> str:

@@ -101,23 +101,23 @@ def boot_and_judge(
     )
 
 
-def boot_progress(elapsed: float, expected: float, limit: float) -> tuple[float, float, str]:
+def boot_progress(elapsed: float, expected: float, limit: float) -> tuple[float, float | None, str]:
     """Return percent, seconds left, and what these are measured by, of a boot test after ``elapsed`` seconds.
 
-    Nobody knows how long a guest takes. Up to the expected time that is what counts, later the limit; the percentage
-    never falls.
+    Nobody knows how long a guest takes. Up to the expected time that is what counts. Later what is left is not told (the
+    limit would be a poor guess); the percentage goes on towards the limit, and never falls.
 
     >>> boot_progress(10, 20, 600)
     (45.0, 10, 'about 20 s expected')
     >>> boot_progress(310, 20, 600)
-    (95.0, 290, 'longer than the expected 20 s; it ends after 600 s at the latest')
+    (95.0, None, 'longer than the expected 20 s; it ends after 600 s at the latest')
     """
     if elapsed < expected:
         return _EXPECTED_PERCENT * elapsed / expected, expected - elapsed, f"about {expected:.0f} s expected"
     beyond = min(1.0, (elapsed - expected) / (limit - expected)) if limit > expected else 1.0
     percent = _EXPECTED_PERCENT + (100.0 - _EXPECTED_PERCENT) * beyond
     text = f"longer than the expected {expected:.0f} s; it ends after {limit:.0f} s at the latest"
-    return percent, max(0.0, limit - elapsed), text
+    return percent, None, text
 
 
 def _clock(context: JobContext, stage: str) -> t.Callable[[str], None]:
