@@ -10,6 +10,7 @@ import collections
 import collections.abc as c
 import dataclasses
 import datetime
+import statistics
 import typing as t
 
 from .units import rough_duration, size
@@ -99,10 +100,11 @@ class BatchProgress:
 
 
 def _left(batch: c.Sequence[JobProgress], now: float) -> float | None:
-    """Return when the batch may be done, from how long the jobs took that are.
+    """Return when the batch may be done, from how long the jobs took that are, and as many side by side as run now.
 
-    A job is taken to need as long as those did on the mean, one that runs at least as long as its stage says, and as
-    many to run side by side as do so now.
+    A job that runs is taken to need as much longer as those did that took longer than it has by now, and at least what its
+    stage says. One that waits is taken to need the mean. As the small ones are done first, a job that runs counts in that
+    mean as well where it is known to take longer; and nothing is told until as many are done as run side by side.
     """
     took = [
         job.finished - job.started
@@ -111,12 +113,17 @@ def _left(batch: c.Sequence[JobProgress], now: float) -> float | None:
     ]
     running = [job for job in batch if job.phase in RUNNING]
     waiting = [job for job in batch if job.phase in WAITING and _SUSPENDED not in job.reasons]
-    if not took:
-        known = [job.stage_left for job in running if job.stage_left is not None]
+    if len(took) < len(running) or not took:
+        told = [job.stage_left for job in running if job.stage_left is not None]
         # The stages that come after the present one are not known either, so this is the least.
-        return max(known, default=None) if len(known) == len(running) and not waiting else None
-    mean = sum(took) / len(took)
-    rest = [max(mean - (now - (job.started or now)), job.stage_left or 0.0) for job in running]
+        return max(told, default=None) if len(told) == len(running) and not waiting else None
+    passed = [now - (job.started or now) for job in running]
+    rest = []
+    for job, seconds in zip(running, passed, strict=True):
+        longer = [other - seconds for other in took if other > seconds]
+        rest.append(max(statistics.fmean(longer) if longer else 0.0, job.stage_left or 0.0))
+    known = [seconds + left for seconds, left in zip(passed, rest, strict=True)]
+    mean = statistics.fmean([*took, *(one for one in known if one > statistics.fmean(took))])
     work = sum(rest) + mean * len(waiting)
     return max([work / max(1, len(running)), *rest])
 
