@@ -102,9 +102,9 @@ class BatchProgress:
 def _left(batch: c.Sequence[JobProgress], now: float) -> float | None:
     """Return when the batch may be done, from how long the jobs took that are, and as many side by side as run now.
 
-    A job that runs is taken to need as much longer as those did that took longer than it has by now, and at least what its
-    stage says. One that waits is taken to need the mean. As the small ones are done first, a job that runs counts in that
-    mean as well where it is known to take longer; and nothing is told until as many are done as run side by side.
+    A job that runs is taken to need as much longer as those did that took longer than it has by now, and at least what
+    its stage says. One that waits is taken to need the mean. As the small ones are done first, a job that runs counts
+    in that mean as well where it is known to take longer; and nothing is told until as many are done as run at once.
     """
     took = [
         job.finished - job.started

@@ -104,8 +104,8 @@ def boot_and_judge(
 def boot_progress(elapsed: float, expected: float, limit: float) -> tuple[float, float | None, str]:
     """Return percent, seconds left, and what these are measured by, of a boot test after ``elapsed`` seconds.
 
-    Nobody knows how long a guest takes. Up to the expected time that is what counts. Later what is left is not told (the
-    limit would be a poor guess); the percentage goes on towards the limit, and never falls.
+    Nobody knows how long a guest takes. Up to the expected time that is what counts. Later what is left is not told:
+    the limit would be a poor guess. The percentage goes on towards the limit, and never falls.
 
     >>> boot_progress(10, 20, 600)
     (45.0, 10, 'about 20 s expected')
