@@ -130,14 +130,14 @@ _SIGNS = (
         "DroppedToInitramfs",
         r"^(?:\(initramfs\)|dracut:/#|:/#|\[rootfs [^\]\n]*\]#|sh: can't access tty; job control turned off)",
         "The guest stopped at a shell of its initramfs.",
-        "The lines above the prompt say what is missing. " + _DRIVERS,
+        f"The lines above the prompt say what is missing. {_DRIVERS}",
     ),
     _sign(
         "DroppedToInitramfs",
         r"(?:Generating \"/run/initramfs/rdsosreport\.txt\"|initramfs emergency recovery shell launched"
         r"|You are (?:now )?being dropped (?:in)?to an? (?:emergency|recovery) shell)",
         "The guest stopped at a shell of its initramfs.",
-        "The lines above the prompt say what is missing. " + _DRIVERS,
+        f"The lines above the prompt say what is missing. {_DRIVERS}",
     ),
     _sign(
         "WaitsForPassphrase",
