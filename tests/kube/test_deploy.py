@@ -29,8 +29,12 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> t.Iterator[ApiServer]:
     with serving(folder / "server") as found:
         found.kubectl("delete", "-k", str(REPOSITORY / "k8s/crds"))
         command = [programs() / "kube-controller-manager", f"--kubeconfig={found.kubeconfig()}", "--secure-port=0"]
-        needed = "garbage-collector-controller,persistentvolumeclaim-protection-controller"
-        only = [f"--controllers={needed}", "--leader-elect=false"]
+        # The last one writes to admission policies as soon as they are there.
+        needed = (
+            *("garbage-collector-controller", "persistentvolumeclaim-protection-controller"),
+            "validatingadmissionpolicy-status-controller",
+        )
+        only = [f"--controllers={','.join(needed)}", "--leader-elect=false"]
         with (folder / "controllers.log").open("wb") as log:
             controllers = subprocess.Popen([*command, *only], stdout=log, stderr=log)
         try:
