@@ -12,8 +12,9 @@ _ORIGIN = 0x7C00
 _MESSAGE = _ORIGIN + 0x80
 _PACKET = _ORIGIN + 0x60
 
-#: xor ax,ax; mov ds,ax; mov si,message; next: lodsb; test al,al; jz end; mov dx,3f8h; out dx,al; jmp next; end:
-_PRINT = bytes.fromhex("31c08ed8be") + _MESSAGE.to_bytes(2, "little") + bytes.fromhex("ac84c07406baf803eeebf5")
+#: cli; xor ax,ax; mov ds,ax; mov si,message; next: lodsb; test al,al; jz end; mov dx,3f8h; out dx,al; jmp next; end:
+#: With interrupts on, SeaBIOS would write what it still has to say into the midst of it.
+_PRINT = bytes.fromhex("fa31c08ed8be") + _MESSAGE.to_bytes(2, "little") + bytes.fromhex("ac84c07406baf803eeebf5")
 
 #: hlt; jmp back
 STAY = bytes.fromhex("faf4ebfd")

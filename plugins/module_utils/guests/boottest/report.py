@@ -41,12 +41,17 @@ ExecStart=/bin/sh {script} %i
 """
 
 #: Plain POSIX shell, and no program that a systemd guest may lack, but for those whose absence leaves a line out. On a
-#: slow host udev may still be loading the drivers of network cards when the target is reached.
+#: slow host udev may still be loading the drivers of network cards when the target is reached; in emergency mode it may
+#: be waiting for what never comes.
 _SCRIPT_TEXT = """\
-case $1 in default) systemctl is-active --quiet default.target || exit 0 ;; esac
+case $1 in
+default)
+  systemctl is-active --quiet default.target || exit 0
+  udevadm settle --timeout=60
+  ;;
+esac
 exec > /dev/ttyS1 2> /dev/null < /dev/null
 stty -F /dev/ttyS1 115200 -echo -onlcr
-udevadm settle --timeout=60
 first() { read -r line < "$2" && echo "$1 $line"; }
 each() { while read -r line; do echo "$1 $line"; done; }
 echo
