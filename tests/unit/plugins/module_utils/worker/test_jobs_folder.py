@@ -205,7 +205,7 @@ def test_a_folder_that_goes_and_comes_takes_nothing_with_it(
 
 
 def test_the_containers_folders_bring_their_folder_of_jobs(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
-    from ansible_collections.hyper2kvm.core.plugins.module_utils.worker import agent, cli
+    from ansible_collections.hyper2kvm.core.plugins.module_utils.worker import agent, arguments, cli
 
     given: list[t.Any] = []
 
@@ -220,7 +220,7 @@ def test_the_containers_folders_bring_their_folder_of_jobs(site: Site, monkeypat
 
     monkeypatch.setattr(agent, "Agent", Stub)
     monkeypatch.setattr(cli, "_CONTAINER_INPUT", str(site.root))
-    monkeypatch.setattr(cli, "_CONTAINER_OUTPUT", str(site.output))
+    monkeypatch.setattr(arguments, "CONTAINER_OUTPUT", str(site.output))
     assert cli.main(["run"]) == 0
     assert cli.main(["run", "--input-root", str(site.output)]) == 0
     assert [config.jobs_dir for config in given] == [site.root / "jobs", None]
