@@ -84,7 +84,7 @@ def _spec(number: int, choice: Choice) -> ServerSpec:
         name=f"matrix-{number:02}",
         kind="debian",
         hostname=f"server{number:02}",
-        address=f"192.168.30.{number}/24",
+        address=f"192.168.30.{100 + number}/24",  # the first ones are the gateway's
         mac=f"00:50:56:ab:30:{number:02}",
         disk_mib=2048,
         release=choice["release"],
