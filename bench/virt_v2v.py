@@ -33,7 +33,7 @@ from tests.guests.specs import SPECS, GuestSpec
 _RELEASE = "trixie"
 _PACKAGES = ("virt-v2v", "linux-image-amd64")
 _GUESTS = ("debian12", "debian12-uefi", "debian12-btrfs")
-#: What every boot of the appliance writes anew, whoever converts.
+#: What programs leave there is of no meaning to the guest.
 _SCRATCH = ("/tmp/", "/run/", "/var/tmp/")
 
 Files = dict[str, tuple[object, ...]]
@@ -67,7 +67,7 @@ def _beside(scratch: pathlib.Path) -> list[Figure]:
         theirs, disk = _by_virt_v2v(root, host.input / "vm.ova", host.input)
         results = (("hyper2kvm", ours, host.output / "vm/vm.qcow2"), (version, theirs, disk))
         for name, seconds, result in results:
-            told = "does not convert it"
+            told = "refuses it | | "
             if result is not None:
                 booted = _boot(host, result, spec)
                 changed = _differences(before, _files(result, "qcow2", place))

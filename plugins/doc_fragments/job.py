@@ -417,7 +417,7 @@ options:
         description:
           - Whether the guest's filesystems are checked, as they are after the fix and before anything is copied.
           - With V(warn) what is damaged or cannot be checked is a warning; with V(require) it fails the job.
-          - Nothing is repaired.
+          - Nothing is repaired. Operations that fix nothing (V(inspect), V(plan), V(boot-test)) check nothing.
         type: str
         choices: [skip, warn, require]
         default: skip

@@ -11,7 +11,7 @@ import typing as t
 
 import pytest
 
-from tests.e2e.built_disks import Builder, run
+from tests.e2e.built_disks import Builder, header, run
 from tests.e2e.migration import ConversionHost, completed, failed, job
 from tests.tools.machine import sha256
 
@@ -105,3 +105,25 @@ def test_what_the_fix_leaves_is_what_is_checked(build: Builder, host: Conversion
     error = failed(left)
     assert (error["stage"], error["reason"]) == ("fix", "FilesystemUnchecked")
     assert "journal" in error["message"]
+
+
+def test_where_a_guest_cannot_be_opened_it_is_told_and_refused_only_where_that_is_asked(
+    build: Builder, host: ConversionHost, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The begin of an encrypted container, and a key: no kernel gets further than that."""
+    build.disk(build.filesystem("ext4", build.system()), header("luks", build)).rename(host.input / "vm.raw")
+    (tmp_path / "secrets/vm").mkdir(parents=True)
+    (tmp_path / "secrets/vm/disk").write_text("key", encoding="utf-8")
+    monkeypatch.setenv("HYPER2KVM_SECRETS_ROOT", str(tmp_path / "secrets"))
+    jobs = [moved(policy, policy, enabled=False) for policy in ("warn", "require")]
+    for wanted in jobs:
+        wanted["spec"]["source"]["keys"] = [{"secret": {"name": "vm", "key": "disk"}}]
+    warned, refused = host.run(*jobs)
+    completed(warned)
+    told = [line for line in host.result("warn/result.json")["warnings"] if "filesystems were not checked: " in line]
+    assert len(told) == 1
+    # Where this kernel lacks what it takes, the job waits for a worker that has it; else it has failed.
+    assert refused["status"]["phase"] in ("QUEUED", "FAILED")
+    error = refused["status"]["lastError"]
+    assert (error["stage"], error["reason"]) == ("fix", "FilesystemUnchecked"), error
+    assert not list((host.output / "require").glob("*.qcow2*"))

@@ -26,7 +26,7 @@ from ansible_collections.hyper2kvm.core.plugins.module_utils.guests.inspection i
 from ansible_collections.hyper2kvm.core.plugins.module_utils.guests.roots import MountedGuest, mount_guest
 from ansible_collections.hyper2kvm.core.plugins.module_utils.protocol.errors import ErrorClass, JobError
 
-from tests.e2e.built_disks import MIB, UUID, Builder, run
+from tests.e2e.built_disks import MIB, UUID, Builder, header, run
 
 pytestmark = pytest.mark.usefixtures("own_mounts")
 
@@ -374,40 +374,6 @@ def test_the_efi_partition_is_shown(build: Builder, open_guest: Open, in_fstab: 
         ["mtype", "-i", f"{flat}@@{MIB}", "::/EFI/BOOT/BOOTX64.EFI"], capture_output=True, check=True
     ).stdout
     assert found == b"x" * 100_000
-
-
-def header(kind: str, build: Builder) -> pathlib.Path:
-    """An image that starts as a container of this kind does."""
-    image = build.filesystem("")
-    with image.open("r+b") as file:
-        if kind == "luks":
-            # LUKS1: magic, version, names, and the UUID at 168.
-            file.write(b"LUKS\xba\xbe\0\1" + b"aes".ljust(32, b"\0") + b"xts-plain64".ljust(32, b"\0"))
-            file.seek(168)
-            file.write(UUID.encode())
-        else:
-            # LVM2: label in the second sector.
-            file.seek(512)
-            label = b"LABELONE" + (1).to_bytes(8, "little") + b"\0\0\0\0" + (32).to_bytes(4, "little") + b"LVM2 001"
-            file.write(label.ljust(512, b"\0"))
-            file.seek(512 + 32)
-            file.write(b"0123456789abcdefghijklmnopqrstuv")
-            file.seek(512 + 16)
-            file.write(lvm_checksum(image).to_bytes(4, "little"))
-    return image
-
-
-def lvm_checksum(image: pathlib.Path) -> int:
-    """LVM2's CRC (lib/misc/crc.c: polynomial 0xedb88320, initial value 0xf597a6cf) of the label from byte 20 on."""
-    with image.open("rb") as file:
-        file.seek(512 + 20)
-        data = file.read(492)
-    crc = 0xF597A6CF
-    for byte in data:
-        crc ^= byte
-        for dummy in range(8):
-            crc = (crc >> 1) ^ (0xEDB88320 if crc & 1 else 0)
-    return crc
 
 
 @pytest.mark.parametrize(

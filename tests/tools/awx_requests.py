@@ -67,7 +67,8 @@ def _field(found: Schema) -> Schema:
         kept["type"] = [kept["type"], "null"]
     unknown = found.keys() & {"allOf", "oneOf", "anyOf", "$ref", "items", "properties"}
     if unknown:
-        raise NotImplementedError(f"a field is described by {', '.join(sorted(unknown))}")
+        # What is drawn would take more than AWX does.
+        raise ValueError(f"the document describes a field by {', '.join(sorted(unknown))}, which is not drawn yet")
     return kept
 
 

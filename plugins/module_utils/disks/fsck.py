@@ -14,6 +14,7 @@ from __future__ import annotations
 import dataclasses
 import pathlib
 import re
+import time
 import typing as t
 
 from ..protocol.errors import JobError
@@ -24,8 +25,9 @@ from .model import Filesystem
 
 Verdict = t.Literal["sound", "false-alarm", "damaged", "unchecked"]
 
-#: A filesystem of many TB has millions of inodes to be read. Seconds.
-_TIMEOUT = 3600.0
+#: For all filesystems of a guest together: those of many TB have millions of inodes to be read, and a micro-VM's answer
+#: is waited for half an hour. Seconds.
+_TIMEOUT = 1500.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -110,6 +112,8 @@ def check_filesystems(
 ) -> list[Checked]:
     """Check each filesystem that has a checker; nothing is mounted meanwhile, and nothing is written.
 
+    What goes wrong with one of them is told as its verdict, and keeps nobody from the next.
+
     Args:
         attachment: the disks, and the volumes on them that are open.
         filesystems: what their partitions and volumes hold.
@@ -117,32 +121,37 @@ def check_filesystems(
 
     Raises:
         JobError: it was cancelled.
-        OSError: a device cannot be read.
     """
-    return [_check(attachment, found, cancelled) for found in filesystems if found.type in _CHECKERS]
+    deadline = time.monotonic() + _TIMEOUT
+    checked = []
+    for found in filesystems:
+        if found.type in _CHECKERS:
+            verdict, message = _check(attachment, found, deadline - time.monotonic(), cancelled)
+            checked.append(Checked(found.place, found.type, verdict, message))
+    return checked
 
 
-def _check(attachment: Attachment, filesystem: Filesystem, cancelled: t.Callable[[], bool]) -> Checked:
-    partition, checker = filesystem.partition, _CHECKERS[filesystem.type]
+def _check(
+    attachment: Attachment, filesystem: Filesystem, seconds: float, cancelled: t.Callable[[], bool]
+) -> tuple[Verdict, str]:
+    partition = filesystem.partition
     device = attachment.disks[partition.disk].partition_device(partition)
     if filesystem.members != 1:
-        return Checked(filesystem.place, filesystem.type, "unchecked", "it lies on several disks")
-    if needs_replay(device, filesystem.type):
-        # What is in the journal would look like damage.
-        return Checked(filesystem.place, filesystem.type, "unchecked", "its journal is still to be replayed")
+        return "unchecked", "it lies on several disks"
+    command: list[str | pathlib.Path] = [*_CHECKERS[filesystem.type].command, device]
     try:
-        done = _run(checker, device, filesystem, cancelled)
+        if needs_replay(device, filesystem.type):
+            # What is in the journal would look like damage.
+            return "unchecked", "its journal is still to be replayed"
+        what = f"Checking {filesystem.place}"
+        return judge(filesystem.type, run_to_end(command, what=what, timeout=seconds, cancelled=cancelled))
+    except OSError as error:
+        return "unchecked", f"it cannot be read ({error.strerror})"
     except JobError as error:
         if error.reason == "Cancelled":
             raise
-        return Checked(filesystem.place, filesystem.type, "unchecked", error.message)
-    verdict, message = judge(filesystem.type, done)
-    return Checked(filesystem.place, filesystem.type, verdict, message)
-
-
-def _run(checker: _Checker, device: pathlib.Path, filesystem: Filesystem, cancelled: t.Callable[[], bool]) -> Finished:
-    what = f"Checking {filesystem.place}"
-    return run_to_end([*checker.command, device], what=what, timeout=_TIMEOUT, cancelled=cancelled)
+        # Of a sound filesystem no checker has so much to say.
+        return ("damaged" if error.reason == "TooMuchOutput" else "unchecked"), error.message
 
 
 def judge(fstype: str, done: Finished) -> tuple[Verdict, str]:

@@ -12,6 +12,7 @@ the models have none, because the API server refuses rules whose cost it cannot 
 
 from __future__ import annotations
 
+import re
 import typing as t
 
 from . import _pydantic as p
@@ -46,7 +47,7 @@ _UPWARD = "matches('(^|/)[.][.](/|$)')"
 
 def _once(items: str, key: str, message: str) -> Rule:
     """Return the rule that no two ``items`` agree in ``key``, a CEL expression over the item ``x``."""
-    other = key.replace("x.", "y.")
+    other = re.sub(r"\bx\b", "y", key)
     return Rule(f"self.{items}.all(x, self.{items}.exists_one(y, {other} == {key}))", message)
 
 
@@ -138,7 +139,7 @@ _RULES: dict[str, list[Rule]] = {
             "size(self.devices) == 0 || self.allocation != 'preallocated'",
             "devices and allocation preallocated exclude each other: a device has its room already",
         ),
-        Rule("self.devices.all(x, self.devices.exists_one(y, y == x))", "one device cannot be two disks"),
+        _once("devices", "x", "one device cannot be two disks"),
         Rule(f"!self.devices.exists(x, x.{_UPWARD})", _NO_UPWARD, ".devices"),
         Rule(f"!has(self.path) || !self.path.{_UPWARD}", _NO_UPWARD, ".path"),
     ],
@@ -149,15 +150,8 @@ _RULES: dict[str, list[Rule]] = {
         ),
         _once("macMap", "x.source.lowerAscii()", "two entries of macMap for one card"),
         _once("macMap", "x.target.lowerAscii()", "two cards of macMap with one address"),
-        Rule(
-            "self.macs.all(x, self.macs.exists_one(y, y.lowerAscii() == x.lowerAscii()))",
-            "two cards of macs with one address",
-        ),
-        Rule(
-            "self.map.all(x, self.map.exists_one(y, (has(y.source) ? y.source : '') == "
-            "(has(x.source) ? x.source : '')))",
-            "two entries of map for one network",
-        ),
+        _once("macs", "x.lowerAscii()", "two cards of macs with one address"),
+        _once("map", "(has(x.source) ? x.source : '')", "two entries of map for one network"),
     ],
     "NetworkMapping": [
         Rule("!(has(self.network) && has(self.bridge))", "a card is in one place: give network or bridge, not both"),

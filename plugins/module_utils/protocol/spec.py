@@ -553,7 +553,8 @@ class VerifySpec(Document):
     timeout_seconds: t.Annotated[int, p.Field(ge=10, le=7200)] = 600
     """Patience with one boot test, in seconds."""
     fsck: FsckPolicy = FsckPolicy.SKIP
-    """Whether the guest's filesystems are checked, as they are after the fix and before anything is copied."""
+    """Whether the guest's filesystems are checked, as they are after the fix and before anything is copied; not by the
+    operations that fix nothing (``inspect``, ``plan``, ``boot-test``)."""
     marker: t.Annotated[str, p.Field(min_length=1, max_length=200)] | None = None
     """A text that the guest's console must show; unset: the guest reports its boot target, or a login prompt."""
 

@@ -6,9 +6,11 @@
 
 from __future__ import annotations
 
+import typing as t
+
 from ...guests.session import Examined, GuestSession
 from ...protocol import models
-from ...protocol.errors import environment, unsupported
+from ...protocol.errors import ErrorClass, JobError, environment, unsupported
 from ..job_context import JobContext, Skipped
 
 
@@ -37,34 +39,50 @@ def _fix(context: JobContext) -> str:
 
 
 def _check_filesystems(context: JobContext) -> None:
+    """Tell what is wrong with the filesystems; where the job requires that nothing is, fail at the first."""
+    context.report("fix", 0, 0, "checking the filesystems")
+    for problem in _problems(context):
+        if context.spec.verify.fsck is models.FsckPolicy.REQUIRE:
+            raise problem
+        context.warn(problem.message)
+
+
+def _problems(context: JobContext) -> t.Iterator[JobError]:
     def work(guest: GuestSession) -> Examined:
         guest.probe()
         return guest.examine()
 
-    context.report("fix", 0, 0, "checking the filesystems")
-    guest, examined = context.with_guest(work, writable=False, stage="fix")
+    try:
+        guest, examined = context.with_guest(work, writable=False, stage="fix")
+    except JobError as error:
+        if error.error_class is ErrorClass.TRANSIENT:
+            raise
+        problem = _unchecked("The filesystems were", error.message)
+        # Another worker may have it, and then gets the job.
+        problem.needs = error.needs
+        yield problem
+        return
     guest.close()
     for warning in examined.warnings:
         context.warn(warning)
-    required = context.spec.verify.fsck is models.FsckPolicy.REQUIRE
     for found in examined.filesystems:
         what = f"The {found.type} filesystem on {found.place}"
         if found.verdict == "damaged":
-            message = f"{what} is damaged: {found.message.rstrip('.')}."
-            if required:
-                raise unsupported(
-                    "FilesystemDamaged",
-                    message,
-                    "Check it where the VM runs now (fsck), shut the VM down and export it again; or take it as it is, "
-                    "with verify.fsck: warn.",
-                )
-            context.warn(message)
+            yield unsupported(
+                "FilesystemDamaged",
+                f"{what} is damaged: {found.message.rstrip('.')}.",
+                "Check it where the VM runs now (fsck), shut the VM down and export it again; or take it as it is, "
+                "with verify.fsck: warn.",
+            )
         elif found.verdict == "unchecked":
-            message = f"{what} was not checked: {found.message.rstrip('.')}."
-            if required:
-                raise environment(
-                    "FilesystemUnchecked", message, "Use a worker that can check it, or set verify.fsck to warn."
-                )
-            context.warn(message)
+            yield _unchecked(f"{what} was", found.message)
         elif found.verdict == "false-alarm":
             context.warn(f"{what} is sound, though its checker complains: {found.message}.")
+
+
+def _unchecked(what: str, why: str) -> JobError:
+    return environment(
+        "FilesystemUnchecked",
+        f"{what} not checked: {why.rstrip('.')}.",
+        "Use a worker that can check it, or set verify.fsck to warn.",
+    )

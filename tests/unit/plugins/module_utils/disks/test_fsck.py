@@ -6,9 +6,15 @@
 
 from __future__ import annotations
 
+import os
+import pathlib
+import types
+import typing as t
+
 import pytest
 from ansible_collections.hyper2kvm.core.plugins.module_utils.disks.command import Finished
-from ansible_collections.hyper2kvm.core.plugins.module_utils.disks.fsck import judge
+from ansible_collections.hyper2kvm.core.plugins.module_utils.disks.fsck import check_filesystems, judge
+from ansible_collections.hyper2kvm.core.plugins.module_utils.disks.model import Filesystem, Partition
 
 _XFS_BEGIN = """\
 Phase 1 - find and verify superblock...
@@ -83,3 +89,25 @@ def test_an_exit_that_says_damage_without_a_word_is_damage() -> None:
 
 def test_a_checkers_words_are_harmless_on_a_terminal() -> None:
     assert "\x1b" not in judge("ext4", Finished(4, b"\x1b[2J", b""))[1]
+
+
+@pytest.mark.parametrize(
+    ("program", "verdict", "told"),
+    [
+        ("yes Inode 12 ref count is 9 | head --bytes=5M; exit 4", "damaged", "more than 4 MiB"),
+        ("kill -KILL $$", "unchecked", "status -9"),
+    ],
+)
+def test_a_checker_that_does_not_end_well_keeps_nobody_from_the_next(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch, program: str, verdict: str, told: str
+) -> None:
+    (tmp_path / "e2fsck").write_text(f"#!/bin/sh\n{program}\n", encoding="utf-8")
+    (tmp_path / "e2fsck").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    (tmp_path / "device").write_bytes(bytes(4096))
+    devices = {"disk0": tmp_path / "device", "disk1": tmp_path / "gone"}
+    disks = {name: types.SimpleNamespace(partition_device=lambda _p, d=device: d) for name, device in devices.items()}
+    found = [Filesystem(Partition(name, 1, 0, 4096), "ext4") for name in devices]
+    first, second = check_filesystems(t.cast("t.Any", types.SimpleNamespace(disks=disks)), found)
+    assert first.verdict == verdict and told in first.message
+    assert second.verdict == "unchecked" and "cannot be read" in second.message
