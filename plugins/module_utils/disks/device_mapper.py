@@ -127,7 +127,7 @@ def no_device_mapper(why: str) -> JobError:
     """The error of a kernel that cannot open volumes."""
     return environment(
         "NoDeviceMapper",
-        f"The guest has volumes of LVM, LUKS or RAID, which are not opened by this worker's kernel: {why}.",
+        f"The guest has volumes of LVM, LUKS or RAID, which are not opened by this worker's kernel: {why.rstrip('.')}.",
         "Load the kernel module dm_mod, give the worker a kernel for micro-VMs, or use a worker that has either.",
     )
 
