@@ -26,6 +26,8 @@ from ...disks.qemu import file_blockdev
 from ...protocol.errors import JobError, environment, transient
 from . import confinement
 
+_HELP = "See that qemu-storage-daemon runs on the worker's host, and that its scratch folder has room."
+
 #: Bytes that a guest may write to one disk.
 LAYER_LIMIT = 4 * 1024**3
 #: For the daemon to write out what it holds. Seconds.
@@ -82,7 +84,7 @@ class LayerServer(Closing):
                 raise environment(
                     "NoLayerServer",
                     f"The virtual machine's disks cannot be served: {error}.",
-                    "See that qemu-storage-daemon runs on the worker's host, and that its scratch folder has room.",
+                    _HELP,
                 ) from error
             finally:
                 with contextlib.suppress(OSError):
@@ -114,7 +116,7 @@ class LayerServer(Closing):
         return environment(
             "NoLayerServer",
             f"The virtual machine's disks cannot be served: {said}.",
-            "See that qemu-storage-daemon runs on the worker's host, and that its scratch folder has room.",
+            _HELP,
         )
 
     def close(self) -> None:

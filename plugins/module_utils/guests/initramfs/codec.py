@@ -26,6 +26,10 @@ import zlib
 from ...disks.command import confined, last_lines
 from ...protocol.errors import environment, invalid
 
+#: What helps against an initramfs that cannot be read.
+_SMALLER = "Build it anew in the source VM with less in it, and export again."
+_ANEW = "Build it anew in the source VM (update-initramfs -u, dracut --force), and export again."
+
 try:
     from isal import isal_zlib
 except ImportError:  # zlib gives the same bytes, more slowly
@@ -135,7 +139,7 @@ class _Inflated:
             raise invalid(
                 "InitramfsTooBig",
                 f"An archive unpacks to more than {UNPACKED_LIMIT >> 30} GiB.",
-                "Build it anew in the source VM with less in it, and export again.",
+                _SMALLER,
             )
         self._buffer = self._buffer[self._at :] + chunk if self._at < len(self._buffer) else chunk
         self._at = 0
@@ -277,7 +281,7 @@ def open_stream(fd: int, offset: int, compression: Compression) -> t.Iterator[By
         raise invalid(
             "InitramfsDamaged",
             f"The {compression.value} data at byte {offset} are damaged: {error}.",
-            "Build it anew in the source VM (update-initramfs -u, dracut --force), and export again.",
+            _ANEW,
         ) from error
     finally:
         if isinstance(stream, _ByProgram):
@@ -307,7 +311,7 @@ def decompress(data: bytes, compression: Compression, limit: int) -> bytes:
         raise invalid(
             "InitramfsTooBig",
             f"A module unpacks to more than {limit >> 20} MiB.",
-            "Build it anew in the source VM with less in it, and export again.",
+            _SMALLER,
         )
     return plain
 

@@ -20,6 +20,10 @@ from . import codec, cpio
 from .codec import Compression
 from .rootfs import RootFs
 
+#: What helps against an initramfs that cannot be read.
+_SMALLER = "Build it anew in the source VM with less in it, and export again."
+_ANEW = "Build it anew in the source VM (update-initramfs -u, dracut --force), and export again."
+
 #: An appended archive begins at a multiple of this, at least 4 zeros behind the archive before it.
 _ALIGNMENT = 512
 #: Nothing that boots is near it, and all of it is read. Bytes.
@@ -66,7 +70,7 @@ def parse(fd: int, keep: t.Callable[[str, int], bool]) -> Initramfs:
         raise invalid(
             "InitramfsTooBig",
             f"The file is bigger than {_FILE_LIMIT >> 20} MiB.",
-            "Build it anew in the source VM with less in it, and export again.",
+            _SMALLER,
         )
     segments: list[Segment] = []
     consumer = _Consumer(keep)
@@ -84,7 +88,7 @@ def parse(fd: int, keep: t.Callable[[str, int], bool]) -> Initramfs:
                     raise invalid(
                         "InitramfsDamaged",
                         f"The {compression.value} data at byte {position} are empty.",
-                        "Build it anew in the source VM (update-initramfs -u, dracut --force), and export again.",
+                        _ANEW,
                     )
                 while consumer.archive(stream):
                     pass
@@ -97,7 +101,7 @@ def parse(fd: int, keep: t.Callable[[str, int], bool]) -> Initramfs:
         raise invalid(
             "InitramfsDamaged",
             "The file is no initramfs: it begins with no archive that a kernel knows.",
-            "Build it anew in the source VM (update-initramfs -u, dracut --force), and export again.",
+            _ANEW,
         )
     return Initramfs(size, tuple(segments), consumer.root, junk)
 
@@ -121,7 +125,7 @@ class _Consumer:
                     raise invalid(
                         "InitramfsTooBig",
                         f"It holds more than {_ENTRIES_LIMIT} files.",
-                        "Build it anew in the source VM with less in it, and export again.",
+                        _SMALLER,
                     )
                 if entry.name != cpio.TRAILER:
                     self.root.unpack(entry)
@@ -129,7 +133,7 @@ class _Consumer:
             raise invalid(
                 "InitramfsDamaged",
                 f"An archive in it is damaged: {error}.",
-                "Build it anew in the source VM (update-initramfs -u, dracut --force), and export again.",
+                _ANEW,
             ) from error
         self.root.end_archive()
         return found
