@@ -28,7 +28,7 @@ RUN /opt/hyper2kvm/venv/bin/python -m compileall -q /opt/hyper2kvm/collections
 
 # -- the operator: no tools, no privileges -----------------------------------------------------------------------------
 FROM python AS operator
-ARG VERSION=1.0.0
+ARG VERSION=1.3.0
 ARG REVISION=unknown
 LABEL org.opencontainers.image.title="hyper2kvm operator" \
       org.opencontainers.image.description="Queues migrations of virtual machines to KVM and assigns them to workers" \
@@ -51,7 +51,7 @@ RUN apt-get update \
     && xargs apt-get install --yes --no-install-recommends < /tmp/packages \
     && apt-get clean && rm -rf /var/lib/apt/lists/* /tmp/packages \
     && mkdir -p /data/input/jobs /data/output
-ARG VERSION=1.0.0
+ARG VERSION=1.3.0
 ARG REVISION=unknown
 LABEL org.opencontainers.image.title="hyper2kvm worker" \
       org.opencontainers.image.description="Moves virtual machines from other hypervisors to KVM guests that were seen booting" \

@@ -6,6 +6,8 @@
 
 from __future__ import annotations
 
+import concurrent.futures
+import contextlib
 import os
 import pathlib
 import re
@@ -43,23 +45,22 @@ def cost(scratch: pathlib.Path) -> list[Figure]:
     differ by. Of metrics and of progress that is processor time: other processes and threads spend it, beside the work.
     Of events it is wall: a stage waits until its event is on the disk.
     """
-    place = scratch / "host"
-    place.mkdir()
-    host = ConversionHost(place)
-    host.add(build("debian12") / "debian12.ova", "web01.ova")
+    host = _host(scratch / "quiet")
+    with running_worker(host) as process:
+        run(host, "web01", "web01.ova")
+        quiet = _memory(process.pid)
+    host = _host(scratch / "host")
     with running_worker(host, "--metrics-port", "0") as process:
-        log = (place / "worker.log").read_text(encoding="utf-8")
+        log = (scratch / "host" / "worker.log").read_text(encoding="utf-8")
         (url,) = re.findall(r"metrics: (http://\S+)", log)
-        (teller,) = children(process.pid)
-        # Before anybody asked it, it has not loaded all that it needs.
-        _ask(url)
         done = run(host, "web01", "web01.ova")
         wall = seconds_of(done)
-        before = _processor(teller)
+        before = _processor(process.pid)
         for dummy in range(_SCRAPES):
             _ask(url)
-        scrape = (_processor(teller) - before) / _SCRAPES
-        memory = _unshared(teller)
+        scrape = (_processor(process.pid) - before) / _SCRAPES
+        at_rest = _memory(process.pid)
+        asked = _memory_while_asked(process.pid, url)
         backend = LocalBackend(host.output / ".hyper2kvm")
         events = len(backend.events("web01"))
         backend.close()
@@ -73,8 +74,16 @@ def cost(scratch: pathlib.Path) -> list[Figure]:
     print(f"  a conversion of {wall:.1f} s with {events} events: {told}")
     return [
         Figure("metrics, events, progress ÷ a conversion", 100 * sum(parts.values()) / wall, " %", limit=1),
-        Figure("memory of what tells metrics, its own", memory / _MIB, " MiB", limit=10),
+        Figure("memory of a worker that tells metrics, beyond one that does not", (at_rest - quiet) / _MIB, " MiB", 10),
+        Figure("the same at the moment of an answer", (asked - quiet) / _MIB, " MiB"),
     ]
+
+
+def _host(place: pathlib.Path) -> ConversionHost:
+    place.mkdir()
+    host = ConversionHost(place)
+    host.add(build("debian12") / "debian12.ova", "web01.ova")
+    return host
 
 
 def _writes(state: pathlib.Path) -> tuple[float, float]:
@@ -116,12 +125,28 @@ def _ask(url: str) -> None:
 
 
 def _processor(pid: int) -> float:
-    """Seconds of processor time that a process has spent (proc(5), stat)."""
+    """Seconds of processor time of a process and of those of its children that have ended (proc(5), stat)."""
     fields = pathlib.Path(f"/proc/{pid}/stat").read_text(encoding="ascii").rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / t.cast(int, os.sysconf("SC_CLK_TCK"))
+    return sum(int(field) for field in fields[11:15]) / t.cast(int, os.sysconf("SC_CLK_TCK"))
 
 
-def _unshared(pid: int) -> int:
-    """Bytes that a process alone has (proc(5), smaps_rollup): what there would be less of without it."""
-    lines = pathlib.Path(f"/proc/{pid}/smaps_rollup").read_text(encoding="ascii").splitlines()
-    return sum(int(line.split()[1]) * 1024 for line in lines if line.startswith("Private_"))
+def _memory(pid: int) -> int:
+    """Bytes of a process and its children: the sum of their proportional set sizes (proc(5), smaps_rollup)."""
+    total = 0
+    for one in (pid, *children(pid)):
+        # One that ends meanwhile has none.
+        with contextlib.suppress(OSError):
+            lines = pathlib.Path(f"/proc/{one}/smaps_rollup").read_text(encoding="ascii").splitlines()
+            total += sum(int(line.split()[1]) * 1024 for line in lines if line.startswith("Pss:"))
+    return total
+
+
+def _memory_while_asked(pid: int, url: str) -> int:
+    """The most that was seen while one client after the other was answered; bytes."""
+    most = 0
+    with concurrent.futures.ThreadPoolExecutor(1) as client:
+        for dummy in range(_SCRAPES):
+            asking = client.submit(_ask, url)
+            while not asking.done():
+                most = max(most, _memory(pid))
+    return most

@@ -35,6 +35,7 @@ from ..telemetry.version import collection_version
 from . import job_process, keeper, workdirs
 from .capabilities import probe
 from .config import Config, worker_name
+from .exporter import Exporter, Telling
 from .job_process import Pipeline
 from .jobs_folder import JobsFolder
 from .local import starting_lock
@@ -87,14 +88,15 @@ def _target_device(allowed: tuple[str, ...]) -> models.Capability:
 class Agent:
     """A worker on the local queue."""
 
-    def __init__(self, config: Config, pipeline: Pipeline) -> None:
-        """Prepare a worker that carries out jobs by ``pipeline``.
+    def __init__(self, config: Config, pipeline: Pipeline, exporter: Exporter | None = None) -> None:
+        """Prepare a worker that carries out jobs by ``pipeline``, and tells its metrics by ``exporter``.
 
         Raises:
             JobError: (environment) the state folder cannot be used.
         """
         self._config = config
         self._pipeline = pipeline
+        self._exporter = exporter or Exporter(Telling(), config.state_dir, config.roots, in_cluster=False)
         self._backend = LocalBackend(config.state_dir, patience=config.lease_seconds / _BEATS)
         self._jobs_folder = config.jobs_dir and JobsFolder(config.jobs_dir, config.state_dir, self._backend)
         self._name = worker_name(os.getpid())
@@ -137,8 +139,10 @@ class Agent:
                     self._register()
                 if self._finished():
                     break
-                select.select([self._wake[0]], [], [], _TURN_SECONDS)
+                select.select([self._wake[0], *self._exporter.descriptors()], [], [], _TURN_SECONDS)
                 self._drain_wake()
+                # A connection to SQLite must not cross a fork.
+                self._exporter.turn(self._backend.close)
         finally:
             self._kill_all()
             with contextlib.suppress(JobError):
@@ -147,6 +151,7 @@ class Agent:
                 self._count()
                 self._backend.unregister(self._name)
             self._backend.close()
+            self._exporter.close()
             log.info("worker %s ends", self._name)
 
     def _register(self) -> None:
@@ -323,7 +328,7 @@ class Agent:
         # A connection to SQLite must not cross a fork.
         self._backend.close()
         try:
-            child = job_process.start(job, self._config, self._pipeline)
+            child = job_process.start(job, self._config, self._pipeline, self._exporter.leave)
         except OSError as error:
             hold = Hold(job.metadata.uid or "", job.status.epoch)
             problem = errors.transient(

@@ -34,6 +34,7 @@ from ..telemetry.units import size
 from . import arguments, display, upkeep
 from .arguments import BAD_INPUT, JOB_FAILED, OK
 from .config import LEASE_SECONDS, NODE_LEASE_SECONDS, Config, kernel_folder, make_roots
+from .exporter import Exporter, Telling
 from .job_process import Pipeline
 
 _FOLLOW_SECONDS = 0.3
@@ -234,20 +235,16 @@ def _run(options: argparse.Namespace, pipeline: Pipeline | None) -> int:
     if options.kubernetes:
         return _run_on_node(options, pipeline)
     config = _config(options)
-    with _telling(options, config):
-        from .agent import Agent
+    from .agent import Agent
 
-        agent = Agent(config, _engine(pipeline))
-        agent.run()
-        return JOB_FAILED if options.once and agent.failed_jobs else OK
+    agent = Agent(config, _engine(pipeline), _exporter(options, config))
+    agent.run()
+    return JOB_FAILED if options.once and agent.failed_jobs else OK
 
 
-def _telling(options: argparse.Namespace, config: Config) -> contextlib.AbstractContextManager[None]:
-    """Tell metrics, where that is asked for. The engine, which takes no part in it, is not to be loaded yet."""
-    from . import exporter
-
-    how = exporter.Telling(options.metrics_host, options.metrics_port, options.metrics_textfile)
-    return exporter.telling(how, config.state_dir, config.roots, in_cluster=options.kubernetes)
+def _exporter(options: argparse.Namespace, config: Config) -> Exporter:
+    how = Telling(options.metrics_host, options.metrics_port, options.metrics_textfile)
+    return Exporter(how, config.state_dir, config.roots, in_cluster=options.kubernetes)
 
 
 def _engine(pipeline: Pipeline | None) -> Pipeline:
@@ -270,10 +267,9 @@ def _run_on_node(options: argparse.Namespace, pipeline: Pipeline | None) -> int:
     node = node_status.Node(name, own_namespace(), options.output_shared, options.output_storage)
     try:
         config = _config(options)
-        with _telling(options, config):
-            from . import node_agent
+        from . import node_agent
 
-            return node_agent.run(config, _engine(pipeline), node)
+        return node_agent.run(config, _engine(pipeline), node, _exporter(options, config))
     except JobError as error:
         node_status.tell_unfit(node, error)
         raise

@@ -2,31 +2,31 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""The process that tells a worker's metrics: over HTTP, in a file for node_exporter, or both.
+"""A worker's metrics, told over HTTP, in a file for node_exporter, or both.
 
-A process of its own, because the agent has one thread, which must wait for nobody (see :mod:`.agent`), and because it
-has to answer when the agent hangs. It reads the queue's database, and ends with the process that started it.
+The agent has one thread, which must wait for nobody (see :mod:`.agent`): for each client, and for each writing of the
+file, it forks a process that reads the queue's database, tells, and ends. Between two of them metrics take no more
+memory than the libraries that the agent has loaded for them.
 """
 
 from __future__ import annotations
 
-import collections
 import collections.abc as c
-import contextlib
 import dataclasses
+import functools
 import gc
 import logging
 import os
 import pathlib
 import signal
 import socket
-import threading
+import time
 import typing as t
 
 from ..backends.local import LocalBackend
 from ..protocol import errors
 from ..protocol.errors import JobError
-from ..telemetry.metrics.exposition import Exposition, check_library
+from ..telemetry.metrics.exposition import Exposition
 from . import kernel
 from .context import Roots
 from .health import is_alive
@@ -38,6 +38,10 @@ log = logging.getLogger(__name__)
 _WRITE_SECONDS = 15.0
 #: A client that does not go on for so long is left.
 _CLIENT_SECONDS = 10.0
+#: A process that takes longer is ended by the kernel.
+_PROCESS_SECONDS = 30
+#: Clients that are answered at once; others wait, so that no number of them can fill the host with processes.
+_CLIENTS = 8
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,65 +54,144 @@ class Telling:
     textfile: pathlib.Path | None = None
     """None: in no file."""
 
-    @property
-    def wanted(self) -> bool:
-        """Whether anybody wants them."""
-        return self.port is not None or self.textfile is not None
 
+class Exporter:
+    """What the agent has open for metrics, and the processes that tell them."""
 
-@contextlib.contextmanager
-def telling(how: Telling, state_dir: pathlib.Path, roots: Roots, *, in_cluster: bool) -> c.Iterator[None]:
-    """Tell metrics as long as the context lasts, where ``how`` wants it.
+    def __init__(self, how: Telling, state_dir: pathlib.Path, roots: Roots, *, in_cluster: bool) -> None:
+        """Open what ``how`` wants; from now on clients may come, and wait for the agent's :meth:`turn`.
 
-    It forks: nothing that must not cross a fork may be open yet.
-
-    Raises:
-        JobError: (environment) the port or the file's folder cannot be used, or prometheus_client is missing.
-    """
-    if not how.wanted:
-        yield
-        return
-    check_library()
-    backend = LocalBackend(state_dir)
-    metrics = WorkerMetrics(backend, roots, in_cluster=in_cluster)
-    listening = None if how.port is None else _listen(how.host, how.port)
-    if how.textfile is not None:
-        _write(how.textfile, b"")
-    # Both processes need what reading loads, and share its memory if it is there before the fork; what the collector
-    # of either one does not touch stays shared.
-    collections.deque(metrics.samples(), maxlen=0)
-    backend.close()
-    gc.freeze()
-    parent, pid = os.getpid(), os.fork()
-    if pid == 0:
-        _tell(parent, metrics, state_dir, listening, how.textfile)
-    if listening is not None:
-        host, port = listening.getsockname()[:2]
-        log.info("metrics: http://%s/metrics", f"[{host}]:{port}" if ":" in host else f"{host}:{port}")
-        listening.close()
-    try:
-        yield
-    finally:
-        os.kill(pid, signal.SIGKILL)
-        os.waitpid(pid, 0)
+        Raises:
+            JobError: (environment) the port or the file's folder cannot be used, or prometheus_client is missing.
+        """
+        self._state_dir = state_dir
+        self._textfile = how.textfile
+        self._telling: set[int] = set()
+        self._writing: int | None = None
+        self._next_write = 0.0
+        self._listening: socket.socket | None = None
+        if how.port is None and how.textfile is None:
+            return
+        backend = LocalBackend(state_dir)
+        self._exposition = Exposition(WorkerMetrics(backend, roots, in_cluster=in_cluster).samples)
+        if how.port is not None:
+            self._listening = _listen(how.host, how.port)
+            self._answer = _handler(self._exposition, state_dir, self._listening)
+            host, port = self._listening.getsockname()[:2]
+            log.info("metrics: http://%s/metrics", f"[{host}]:{port}" if ":" in host else f"{host}:{port}")
         if how.textfile is not None:
+            # Whether it can be written is said at once; what it says comes with the first turn.
+            _replace(how.textfile, b"")
+            how.textfile.unlink()
+        # What telling loads is shared with every process that tells if it is here before, as far as the garbage
+        # collectors leave it alone.
+        self._exposition.text()
+        backend.close()
+        gc.freeze()
+
+    def descriptors(self) -> list[int]:
+        """What to wait for to become readable; then it is time for a :meth:`turn`."""
+        if self._listening is None or len(self._telling) >= _CLIENTS:
+            return []
+        return [self._listening.fileno()]
+
+    def turn(self, before_fork: c.Callable[[], None]) -> None:
+        """Answer who has come, and write the file if it is time; waits for nobody.
+
+        ``before_fork`` closes what must not cross a fork.
+        """
+        self._reap()
+        if self._textfile is not None and self._writing is None and time.monotonic() >= self._next_write:
+            self._next_write = time.monotonic() + _WRITE_SECONDS
+            before_fork()
+            self._writing = self._fork(functools.partial(self._write, self._textfile))
+        while self._listening is not None and len(self._telling) < _CLIENTS:
+            try:
+                client, address = self._listening.accept()
+            except OSError:
+                # Nobody has come, or whoever did has gone.
+                break
+            before_fork()
+            pid = self._fork(functools.partial(self._answer, client, address))
+            client.close()
+            if pid is not None:
+                self._telling.add(pid)
+
+    def leave(self) -> None:
+        """Let go of the port: in a process that does not tell, such as a job's."""
+        if self._listening is not None:
+            self._listening.close()
+            self._listening = None
+
+    def close(self) -> None:
+        """End: nobody is answered any more, and there is no file."""
+        self.leave()
+        for pid in (*self._telling, *([] if self._writing is None else [self._writing])):
+            os.kill(pid, signal.SIGKILL)
+            os.waitpid(pid, 0)
+        if self._textfile is not None:
             # A worker that has ended in order is not lost, and has nothing more to say.
-            how.textfile.unlink(missing_ok=True)
+            self._textfile.unlink(missing_ok=True)
+
+    def _write(self, file: pathlib.Path) -> None:
+        _replace(file, self._exposition.text())
+
+    def _reap(self) -> None:
+        self._telling = {pid for pid in self._telling if os.waitpid(pid, os.WNOHANG)[0] == 0}
+        if self._writing is not None and os.waitpid(self._writing, os.WNOHANG)[0] != 0:
+            self._writing = None
+
+    def _fork(self, tell: c.Callable[[], None]) -> int | None:
+        parent = os.getpid()
+        try:
+            pid = os.fork()
+        except OSError as error:
+            log.warning("metrics: no process can be made: %s", error.strerror)
+            return None
+        if pid:
+            return pid
+        code = 1
+        try:
+            # Each page that a collection touches would be copied, and the process ends before there is much to collect.
+            gc.disable()
+            kernel.die_with_parent()
+            if os.getppid() != parent:
+                os._exit(code)
+            kernel.name_process("h2k-metrics")
+            signal.set_wakeup_fd(-1)
+            for number in (signal.SIGCHLD, signal.SIGTERM, signal.SIGALRM):
+                signal.signal(number, signal.SIG_DFL)
+            # Ctrl-C at the terminal is the worker's affair, whose end is this one's.
+            signal.signal(signal.SIGINT, signal.SIG_IGN)
+            signal.alarm(_PROCESS_SECONDS)
+            self.leave()
+            tell()
+            code = 0
+        except JobError as error:
+            log.warning("metrics: %s", error)
+        except BaseException:
+            log.exception("the process that tells metrics failed")
+        finally:
+            # Nothing that the worker set up is torn down in its copy.
+            logging.shutdown()
+            os._exit(code)
 
 
 def _listen(host: str, port: int) -> socket.socket:
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
-        return socket.create_server((host, port), family=family)
+        listening = socket.create_server((host, port), family=family)
     except OSError as error:
         raise errors.environment(
             "PortUnusable",
             f"Metrics cannot be told at {host}, port {port}: {error.strerror}.",
             "Give another port (--metrics-port), or end what listens there.",
         ) from error
+    listening.setblocking(False)
+    return listening
 
 
-def _write(path: pathlib.Path, text: bytes) -> None:
+def _replace(path: pathlib.Path, text: bytes) -> None:
     """Replace the file as a whole, because node_exporter may read it at any moment.
 
     Raises:
@@ -128,43 +211,11 @@ def _write(path: pathlib.Path, text: bytes) -> None:
         ) from error
 
 
-def _tell(
-    parent: int,
-    metrics: WorkerMetrics,
-    state_dir: pathlib.Path,
-    listening: socket.socket | None,
-    textfile: pathlib.Path | None,
-) -> t.NoReturn:
-    code = 1
-    try:
-        kernel.die_with_parent()
-        kernel.name_process("h2k-metrics")
-        # Ctrl-C at the terminal is the worker's affair, whose end is this one's.
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
-        exposition = Exposition(metrics.samples)
-        if listening is not None:
-            threading.Thread(target=_serve, args=(exposition, state_dir, listening), daemon=True).start()
-        forever = threading.Event()
-        # If the parent died before the line above, the kernel said nothing.
-        while os.getppid() == parent:
-            if textfile is not None:
-                try:
-                    _write(textfile, exposition.text())
-                except JobError as error:
-                    log.warning("metrics: %s", error)
-            forever.wait(_WRITE_SECONDS)
-        code = 0
-    except BaseException:
-        log.exception("the process that tells metrics failed")
-    finally:
-        # Nothing that the worker set up is torn down in its copy.
-        logging.shutdown()
-        os._exit(code)
-
-
-def _serve(exposition: Exposition, state_dir: pathlib.Path, listening: socket.socket) -> None:
-    import socketserver
+def _handler(
+    exposition: Exposition, state_dir: pathlib.Path, listening: socket.socket
+) -> c.Callable[[socket.socket, t.Any], None]:
+    """Return what answers the one request of a client, who has an address, and ends the connection."""
+    # Not above: whoever is not asked for metrics need not wait for it.
     import wsgiref.simple_server
 
     metrics = exposition.application()
@@ -190,23 +241,19 @@ def _serve(exposition: Exposition, state_dir: pathlib.Path, listening: socket.so
         def log_message(self, format: str, *args: t.Any) -> None:
             """Say nothing of requests."""
 
-    class Server(socketserver.ThreadingMixIn, wsgiref.simple_server.WSGIServer):
-        daemon_threads = True
+    host, port = listening.getsockname()[:2]
+    server = wsgiref.simple_server.WSGIServer((host, port), Handler, bind_and_activate=False)
+    # It is only to answer: the agent listens, and accepts.
+    server.socket.close()
+    server.server_name, server.server_port = host, port
+    server.setup_environ()
+    server.set_app(answer)
 
-        def server_bind(self) -> None:
-            """Take the socket that listens already."""
-            self.socket.close()
-            self.socket = listening
-            self.server_name, self.server_port = listening.getsockname()[:2]
-            self.setup_environ()
-
-        def server_activate(self) -> None:
-            """It listens."""
-
-        def handle_error(self, request: t.Any, client_address: t.Any) -> None:
-            """A client that went away is no fault of ours."""
+    def reply(client: socket.socket, address: t.Any) -> None:
+        try:
+            server.process_request(client, address)
+        except OSError:
+            # A client that went away is no fault of ours.
             log.debug("metrics: a request failed", exc_info=True)
 
-    server = Server(listening.getsockname()[:2], Handler)
-    server.set_app(answer)
-    server.serve_forever()
+    return reply

@@ -64,10 +64,12 @@ class Child:
         os.close(self._gate)
 
 
-def start(job: models.MigrationJob, config: Config, pipeline: Pipeline) -> Child:
+def start(
+    job: models.MigrationJob, config: Config, pipeline: Pipeline, let_go: t.Callable[[], None] = lambda: None
+) -> Child:
     """Start the process of a job that this worker has just claimed; it waits for :meth:`Child.begin`.
 
-    The caller has closed its connection to the queue.
+    The caller has closed its connection to the queue; ``let_go`` closes, in the process, what else is the caller's.
 
     Raises:
         OSError: no process or namespace can be made.
@@ -83,6 +85,7 @@ def start(job: models.MigrationJob, config: Config, pipeline: Pipeline) -> Child
         code = EXIT_UNREPORTED
         try:
             os.close(gate)
+            let_go()
             _isolate(job.metadata.name, waiting)
             _guard(config.roots)
             code = _run(job, hold, config, pipeline, workdir)

@@ -45,6 +45,7 @@ from ..protocol.lifecycle import HELD, TERMINAL, Phase
 from ..telemetry.logs import JobLog
 from . import keeper, node_relay, node_status, node_worker, workdirs
 from .config import Config
+from .exporter import Exporter
 from .health import ALIVE, SILENT_SECONDS
 from .job_process import Pipeline
 from .node_status import Node
@@ -88,7 +89,7 @@ _CONFLICT = 409
 KEEPER = "keeper"
 
 
-def run(config: Config, pipeline: Pipeline, node: Node, login: Login | None = None) -> int:
+def run(config: Config, pipeline: Pipeline, node: Node, exporter: Exporter, login: Login | None = None) -> int:
     """Work for the cluster until told to leave by SIGTERM, and return the exit status; 1 if the worker ended by itself.
 
     Raises:
@@ -98,7 +99,7 @@ def run(config: Config, pipeline: Pipeline, node: Node, login: Login | None = No
     holding = node_worker.lock(config.state_dir)
     config = dataclasses.replace(config, keeper=config.state_dir / KEEPER)
     try:
-        worker = node_worker.Worker(config, pipeline)
+        worker = node_worker.Worker(config, pipeline, exporter)
         try:
             return asyncio.run(NodeAgent(config, node, backend, worker).run(login))
         finally:

@@ -19,6 +19,7 @@ from ..protocol.errors import JobError
 from . import kernel
 from .agent import Agent
 from .config import Config
+from .exporter import Exporter
 from .job_process import Pipeline
 
 log = logging.getLogger(__name__)
@@ -57,14 +58,18 @@ def lock(state_dir: pathlib.Path) -> int:
 class Worker:
     """The child that runs the queue's agent. It waits until it is told to begin."""
 
-    def __init__(self, config: Config, pipeline: Pipeline) -> None:
-        """Fork it; nothing that must not cross a fork may be open yet: connections, threads, event loops."""
+    def __init__(self, config: Config, pipeline: Pipeline, exporter: Exporter) -> None:
+        """Fork it; nothing that must not cross a fork may be open yet: connections, threads, event loops.
+
+        The child alone has the exporter from then on.
+        """
         waiting, self._gate = os.pipe()
         self.pid = os.fork()
         if self.pid == 0:
             os.close(self._gate)
-            _work(waiting, config, pipeline)
+            _work(waiting, config, pipeline, exporter)
         os.close(waiting)
+        exporter.leave()
         self._ended: int | None = None
 
     def begin(self) -> None:
@@ -110,7 +115,7 @@ def cut_off(account: pathlib.Path) -> None:
         os.environ.pop(variable, None)
 
 
-def _work(waiting: int, config: Config, pipeline: Pipeline) -> None:
+def _work(waiting: int, config: Config, pipeline: Pipeline, exporter: Exporter) -> None:
     code = 1
     try:
         kernel.die_with_parent()
@@ -118,7 +123,7 @@ def _work(waiting: int, config: Config, pipeline: Pipeline) -> None:
         if os.read(waiting, 1) == _GO:
             os.close(waiting)
             cut_off(SERVICE_ACCOUNT)
-            Agent(config, pipeline).run()
+            Agent(config, pipeline, exporter).run()
             code = 0
     except JobError as error:
         log.error("%s", error)

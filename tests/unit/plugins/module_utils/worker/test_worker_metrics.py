@@ -6,6 +6,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import pathlib
 import re
 import signal
@@ -41,6 +43,11 @@ def ask(url: str) -> tuple[int, str]:
             return answer.status, answer.read().decode()
     except urllib.error.HTTPError as error:
         return error.code, error.read().decode()
+
+
+def open_files(pid: int) -> set[str]:
+    """What a process has open."""
+    return {os.readlink(one) for one in pathlib.Path(f"/proc/{pid}/fd").iterdir()}
 
 
 def value(text: str, name: str, **labels: str) -> float:
@@ -141,15 +148,37 @@ def test_takeovers_fences_and_leftovers_are_counted(site: Site) -> None:
     wait_for(lambda: value(ask(f"{url}/metrics")[1], "leftovers_cleaned_total", kind="device") >= 1)
 
 
-def test_it_answers_while_the_worker_is_stopped_and_ends_with_it(site: Site) -> None:
-    worker, url = start(site, "--lease-seconds", "3")
-    (teller,) = children(worker.pid)
-    worker.send_signal(signal.SIGSTOP)
-    wait_for(lambda: ask(f"{url}/healthz")[0] == 503)
-    assert value(ask(f"{url}/metrics")[1], "lease_age_seconds") > 2
-    worker.send_signal(signal.SIGKILL)
-    worker.wait()
-    wait_for(lambda: not alive(teller))
+def test_a_worker_that_ends_takes_along_who_tells_and_the_port(site: Site) -> None:
+    worker, url = start(site)
+    host, dummy, port = url.removeprefix("http://").partition(":")
+    with socket.create_connection((host, int(port))):
+        # It waits for a request, which does not come.
+        (teller,) = wait_for(lambda: children(worker.pid))
+        worker.send_signal(signal.SIGKILL)
+        worker.wait()
+        wait_for(lambda: not alive(teller))
+    with pytest.raises(urllib.error.URLError):
+        ask(f"{url}/healthz")
+
+
+def test_a_job_does_not_hold_the_port(site: Site) -> None:
+    """It works on what strangers made, and has nothing to tell anybody."""
+    worker, url = start(site)
+    site.submit("a", seconds="600")
+    site.running_pid("a")
+    number = int(url.rpartition(":")[2])
+    inode = [
+        line.split()[9] for line in pathlib.Path("/proc/net/tcp").read_text().splitlines() if f":{number:04X} 0" in line
+    ]
+    assert [pid for pid in (worker.pid, *children(worker.pid)) if f"socket:[{inode[0]}]" in open_files(pid)] == [
+        worker.pid
+    ]
+
+
+def test_between_two_questions_there_is_no_process(site: Site) -> None:
+    worker, url = start(site)
+    assert [ask(f"{url}/healthz")[0] for dummy in range(20)] == [200] * 20
+    wait_for(lambda: children(worker.pid) == set())
 
 
 def test_a_file_is_there_while_the_worker_is(site: Site, tmp_path: pathlib.Path) -> None:
@@ -169,6 +198,19 @@ def test_metrics_that_cannot_be_told_are_an_error_in_words(site: Site, tmp_path:
         assert f"127.0.0.1, port {port}" in site.log()
     assert site.start("--metrics-textfile", str(tmp_path / "none" / "x.prom"), ready=False).wait() == 2
     assert f"cannot be written to {tmp_path}/none/x.prom" in site.log() and "Traceback" not in site.log()
+
+
+def test_more_clients_than_are_answered_at_once_wait_their_turn(site: Site) -> None:
+    worker, url = start(site)
+    host, dummy, port = url.removeprefix("http://").partition(":")
+    with contextlib.ExitStack() as silent:
+        for dummy2 in range(12):
+            silent.enter_context(socket.create_connection((host, int(port))))
+        wait_for(lambda: len(children(worker.pid)) == 8)
+        site.submit("a", stages="inspect", seconds="0.1")
+        wait_for(lambda: site.phase("a") is Phase.COMPLETED)
+        wait_for(lambda: len(children(worker.pid)) == 8)
+    assert ask(f"{url}/metrics")[0] == 200
 
 
 @pytest.mark.parametrize("lines", ["", "GET /metrics HTTP/1.1\r\nHost: x\r\n", "\0" * 4096])
