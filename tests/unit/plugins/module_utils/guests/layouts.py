@@ -15,6 +15,7 @@ import gzip
 import lzma
 import pathlib
 import subprocess
+import tempfile
 
 from ansible_collections.hyper2kvm.core.plugins.module_utils.guests.initramfs import cpio
 
@@ -30,6 +31,7 @@ from tests.unit.plugins.module_utils.guests.phony import (
 )
 
 ESP = filesystem(5, "vfat", "AAAA-BBBB", type_id="c12a7328-f81f-11d2-ba4b-00a0c93ec93b")
+RPM_DATABASE = "/usr/lib/sysimage/rpm"
 MACHINE = "0123456789abcdef0123456789abcdef"
 PSEUDO_ELF = b"\x7fELF\x02\x01" + b"\0" * 12 + b"\x3e\0" + b"\0" * 40
 PACKERS: dict[str, c.Callable[[bytes], bytes]] = {
@@ -116,11 +118,41 @@ def systemd(guest: Phony, version: int) -> None:
     guest.put("/usr/lib/udev/rules.d/80-net-setup-link.rules")
 
 
+VMWARE_FILES = ["/usr/bin/vmtoolsd", "/usr/lib/systemd/system/vmtoolsd.service"]
+
+
 def open_vm_tools(guest: Phony, unit: str) -> None:
     """VMware's tools as a package, enabled."""
     guest.put("/usr/bin/vmtoolsd")
     guest.put(f"/usr/lib/systemd/system/{unit}", "[Service]\n")
     guest.link(f"/etc/systemd/system/multi-user.target.wants/{unit}", f"/usr/lib/systemd/system/{unit}")
+
+
+def rpm(guest: Phony, *arguments: str) -> str:
+    """What ``rpm`` says of the guest's packages; its database is SQLite's, as in RHEL 9 and Photon 5."""
+    command = ["rpm", "--force-debian", "--root", guest.folder, "--define", "_db_backend sqlite"]
+    # SUSE's format (ndb) is left out of Debian's rpm.
+    done = subprocess.run([*command, "--dbpath", RPM_DATABASE, *arguments], capture_output=True, text=True, check=False)
+    return done.stdout + done.stderr
+
+
+def rpm_packages(guest: Phony, packages: dict[str, list[str]]) -> None:
+    """A real RPM database that says of these packages that the guest's files are theirs, as they are."""
+    with tempfile.TemporaryDirectory() as place:
+        for name, files in packages.items():
+            spec = pathlib.Path(place, f"{name}.spec")
+            copies = "".join(f"install -Dp {guest.folder}{file} %{{buildroot}}{file}\n" for file in files)
+            spec.write_text(
+                f"Name: {name}\nVersion: 1\nRelease: 1\nSummary: x\nLicense: x\nBuildArch: noarch\n%description\n"
+                f"%install\n{copies}%files\n" + "".join(f"%attr(644, -, -) {file}\n" for file in files)
+            )
+            for file in files:
+                (guest.folder / file.lstrip("/")).chmod(0o644)
+            where = {"_topdir": place, "_rpmdir": place, "__os_install_post": "%{nil}"}
+            define = [word for key, value in where.items() for word in ("--define", f"{key} {value}")]
+            subprocess.run(["rpmbuild", "-bb", "--quiet", *define, spec], capture_output=True, check=True)
+        said = rpm(guest, "--justdb", "--nodeps", "-i", *map(str, pathlib.Path(place, "noarch").iterdir()))
+    assert rpm(guest, "-qa", "--qf", "%{name} ").split() == sorted(packages), said
 
 
 def rhel(folder: pathlib.Path) -> Phony:
@@ -175,6 +207,7 @@ def rhel(folder: pathlib.Path) -> Phony:
     guest.put("/etc/selinux/targeted/contexts/files/file_contexts", "/etc(/.*)?\tsystem_u:object_r:etc_t:s0\n")
     (folder / "etc/dracut.conf.d").mkdir(parents=True)
     open_vm_tools(guest, "vmtoolsd.service")
+    rpm_packages(guest, {"kernel-core": ["/boot/vmlinuz-5.14.0-427.el9.x86_64"], "open-vm-tools": VMWARE_FILES})
     return guest
 
 
@@ -221,6 +254,7 @@ def suse(folder: pathlib.Path) -> Phony:
         f'ATTR{{type}}=="1", NAME="eth0"\n',
     )
     open_vm_tools(guest, "vmtoolsd.service")
+    rpm_packages(guest, {"kernel-default": [f"/boot/vmlinuz-{version}"], "open-vm-tools": VMWARE_FILES})
     return guest
 
 
@@ -365,6 +399,7 @@ def photon(folder: pathlib.Path) -> Phony:
     guest.put("/etc/systemd/network/99-dhcp-en.network", "[Match]\nName=e*\nDriver=vmxnet3\n[Network]\nDHCP=yes\n")
     (folder / "etc/dracut.conf.d").mkdir(parents=True)
     open_vm_tools(guest, "vmtoolsd.service")
+    rpm_packages(guest, {"linux": [f"/boot/vmlinuz-{version}"], "open-vm-tools": VMWARE_FILES})
     return guest
 
 

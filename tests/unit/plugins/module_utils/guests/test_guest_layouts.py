@@ -15,7 +15,7 @@ import pytest
 from ansible_collections.hyper2kvm.core.plugins.module_utils.guests.initramfs import segments
 from ansible_collections.hyper2kvm.core.plugins.module_utils.guests.initramfs.rootfs import RootFs
 
-from tests.unit.plugins.module_utils.guests.layouts import HOOKS, LAYOUTS, MACHINE, MICROCODE
+from tests.unit.plugins.module_utils.guests.layouts import HOOKS, LAYOUTS, MACHINE, MICROCODE, rpm
 from tests.unit.plugins.module_utils.guests.phony import NEW_MAC, OLD_MAC, ROOT_UUID, SWAP_UUID, Phony
 
 ROOT, SWAP = f"UUID={ROOT_UUID}", f"UUID={SWAP_UUID}"
@@ -160,6 +160,15 @@ def test_every_file_that_is_changed_and_none_else(name: str, guest: Phony) -> No
                 assert old in text, f"{path} had no {old!r}"
                 text = text.replace(old, new)
             assert after[path][1].decode() == text and before[path][2] == after[path][2]
+
+
+@pytest.mark.parametrize("name", ["rhel", "suse", "photon"], indirect=True)
+def test_what_packages_own_is_as_they_installed_it(guest: Phony) -> None:
+    assert rpm(guest, "-Va", "--nomtime") == ""
+    convert(guest)
+    assert rpm(guest, "-Va", "--nomtime") == ""
+    (guest.folder / "usr/bin/vmtoolsd").write_text("changed")
+    assert "/usr/bin/vmtoolsd" in rpm(guest, "-Va", "--nomtime")
 
 
 def unpacked(guest: Phony, path: str) -> RootFs:
