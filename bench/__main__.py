@@ -25,7 +25,7 @@ BENCHES: dict[str, t.Callable[[pathlib.Path], list[Figure]]] = {
     "deleted": copy.deleted_files,
     "bandwidth": copy.bandwidth,
     "memory": memory.of_a_worker,
-    "batch": batch.of_eight,
+    "batch": batch.of_sixteen,
     "estimate": estimate.of_time_left,
     "queue": queue.that_cannot_run,
     "playbook": playbook.overhead,

@@ -130,7 +130,7 @@ def open_vm_tools(guest: Phony, unit: str) -> None:
 
 def rpm(guest: Phony, *arguments: str) -> str:
     """What ``rpm`` says of the guest's packages; its database is SQLite's, as in RHEL 9 and Photon 5."""
-    command = ["rpm", "--force-debian", "--root", guest.folder, "--define", "_db_backend sqlite"]
+    command = ["rpm", "--force-debian", "--root", str(guest.folder), "--define", "_db_backend sqlite"]
     # SUSE's format (ndb) is left out of Debian's rpm.
     done = subprocess.run([*command, "--dbpath", RPM_DATABASE, *arguments], capture_output=True, text=True, check=False)
     return done.stdout + done.stderr
