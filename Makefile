@@ -63,7 +63,7 @@ demo: setup ## Build a VMware-style Debian guest (once) and migrate it
 		ln -f "$$ova" .cache/demo/input/web01.ova
 	ansible-playbook -i inventories/demo playbooks/migrate.yml
 
-test: setup lint sanity integration unit hostile oldest e2e faults ## Pass all tests
+test: setup lint sanity integration unit hostile oldest e2e faults test-cluster ## Pass all tests
 
 lint: setup actionlint ## Formatting, types, documentation, import arrows
 	black --check plugins tests bench dashboards scripts
@@ -106,10 +106,10 @@ guests: setup ## Build what `make e2e` boots, where it is not kept from before
 	python -m tests.e2e.kernels
 
 e2e: guests ## Tests with real guests that boot
-	python -m pytest $(SIDE_BY_SIDE) --durations 40 tests/e2e -m "not matrix"
+	python -m pytest $(SIDE_BY_SIDE) --durations 40 tests/e2e -m "not matrix and not long"
 
-test-guests: guests ## Migrate and boot the guests of the whole matrix
-	HYPER2KVM_MATRIX_RESULTS=$(CURDIR)/build/matrix python -m pytest --numprocesses auto tests/e2e -m matrix
+test-guests: guests ## Migrate and boot the guests of the whole matrix, and the other tests that take long
+	HYPER2KVM_MATRIX_RESULTS=$(CURDIR)/build/matrix python -m pytest --numprocesses auto tests/e2e -m "matrix or long"
 
 faults: guests ## A few rounds of the tests that break things
 	python -m pytest tests/faults

@@ -35,6 +35,7 @@ def inventory(tmp_path: pathlib.Path, installed: pathlib.Path) -> Inventory:
     return Inventory(tmp_path, installed)
 
 
+@pytest.mark.long
 def test_a_batch_of_ten_with_two_bad_ones_is_run_until_all_are_moved(
     inventory: Inventory, host: ConversionHost
 ) -> None:

@@ -330,6 +330,7 @@ def test_an_image_that_is_none_is_an_error(bench: Bench) -> None:
 # -- a real guest, as it comes out of VMware ---------------------------------------------------------------------------
 
 
+@pytest.mark.long
 def test_a_filesystem_that_is_missing_is_emergency_mode(bench: Bench) -> None:
     debian = guests.build("debian12") / "disk.raw"
     kept = debian.stat()

@@ -88,13 +88,13 @@ def test_a_rehearsal_copies_nothing_and_spares_the_conversion_its_own(host: Conv
     assert (found["verdict"], found["rehearsal"]["verdict"]) == ("boots", "booted")
     assert not [name for name in host.files() if ".qcow2" in name]
 
-    (done,) = host.run(job("db01-convert", "db01.ova", target={"path": "db01", "format": "raw"}))
+    target = {"path": "db01", "format": "raw"}
+    (done,) = host.run(job("db01-convert", "db01.ova", target=target, verify={"boot": False}))
     stages = {stage["name"]: stage for stage in completed(done)["stages"]}
     assert stages["rehearse"]["skipped"] and "rehearsed before" in stages["rehearse"]["detail"]
     result = host.result("db01/result.json")
-    assert (result["verdict"], result["bootTest"]["verdict"]) == ("boots", "booted")
     assert result["hardware"]["firmware"] == "uefi"
-    facts = result["bootTest"]["facts"]
+    facts = found["rehearsal"]["facts"]
     assert facts["mounts"]["/"]["type"] == "xfs"
     assert facts["interfaces"]["ens192"] == {"mac": "00:50:56:ab:10:31", "driver": "virtio_net"}
     assert "192.168.10.31/24" in facts["addresses"]["ens192"]

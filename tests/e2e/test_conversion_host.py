@@ -162,6 +162,7 @@ def test_a_restart_of_the_service_checkpoints_a_job_and_goes_on_with_it(site: Si
     assert [*_left(site)] == []
 
 
+@pytest.mark.long
 def test_a_newer_collection_takes_the_place_of_the_older_one(site: Site) -> None:
     releases = site.machine.root / "opt/hyper2kvm/releases"
     (before,) = releases.glob("*.tar.gz")
@@ -178,6 +179,7 @@ def test_a_newer_collection_takes_the_place_of_the_older_one(site: Site) -> None
     assert again.recap("conv1")["changed"] == 0, again.output
 
 
+@pytest.mark.long
 def test_a_restart_that_a_failed_run_owes_is_made_by_the_next(site: Site) -> None:
     def pid() -> str:
         return site.machine.inside("systemctl", "show", "--value", "--property=MainPID", "hyper2kvm-worker").stdout

@@ -25,7 +25,12 @@ from tests.guests.specs import SPECS, ServerSpec
 from tests.guests.trees import DEBIAN
 from tests.guests.vm import NO_ROOT_DEVICE, boot, started
 
-BOOTING = ["debian12", "debian12-uefi", "debian12-btrfs", "tiny"]
+BOOTING = [
+    "debian12",
+    pytest.param("debian12-uefi", marks=pytest.mark.long),
+    pytest.param("debian12-btrfs", marks=pytest.mark.long),
+    "tiny",
+]
 
 
 def _variables(folder: pathlib.Path) -> pathlib.Path | None:

@@ -53,6 +53,8 @@ _APPLETS = (
     "md5sum",
     "cut",
 )
+#: By accelerator. In emulation about one kernel in a thousand panics before it gets to its initramfs.
+_TRIALS = {"kvm": 1, "tcg": 2}
 _PACKERS = {
     "gzip": ("gzip", "-n"),
     "xz": ("xz", "--check=crc32", "-1"),
@@ -170,9 +172,12 @@ def _booted(initramfs: pathlib.Path, kernel: TestKernel) -> dict[str, str]:
         *("-blockdev", f"driver=file,filename={disk},node-name=disk,read-only=on"),
         *("-device", "virtio-blk-pci,drive=disk"),
     ]
-    done = subprocess.run(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, timeout=900, check=True)
-    console = done.stdout.decode(errors="replace")
-    reports = [line for line in console.splitlines() if "REPORT " in line and line.rstrip().endswith("END")]
+    for dummy in range(_TRIALS[accelerator.name]):
+        done = subprocess.run(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, timeout=900, check=True)
+        console = done.stdout.decode(errors="replace")
+        reports = [line for line in console.splitlines() if "REPORT " in line and line.rstrip().endswith("END")]
+        if reports:
+            break
     assert len(reports) == 1, console[-3000:]
     words = reports[0].partition("REPORT ")[2].split()[:-1]
     return dict(word.split("=", 1) for word in words)
@@ -188,7 +193,11 @@ def test_without_the_archive_there_is_no_disk(archive: bytes, kernel: TestKernel
 
 @pytest.mark.parametrize(
     ("packer", "early"),
-    [(packer, early) for packer in _PACKERS for early in (True, False)],
+    [
+        pytest.param(packer, early, marks=() if early else pytest.mark.long)
+        for packer in _PACKERS
+        for early in (True, False)
+    ],
 )
 def test_kernel_unpacks_what_was_appended(
     packer: str,

@@ -107,6 +107,7 @@ def physical_volume(disk: pathlib.Path, start: int) -> str:
     return "-".join(raw[begin:end] for begin, end in zip((0, *cuts), cuts, strict=False))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("guest", ["debian12-lvm"], indirect=True)
 def test_volumes_of_lvm_over_two_disks(files: MachineFiles, guest: Guest) -> None:
     """Named with hyphens, linear over both disks and striped; given in any order; a missing one is told by its UUID."""
