@@ -240,7 +240,8 @@ def _machine(spec: GuestSpec) -> list[str]:
         "-m",
         f"{size}M",
         "-smp",
-        str(spec.cpus),
+        # As in a boot test: emulated processors wait for each other.
+        str(spec.cpus if accelerator.name == "kvm" else 1),
         # With ACPI's hotplug the cards are numbered by their slot on the bus; with PCIe's own the port's number counts,
         # as on VMware, and the card in slot 192 becomes ens192.
         "-global",

@@ -385,7 +385,7 @@ def test_with_an_operator_jobs_go_on_by_themselves(site: NodeSite) -> None:
     pod = site.start("--slots", "2")
     names = [f"job{number}" for number in range(5)]
     for name in names:
-        site.submit(name, stages="inspect,copy", seconds="1")
+        site.submit(name, stages="inspect,copy", seconds="3")
     wait_for(lambda: any(site.trace(name)[-1:] == ["1 copy begin"] for name in names))
     os.kill(site.main(pod), signal.SIGKILL)
     pod.wait()
