@@ -17,7 +17,9 @@ from tests.tools.machine import leftovers
 CARD = "00:50:56:ab:99:01"
 
 
-@pytest.mark.parametrize("template", ["debian12-uefi", "debian12-btrfs"], ids=["xfs", "btrfs"])
+@pytest.mark.parametrize(
+    "template", ["debian12-uefi", pytest.param("debian12-btrfs", marks=pytest.mark.long)], ids=["xfs", "btrfs"]
+)
 def test_clones_of_one_template_are_moved_side_by_side(host: ConversionHost, template: str) -> None:
     clones = ("clone-a", "clone-b")
     for name in clones:

@@ -27,9 +27,7 @@ from tests.guests.vm import NO_ROOT_DEVICE, boot, started
 
 BOOTING = [
     "debian12",
-    pytest.param("debian12-uefi", marks=pytest.mark.long),
-    pytest.param("debian12-btrfs", marks=pytest.mark.long),
-    "tiny",
+    *(pytest.param(name, marks=pytest.mark.long) for name in ("debian12-uefi", "debian12-btrfs", "tiny")),
 ]
 
 
@@ -139,6 +137,7 @@ def _wait_until(what: str, condition: c.Callable[[], bool], seconds: float = 120
         time.sleep(0.1)
 
 
+@pytest.mark.long
 def test_a_builder_that_is_killed_leaves_nothing_and_is_followed_by_another(tmp_path: pathlib.Path) -> None:
     packages = package_tree(DEBIAN)
     (tmp_path / packages.name).symlink_to(packages)

@@ -117,6 +117,7 @@ def test_a_guest_has_a_link_and_no_way_out(tmp_path: pathlib.Path, listener: Lis
     assert re.fullmatch(r"12:\d\d", clock)
 
 
+@pytest.mark.long
 def test_the_same_guest_gets_out_where_it_is_not_held(
     tmp_path: pathlib.Path, listener: Listener, monkeypatch: pytest.MonkeyPatch
 ) -> None:

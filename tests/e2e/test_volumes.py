@@ -96,6 +96,7 @@ def test_isolation_by_a_machine_is_waited_for(host: ConversionHost, tmp_path: pa
     assert left["status"]["phase"] == "QUEUED" and not left["status"].get("attempts")
 
 
+@pytest.mark.long
 def test_isolation_by_a_machine(host: ConversionHost, monkeypatch: pytest.MonkeyPatch) -> None:
     """The same changes as without it."""
     host.add(build("tiny") / "tiny.ova", "tiny.ova")
