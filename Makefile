@@ -25,7 +25,7 @@ export HYPER2KVM_TEST_GUESTS := $(GUEST_CACHE)
 
 .PHONY: help setup setup-cluster demo test test-cluster lint unit hostile fuzz guests e2e test-guests faults test-faults \
 	sanity integration oldest compat schemas lock bench bench-cluster build docsite browser screenshots monitoring clean \
-	actionlint galaxy-importer in-a-checkout in-a-collection without-guests image molecule molecule-kubernetes release publish-galaxy publish-chart FORCE
+	actionlint galaxy-importer in-a-checkout in-a-collection without-guests kube nodes image molecule molecule-kubernetes release publish-galaxy publish-chart FORCE
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -127,7 +127,13 @@ faults: guests ## A few rounds of the tests that break things
 test-cluster: setup-cluster ## Tests on a real Kubernetes cluster, which they bring up and take down
 	python -m tests.guests build tiny --cache $(GUEST_CACHE)
 	python -m tests.cluster build
-	python -m pytest --numprocesses 4 --dist loadfile --durations 20 tests/kube  # half of their time they wait
+	$(MAKE) --jobs 2 --output-sync=recurse kube nodes
+
+# Both wait for most of their time.
+kube: setup-cluster
+	python -m pytest $(SIDE_BY_SIDE) --durations 20 tests/kube
+
+nodes: setup-cluster
 	python -m pytest --durations 20 tests/cluster
 
 test-faults: guests fuzz ## Many rounds of them (kills, full disks, 1,000 jobs), and of changed inputs

@@ -307,7 +307,7 @@ def test_whoever_is_killed_the_pod_ends_and_the_next_one_hands_back_and_goes_on(
 
 def test_a_pod_that_is_told_to_end_hands_its_jobs_back(site: NodeSite) -> None:
     pod = site.start("--slots", "1")
-    site.submit(stages="inspect,copy", seconds="1")
+    site.submit(stages="inspect,copy", seconds="5")
     site.assign()
     site.submit("next")
     site.assign("next")
