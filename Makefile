@@ -25,7 +25,8 @@ export HYPER2KVM_TEST_GUESTS := $(GUEST_CACHE)
 
 .PHONY: help setup setup-cluster demo test test-cluster lint unit hostile fuzz guests e2e test-guests faults test-faults \
 	sanity integration oldest compat schemas lock bench bench-cluster build docsite browser screenshots monitoring clean \
-	actionlint galaxy-importer in-a-checkout in-a-collection without-guests kube nodes image molecule molecule-kubernetes release publish-galaxy publish-chart FORCE
+	actionlint galaxy-importer in-a-checkout in-a-collection without-guests kube nodes image molecule molecule-kubernetes \
+	release publish-galaxy publish-chart FORCE
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
