@@ -80,7 +80,7 @@ def test_without_fixes_it_fails_with_the_reason_and_leaves_no_target(host: Conve
 
 
 def test_a_rehearsal_copies_nothing_and_spares_the_conversion_its_own(host: ConversionHost) -> None:
-    host.add(build("debian12-uefi") / "debian12-uefi.ova", "db01.ova")
+    host.add(build("tiny") / "tiny.ova", "db01.ova")
 
     (rehearsed,) = host.run(job("db01-rehearse", "db01.ova", "rehearse", target={"path": "db01"}))
     completed(rehearsed)
@@ -88,13 +88,21 @@ def test_a_rehearsal_copies_nothing_and_spares_the_conversion_its_own(host: Conv
     assert (found["verdict"], found["rehearsal"]["verdict"]) == ("boots", "booted")
     assert not [name for name in host.files() if ".qcow2" in name]
 
-    target = {"path": "db01", "format": "raw"}
-    (done,) = host.run(job("db01-convert", "db01.ova", target=target, verify={"boot": False}))
+    (done,) = host.run(job("db01-convert", "db01.ova", target={"path": "db01"}))
     stages = {stage["name"]: stage for stage in completed(done)["stages"]}
     assert stages["rehearse"]["skipped"] and "rehearsed before" in stages["rehearse"]["detail"]
+    assert host.result("db01/result.json")["verdict"] == "boots"
+
+
+def test_a_uefi_guest_boots_after_the_move_with_empty_variables(host: ConversionHost) -> None:
+    host.add(build("debian12-uefi") / "debian12-uefi.ova", "db01.ova")
+    target = {"path": "db01", "format": "raw"}
+    (done,) = host.run(job("db01-convert", "db01.ova", target=target, verify={"rehearse": "never"}))
+    completed(done)
     result = host.result("db01/result.json")
+    assert (result["verdict"], result["bootTest"]["verdict"]) == ("boots", "booted")
     assert result["hardware"]["firmware"] == "uefi"
-    facts = found["rehearsal"]["facts"]
+    facts = result["bootTest"]["facts"]
     assert facts["mounts"]["/"]["type"] == "xfs"
     assert facts["interfaces"]["ens192"] == {"mac": "00:50:56:ab:10:31", "driver": "virtio_net"}
     assert "192.168.10.31/24" in facts["addresses"]["ens192"]
