@@ -64,7 +64,6 @@ class Exporter:
         Raises:
             JobError: (environment) the port or the file's folder cannot be used, or prometheus_client is missing.
         """
-        self._state_dir = state_dir
         self._textfile = how.textfile
         self._telling: set[int] = set()
         self._writing: int | None = None
