@@ -211,10 +211,17 @@ class ApiServer:
 @contextlib.contextmanager
 def serving(folder: pathlib.Path) -> t.Iterator[ApiServer]:
     """An API server that runs, with our CRDs; nothing of it is left afterwards."""
+    with serving_nothing_of_ours(folder) as server:
+        server.install(CRDS)
+        yield server
+
+
+@contextlib.contextmanager
+def serving_nothing_of_ours(folder: pathlib.Path) -> t.Iterator[ApiServer]:
+    """The same without our CRDs. To delete them again would take minutes where they were made a moment ago."""
     server = ApiServer(folder)
     try:
         server.start()
-        server.install(CRDS)
         yield server
     finally:
         server.close()

@@ -15,7 +15,7 @@ import pytest
 
 from tests.e2e.playbooks import Played, ansible_playbook
 from tests.guests.host import REPOSITORY
-from tests.kube.api_server import ApiServer, programs, serving
+from tests.kube.api_server import ApiServer, programs, serving_nothing_of_ours
 from tests.kube.test_chart import tool
 
 Play = t.Callable[..., Played]
@@ -26,8 +26,7 @@ KEPT = ["hyper2kvm-input", "hyper2kvm-output"]
 def server(tmp_path_factory: pytest.TempPathFactory) -> t.Iterator[ApiServer]:
     """An API server with the controllers that deletion takes, and without our definitions."""
     folder = tmp_path_factory.mktemp("deploy")
-    with serving(folder / "server") as found:
-        found.kubectl("delete", "-k", str(REPOSITORY / "k8s/crds"))
+    with serving_nothing_of_ours(folder / "server") as found:
         command = [programs() / "kube-controller-manager", f"--kubeconfig={found.kubeconfig()}", "--secure-port=0"]
         # The last one writes to admission policies as soon as they are there.
         needed = (
