@@ -64,7 +64,7 @@ demo: setup ## Build a VMware-style Debian guest (once) and migrate it
 		ln -f "$$ova" .cache/demo/input/web01.ova
 	ansible-playbook -i inventories/demo playbooks/migrate.yml
 
-test: setup without-guests unit hostile e2e faults test-cluster ## Pass all tests
+test: setup without-guests unit hostile e2e faults ## Pass all tests
 
 # Each of these keeps one processor busy.
 without-guests: setup
