@@ -6,11 +6,14 @@
 
 from __future__ import annotations
 
+import collections.abc as c
 import contextlib
 import json
 import pathlib
 import subprocess
 import typing as t
+
+from prometheus_client.parser import text_string_to_metric_families
 
 from tests.cluster import images
 from tests.cluster.cluster import Cluster
@@ -159,6 +162,21 @@ class Product:
         """The name of the operator's pod that leads."""
         lease = self.cluster.get("--namespace", NAMESPACE, "lease", "operator.hyper2kvm.io")
         return str(lease["spec"]["holderIdentity"]).rpartition("-")[0]
+
+    def metric(self, pods: c.Iterable[str], name: str, **labels: str) -> float:
+        """A metric's value, asked of these pods from a node as Prometheus would, and added up."""
+        total = 0.0
+        for pod in pods:
+            address = self.cluster.get("--namespace", NAMESPACE, "pod", pod)["status"]["podIP"]
+            ask = f"import urllib.request as r; print(r.urlopen('http://{address}:8080/metrics').read().decode())"
+            text = self.cluster.node("node1").run("python3", "-c", ask)
+            total += sum(
+                sample.value
+                for family in text_string_to_metric_families(text)
+                for sample in family.samples
+                if sample.name == f"hyper2kvm_{name}" and labels.items() <= sample.labels.items()
+            )
+        return total
 
     def check_nothing_left(self) -> None:
         """Nothing of any job is left on a node: no device, mount, process or file of work."""

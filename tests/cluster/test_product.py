@@ -49,6 +49,9 @@ def events(cluster: Cluster, namespace: str, name: str) -> list[str]:
 
 def test_two_workers_share_ten_jobs_each_done_once(cluster: Cluster, product: Product, namespace: str) -> None:
     names = [f"vm{number}" for number in range(10)]
+    workers = [product.worker(node) for node in ("node1", "node2")]
+    ended = product.metric([product.leader()], "jobs_ended_total", phase="COMPLETED")
+    copied = product.metric(workers, "stage_seconds_count", stage="copy")
     log = cluster.kubeconfig.with_name("watch.log")
     watch = ["kubectl", "--namespace", namespace, "get", "mj", "--watch"]
     with log.open("wb") as file, subprocess.Popen(watch, stdout=file, env=environment(cluster)) as watching:
@@ -62,6 +65,9 @@ def test_two_workers_share_ten_jobs_each_done_once(cluster: Cluster, product: Pr
     for name in names:
         assert events(cluster, namespace, name) == ["Assigned", "Complete"]
         product.completed(namespace, name)
+    # So it is told to Prometheus, by the operator that leads and by the workers.
+    assert product.metric([product.leader()], "jobs_ended_total", phase="COMPLETED") == ended + len(names)
+    assert product.metric(workers, "stage_seconds_count", stage="copy") == copied + len(names)
     # A person sees where each job is, on its way.
     seen = log.read_text(encoding="utf-8")
     assert re.search(r"^vm0 +PROGRESSING +(copy|verify|rehearse) +\d+ .* node[12] ", seen, re.M), seen
