@@ -212,7 +212,7 @@ def test_the_containers_folders_bring_their_folder_of_jobs(site: Site, monkeypat
     class Stub:
         failed_jobs = 0
 
-        def __init__(self, config: t.Any, pipeline: t.Any) -> None:
+        def __init__(self, config: t.Any, pipeline: t.Any, exporter: t.Any) -> None:
             given.append(config)
 
         def run(self) -> None:

@@ -338,7 +338,7 @@ def test_devices_are_allowed_by_options_or_the_environment(
     class Idle:
         failed_jobs = 0
 
-        def __init__(self, settings: config.Config, pipeline: object) -> None:
+        def __init__(self, settings: config.Config, pipeline: object, exporter: object) -> None:
             seen.append(settings)
 
         def run(self) -> None:
