@@ -149,10 +149,12 @@ class NodeSite:
         return (self.root / "worker.log").read_text()
 
     def close(self) -> None:
-        """Kill what was started; nothing of it may be left."""
+        """Kill what was started; nothing of it may be left, and no other test may find a worker of this node."""
         for process in self.processes:
             process.kill()
             process.wait()
+        with contextlib.suppress(Absent):
+            self.ask(lambda api: api.delete(WORKERS, self.name))
         wait_for(lambda: not self.leftovers())
 
     def leftovers(self) -> list[str]:

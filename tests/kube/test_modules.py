@@ -148,6 +148,21 @@ def test_info_tells_the_whole_of_why_a_job_waits(run: Run, cluster: Cluster) -> 
     assert run(migration_job_info, name="nothing", explain=True)["waiting"] == []
 
 
+def test_an_earlier_releases_workers_hide_nobody(
+    run: Run, cluster: Cluster, api_server: ApiServer, namespace: str
+) -> None:
+    """Workers are the cluster's, and their Leases in their release's namespace: it left both behind."""
+    earlier = Cluster(api_server, f"{namespace}-earlier")
+    api_server.kubectl("create", "namespace", earlier.namespace)
+    earlier.worker("node0")
+    cluster.worker("node9")
+    try:
+        told = {worker["registration"]["name"] for worker in run(worker_info)["workers"]}
+    finally:
+        cluster.forget("node0", "node9")
+    assert {"node0", "node9"} <= told
+
+
 def test_workers_are_told(run: Run, cluster: Cluster) -> None:
     cluster.worker("node9")
     try:

@@ -317,12 +317,12 @@ def test_whoever_is_killed_the_pod_ends_and_the_next_one_hands_back_and_goes_on(
 
 def test_a_pod_that_is_told_to_end_hands_its_jobs_back(site: NodeSite) -> None:
     pod = site.start("--slots", "1")
-    # It is begun anew below, and must not end by itself while the pod is told, however busy this machine.
-    site.submit(stages="inspect,copy", seconds="12")
+    site.submit(stages="inspect,copy", seconds="5")
     site.assign()
+    wait_for(lambda: site.trace("web01")[-1:] == ["1 copy begin"])
+    # Not before: which of two jobs that a node learns of at once it begins first is not said.
     site.submit("next")
     site.assign("next")
-    wait_for(lambda: site.trace("web01")[-1:] == ["1 copy begin"])
     os.kill(site.main(pod), signal.SIGTERM)
     assert pod.wait(60) == 0
     told = site.worker()
@@ -392,31 +392,30 @@ def test_an_agent_that_hangs_is_ended_with_its_jobs(site: NodeSite) -> None:
 
 
 def test_with_an_operator_jobs_go_on_by_themselves(own_site: NodeSite) -> None:
-    site = own_site
-    site.start_operator()
-    pod = site.start("--slots", "2")
+    own_site.start_operator()
+    pod = own_site.start("--slots", "2")
     names = [f"job{number}" for number in range(5)]
     for name in names:
-        site.submit(name, stages="inspect,copy", seconds="3")
-    wait_for(lambda: any(site.trace(name)[-1:] == ["1 copy begin"] for name in names))
-    os.kill(site.main(pod), signal.SIGKILL)
+        own_site.submit(name, stages="inspect,copy", seconds="3")
+    wait_for(lambda: any(own_site.trace(name)[-1:] == ["1 copy begin"] for name in names))
+    os.kill(own_site.main(pod), signal.SIGKILL)
     pod.wait()
-    site.start("--slots", "2")
+    own_site.start("--slots", "2")
     for name in names:
-        done = site.wait_phase(Phase.COMPLETED, Phase.FAILED, name=name)
+        done = own_site.wait_phase(Phase.COMPLETED, Phase.FAILED, name=name)
         assert done.phase is Phase.COMPLETED, done.last_error
-        ends = [line.partition(" ")[2] for line in site.trace(name) if line.endswith("end")]
+        ends = [line.partition(" ")[2] for line in own_site.trace(name) if line.endswith("end")]
         # A stage may be done again only where the worker was killed between its end and its record.
         assert set(ends) == {"inspect end", "copy end"}
         assert len(ends) <= 1 + len(done.attempts)
-    site.wish(names[0], priority=7)
-    site.delete(names[0])
-    site.submit("late", seconds="600")
-    wait_for(lambda: site.trace("late"))
-    site.wish("late", suspend=True)
-    wait_for(lambda: [one.reason for one in site.get("late").status.waiting] == ["Suspended"])
-    site.wish("late", cancel=True)
-    assert site.wait_phase(Phase.CANCELLED, name="late").assigned_node is None
+    own_site.wish(names[0], priority=7)
+    own_site.delete(names[0])
+    own_site.submit("late", seconds="600")
+    wait_for(lambda: own_site.trace("late"))
+    own_site.wish("late", suspend=True)
+    wait_for(lambda: [one.reason for one in own_site.get("late").status.waiting] == ["Suspended"])
+    own_site.wish("late", cancel=True)
+    assert own_site.wait_phase(Phase.CANCELLED, name="late").assigned_node is None
 
 
 def test_a_node_agent_that_hangs_stops_the_jobs(site: NodeSite) -> None:

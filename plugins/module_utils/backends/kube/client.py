@@ -444,16 +444,24 @@ class KubernetesBackend:
     async def _silences(self, workers: builtins.list[models.WorkerStatus]) -> dict[str, float] | None:
         """Return the age of each worker's Lease in seconds, by this machine's clock; None where it may not be seen.
 
-        The Leases are in the release's namespace, which is found by the first of them.
+        The Leases are in the release's namespace, which is found by one of them. Workers that are not heard of there
+        are looked for elsewhere: an earlier release in another namespace may have left its workers and their Leases.
         """
+        ages: dict[str, float] = {}
+        read: set[str] = set()
         try:
             for worker in workers:
+                if ages.get(worker.name, float("inf")) <= _SILENCE_SECONDS:
+                    continue
                 field = f"metadata.name={resources.worker_lease(worker.name)}"
-                for lease in await self._api.all(LEASES, fields=field):
-                    return await self._ages(lease["metadata"]["namespace"])
+                found = {lease["metadata"]["namespace"] for lease in await self._api.all(LEASES, fields=field)}
+                for namespace in found - read:
+                    for name, age in (await self._ages(namespace)).items():
+                        ages[name] = min(age, ages.get(name, age))
+                read |= found
         except Refused:
             return None
-        return {}
+        return ages
 
     async def _ages(self, namespace: str) -> dict[str, float]:
         prefix = resources.worker_lease("")
