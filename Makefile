@@ -25,7 +25,7 @@ export HYPER2KVM_TEST_GUESTS := $(GUEST_CACHE)
 
 .PHONY: help setup setup-cluster demo test test-cluster lint unit hostile fuzz guests e2e test-guests faults test-faults \
 	sanity integration oldest compat schemas lock bench bench-cluster build docsite browser screenshots monitoring clean \
-	actionlint galaxy-importer in-a-checkout in-a-collection without-guests kube nodes image molecule molecule-kubernetes \
+	actionlint galaxy-importer in-a-checkout in-a-collection single-threaded kube nodes image molecule molecule-kubernetes \
 	release publish-galaxy publish-chart FORCE
 
 help: ## Show this list
@@ -64,10 +64,10 @@ demo: setup ## Build a VMware-style Debian guest (once) and migrate it
 		ln -f "$$ova" .cache/demo/input/web01.ova
 	ansible-playbook -i inventories/demo playbooks/migrate.yml
 
-test: setup without-guests unit hostile e2e faults ## Pass all tests
+test: setup single-threaded unit hostile e2e faults ## Pass all tests
 
 # Each of these keeps one processor busy.
-without-guests: setup
+single-threaded: setup
 	$(MAKE) --jobs 2 --output-sync=recurse in-a-checkout in-a-collection
 
 in-a-checkout:

@@ -53,7 +53,7 @@ _APPLETS = (
     "md5sum",
     "cut",
 )
-#: By accelerator. In emulation about one kernel in a thousand panics before it gets to its initramfs.
+#: By accelerator. In emulation a kernel was seen to panic before it got to its initramfs, and well when booted again.
 _TRIALS = {"kvm": 1, "tcg": 2}
 _PACKERS = {
     "gzip": ("gzip", "-n"),

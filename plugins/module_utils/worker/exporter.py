@@ -27,7 +27,7 @@ from ..backends.local import LocalBackend
 from ..protocol import errors
 from ..protocol.errors import JobError
 from ..telemetry.metrics.exposition import Exposition
-from . import kernel
+from . import forked, kernel
 from .context import Roots
 from .health import is_alive
 from .metrics import WorkerMetrics
@@ -147,33 +147,26 @@ class Exporter:
         except OSError as error:
             log.warning("metrics: no process can be made: %s", error.strerror)
             return None
-        if pid:
-            return pid
-        code = 1
-        try:
-            # Each page that a collection touches would be copied, and the process ends before there is much to collect.
-            gc.disable()
-            kernel.die_with_parent()
-            if os.getppid() != parent:
-                os._exit(code)
-            kernel.name_process("h2k-metrics")
-            signal.set_wakeup_fd(-1)
-            for number in (signal.SIGCHLD, signal.SIGTERM, signal.SIGALRM):
-                signal.signal(number, signal.SIG_DFL)
-            # Ctrl-C at the terminal is the worker's affair, whose end is this one's.
-            signal.signal(signal.SIGINT, signal.SIG_IGN)
-            signal.alarm(_PROCESS_SECONDS)
-            self.leave()
-            tell()
-            code = 0
-        except JobError as error:
-            log.warning("metrics: %s", error)
-        except BaseException:
-            log.exception("the process that tells metrics failed")
-        finally:
-            # Nothing that the worker set up is torn down in its copy.
-            logging.shutdown()
-            os._exit(code)
+        if pid == 0:
+            forked.work_and_end(functools.partial(self._tell, parent, tell), log)
+        return pid
+
+    def _tell(self, parent: int, tell: c.Callable[[], None]) -> int:
+        # Each page that a collection touches would be copied, and the process ends before there is much to collect.
+        gc.disable()
+        kernel.die_with_parent()
+        if os.getppid() != parent:
+            return 1
+        kernel.name_process("h2k-metrics")
+        signal.set_wakeup_fd(-1)
+        for number in (signal.SIGCHLD, signal.SIGTERM, signal.SIGALRM):
+            signal.signal(number, signal.SIG_DFL)
+        # Ctrl-C at the terminal is the worker's affair, whose end is this one's.
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        signal.alarm(_PROCESS_SECONDS)
+        self.leave()
+        tell()
+        return 0
 
 
 def _listen(host: str, port: int) -> socket.socket:

@@ -25,7 +25,7 @@ from ..backends.local import LocalBackend
 from ..protocol import models, validation
 from ..protocol.errors import ErrorClass, JobError
 from ..telemetry.logs import JobLog
-from . import kernel, workdirs
+from . import forked, kernel, workdirs
 from .config import Config, roots_of
 from .context import Reporter, Roots, Stopped
 from .reporter import EXIT_STOPPED, EXIT_UNREPORTED, QueueReporter
@@ -82,19 +82,15 @@ def start(
     waiting, gate = os.pipe()
     pid = kernel.fork_into_pid_namespace()
     if pid == 0:
-        code = EXIT_UNREPORTED
-        try:
+
+        def work() -> int:
             os.close(gate)
             let_go()
             _isolate(job.metadata.name, waiting)
             _guard(config.roots)
-            code = _run(job, hold, config, pipeline, workdir)
-        except BaseException:
-            JobLog(log, job.metadata.key, hold.epoch).exception("its process failed")
-        finally:
-            # Nothing that the agent set up is torn down in its copy.
-            logging.shutdown()
-            os._exit(code)
+            return _run(job, hold, config, pipeline, workdir)
+
+        forked.work_and_end(work, JobLog(log, job.metadata.key, hold.epoch), EXIT_UNREPORTED)
     os.close(waiting)
     return Child(job.metadata.key, hold, ProcessId.of(pid), workdir, gate)
 

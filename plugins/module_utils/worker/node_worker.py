@@ -15,8 +15,7 @@ import signal
 from ..backends.host import lock_file
 from ..backends.kube.api import SERVICE_ACCOUNT, VARIABLES
 from ..protocol import errors
-from ..protocol.errors import JobError
-from . import kernel
+from . import forked, kernel
 from .agent import Agent
 from .config import Config
 from .exporter import Exporter
@@ -67,7 +66,7 @@ class Worker:
         self.pid = os.fork()
         if self.pid == 0:
             os.close(self._gate)
-            _work(waiting, config, pipeline, exporter)
+            forked.work_and_end(lambda: _work(waiting, config, pipeline, exporter), log)
         os.close(waiting)
         exporter.leave()
         self._ended: int | None = None
@@ -115,21 +114,12 @@ def cut_off(account: pathlib.Path) -> None:
         os.environ.pop(variable, None)
 
 
-def _work(waiting: int, config: Config, pipeline: Pipeline, exporter: Exporter) -> None:
-    code = 1
-    try:
-        kernel.die_with_parent()
-        # If the parent died before the line above, nobody holds the pipe's other end any more.
-        if os.read(waiting, 1) == _GO:
-            os.close(waiting)
-            cut_off(SERVICE_ACCOUNT)
-            Agent(config, pipeline, exporter).run()
-            code = 0
-    except JobError as error:
-        log.error("%s", error)
-    except BaseException:
-        log.exception("the worker failed")
-    finally:
-        # Nothing that the node agent set up is torn down in its copy.
-        logging.shutdown()
-        os._exit(code)
+def _work(waiting: int, config: Config, pipeline: Pipeline, exporter: Exporter) -> int:
+    kernel.die_with_parent()
+    # If the parent died before the line above, nobody holds the pipe's other end any more.
+    if os.read(waiting, 1) != _GO:
+        return 1
+    os.close(waiting)
+    cut_off(SERVICE_ACCOUNT)
+    Agent(config, pipeline, exporter).run()
+    return 0

@@ -38,7 +38,7 @@ from .watch import Outcome, Watch
 _TICK = 0.5
 _PROGRESS_SECONDS = 2.0
 #: By accelerator. Booting does not get faster with more processors, and other jobs run beside. Emulated ones spend much
-#: of their time in waiting for each other: 90 s of the host's for a boot of Debian 12 with two, 70 s with one.
+#: of their time in waiting for each other.
 _CPU_LIMITS = {"kvm": 4, "tcg": 1}
 #: The one failure that is this host's and not the guest's, as :mod:`.diagnosis` calls it.
 _STARVED = "HostTooBusy"
