@@ -25,8 +25,8 @@ export HYPER2KVM_TEST_GUESTS := $(GUEST_CACHE)
 
 .PHONY: help setup setup-cluster demo test test-cluster lint unit hostile fuzz guests e2e test-guests faults test-faults \
 	sanity integration oldest compat schemas lock bench bench-cluster build docsite browser screenshots monitoring clean \
-	actionlint galaxy-importer in-a-checkout in-a-collection single-threaded kube nodes image molecule molecule-kubernetes \
-	release publish-galaxy publish-chart FORCE
+	actionlint galaxy-importer in-a-checkout in-a-collection single-threaded slow in-a-cluster cluster kube nodes image molecule \
+	molecule-kubernetes release publish-galaxy publish-chart FORCE
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -64,7 +64,7 @@ demo: setup ## Build a VMware-style Debian guest (once) and migrate it
 		ln -f "$$ova" .cache/demo/input/web01.ova
 	ansible-playbook -i inventories/demo playbooks/migrate.yml
 
-test: setup single-threaded unit hostile e2e faults ## Pass all tests
+test: setup single-threaded unit hostile slow faults ## Pass all tests
 
 # Each of these keeps one processor busy.
 single-threaded: setup
@@ -75,6 +75,13 @@ in-a-checkout:
 
 in-a-collection:
 	$(MAKE) --jobs 1 sanity integration
+
+# Those of a cluster wait for most of their time; boots without KVM keep the processors busy meanwhile.
+slow: guests cluster
+	$(MAKE) --jobs 2 --output-sync=recurse e2e in-a-cluster
+
+in-a-cluster:
+	$(MAKE) --jobs 1 nodes kube
 
 lint: setup actionlint ## Formatting, types, documentation, import arrows
 	black --check plugins tests bench dashboards scripts
@@ -125,12 +132,13 @@ test-guests: guests ## Migrate and boot the guests of the whole matrix, and the 
 faults: guests ## A few rounds of the tests that break things
 	python -m pytest tests/faults
 
-test-cluster: setup-cluster ## Tests on a real Kubernetes cluster, which they bring up and take down
+test-cluster: cluster ## Tests on a real Kubernetes cluster, which they bring up and take down
 	python -m tests.guests build tiny --cache $(GUEST_CACHE)
-	python -m tests.cluster build
 	$(MAKE) --jobs 2 --output-sync=recurse kube nodes
 
-# Both wait for most of their time.
+cluster: setup-cluster ## Build Kubernetes and what else tests need of it, where it is not kept from before
+	python -m tests.cluster build
+
 kube: setup-cluster
 	python -m pytest $(SIDE_BY_SIDE) --durations 20 tests/kube
 

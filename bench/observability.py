@@ -11,6 +11,7 @@ import contextlib
 import os
 import pathlib
 import re
+import signal
 import statistics
 import time
 import typing as t
@@ -26,7 +27,7 @@ from bench.figures import Figure
 from bench.jobs import run, running_worker, seconds_of
 from tests.e2e.migration import ConversionHost
 from tests.guests import build
-from tests.tools.machine import children
+from tests.tools.machine import children, wait_for
 from tests.unit.plugins.module_utils.backends.samples import job, worker
 
 _MIB = 1024**2
@@ -59,6 +60,7 @@ def cost(scratch: pathlib.Path) -> list[Figure]:
         for dummy in range(_SCRAPES):
             _ask(url)
         scrape = (_processor(process.pid) - before) / _SCRAPES
+        wait_for(lambda: not children(process.pid))
         at_rest = _memory(process.pid)
         asked = _memory_while_asked(process.pid, url)
         backend = LocalBackend(host.output / ".hyper2kvm")
@@ -126,19 +128,46 @@ def _ask(url: str) -> None:
 
 def _processor(pid: int) -> float:
     """Seconds of processor time of a process and of those of its children that have ended (proc(5), stat)."""
-    fields = pathlib.Path(f"/proc/{pid}/stat").read_text(encoding="ascii").rpartition(")")[2].split()
-    return sum(int(field) for field in fields[11:15]) / t.cast(int, os.sysconf("SC_CLK_TCK"))
+    return sum(int(field) for field in _stat(pid)[11:15]) / t.cast(int, os.sysconf("SC_CLK_TCK"))
 
 
 def _memory(pid: int) -> int:
-    """Bytes of a process and its children: the sum of their proportional set sizes (proc(5), smaps_rollup)."""
-    total = 0
-    for one in (pid, *children(pid)):
-        # One that ends meanwhile has none.
-        with contextlib.suppress(OSError):
-            lines = pathlib.Path(f"/proc/{one}/smaps_rollup").read_text(encoding="ascii").splitlines()
-            total += sum(int(line.split()[1]) * 1024 for line in lines if line.startswith("Pss:"))
-    return total
+    """Bytes of a process and its children: the sum of their proportional set sizes (proc(5), smaps_rollup).
+
+    They stand still meanwhile: what they share would count twice, or not at all, if one began or ended between looks.
+    """
+    stopped = [pid]
+    try:
+        _stop(pid)
+        for child in children(pid):
+            # One that ends meanwhile has none.
+            with contextlib.suppress(ProcessLookupError):
+                _stop(child)
+                stopped.append(child)
+        return sum(_proportional(one) for one in stopped)
+    finally:
+        for one in stopped:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(one, signal.SIGCONT)
+
+
+def _stop(pid: int) -> None:
+    os.kill(pid, signal.SIGSTOP)
+    wait_for(lambda: _stat(pid)[0] in "TZX")
+
+
+def _stat(pid: int) -> list[str]:
+    """What proc(5) tells of a process behind its name; its state comes first."""
+    return pathlib.Path(f"/proc/{pid}/stat").read_text(encoding="ascii").rpartition(")")[2].split()
+
+
+def _proportional(pid: int) -> int:
+    try:
+        lines = pathlib.Path(f"/proc/{pid}/smaps_rollup").read_text(encoding="ascii").splitlines()
+    except OSError:
+        # It has ended, and nobody has waited for it yet.
+        return 0
+    return sum(int(line.split()[1]) * 1024 for line in lines if line.startswith("Pss:"))
 
 
 def _memory_while_asked(pid: int, url: str) -> int:

@@ -139,10 +139,11 @@ class Agent:
                     self._register()
                 if self._finished():
                     break
+                # A connection to SQLite must not cross a fork. Last of all: while the agent sleeps, the process that
+                # it forked shares its memory.
+                self._exporter.turn(self._backend.close)
                 select.select([self._wake[0], *self._exporter.descriptors()], [], [], _TURN_SECONDS)
                 self._drain_wake()
-                # A connection to SQLite must not cross a fork.
-                self._exporter.turn(self._backend.close)
         finally:
             self._kill_all()
             with contextlib.suppress(JobError):

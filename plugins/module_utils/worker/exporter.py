@@ -75,7 +75,7 @@ class Exporter:
         self._exposition = Exposition(WorkerMetrics(backend, roots, in_cluster=in_cluster).samples)
         if how.port is not None:
             self._listening = _listen(how.host, how.port)
-            self._answer = _handler(self._exposition, state_dir, self._listening)
+            self._answer = _answerer(self._exposition, state_dir)
             host, port = self._listening.getsockname()[:2]
             log.info("metrics: http://%s/metrics", f"[{host}]:{port}" if ":" in host else f"{host}:{port}")
         if how.textfile is not None:
@@ -203,49 +203,49 @@ def _replace(path: pathlib.Path, text: bytes) -> None:
         ) from error
 
 
-def _handler(
-    exposition: Exposition, state_dir: pathlib.Path, listening: socket.socket
-) -> c.Callable[[socket.socket, t.Any], None]:
+def _answerer(exposition: Exposition, state_dir: pathlib.Path) -> c.Callable[[socket.socket, t.Any], None]:
     """Return what answers the one request of a client, who has an address, and ends the connection."""
     # Not above: whoever is not asked for metrics need not wait for it.
-    import wsgiref.simple_server
+    import http.server
 
-    metrics = exposition.application()
-
-    def answer(environ: dict[str, t.Any], start: c.Callable[..., t.Any]) -> c.Iterable[bytes]:
-        try:
-            if environ["PATH_INFO"] == "/healthz":
-                alive = is_alive(state_dir)
-                start("200 OK" if alive else "503 Service Unavailable", [("Content-Type", "text/plain")])
-                return [b"ok\n" if alive else b"no worker of this queue is alive, or it does not mind its jobs\n"]
-            if environ["PATH_INFO"] == "/metrics":
-                return t.cast("c.Iterable[bytes]", metrics(environ, start))
-        except JobError as error:
-            log.warning("metrics: %s", error)
-            start("503 Service Unavailable", [("Content-Type", "text/plain; charset=utf-8")])
-            return [f"{error}\n".encode()]
-        start("404 Not Found", [("Content-Type", "text/plain")])
-        return [b"see /metrics and /healthz\n"]
-
-    class Handler(wsgiref.simple_server.WSGIRequestHandler):
+    class Handler(http.server.BaseHTTPRequestHandler):
         timeout = _CLIENT_SECONDS
+
+        def do_GET(self) -> None:
+            """Answer, of what is asked for."""
+            path = self.path.partition("?")[0]
+            try:
+                if path == "/metrics":
+                    self._reply(200, *exposition.answer(self.headers.get("Accept", "")))
+                elif path == "/healthz" and is_alive(state_dir):
+                    self._say(200, "ok")
+                elif path == "/healthz":
+                    self._say(503, "no worker of this queue is alive, or it does not mind its jobs")
+                else:
+                    self._say(404, "see /metrics and /healthz")
+            except JobError as error:
+                log.warning("metrics: %s", error)
+                self._say(503, str(error))
+
+        def _say(self, status: int, text: str) -> None:
+            self._reply(status, "text/plain; charset=utf-8", f"{text}\n".encode())
+
+        def _reply(self, status: int, media_type: str, body: bytes) -> None:
+            self.send_response(status)
+            self.send_header("Content-Type", media_type)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
 
         def log_message(self, format: str, *args: t.Any) -> None:
             """Say nothing of requests."""
 
-    host, port = listening.getsockname()[:2]
-    server = wsgiref.simple_server.WSGIServer((host, port), Handler, bind_and_activate=False)
-    # It is only to answer: the agent listens, and accepts.
-    server.socket.close()
-    server.server_name, server.server_port = host, port
-    server.setup_environ()
-    server.set_app(answer)
-
-    def reply(client: socket.socket, address: t.Any) -> None:
+    def answer(client: socket.socket, address: t.Any) -> None:
         try:
-            server.process_request(client, address)
+            # It asks nothing of a server, of which there is none: the agent listens and accepts.
+            Handler(client, address, t.cast("t.Any", None))
         except OSError:
             # A client that went away is no fault of ours.
             log.debug("metrics: a request failed", exc_info=True)
 
-    return reply
+    return answer

@@ -62,10 +62,6 @@ class Exposition:
         encode, media_type = self._client.exposition.choose_encoder(accept)
         return media_type, encode(self.registry)
 
-    def application(self) -> t.Any:
-        """Return a WSGI application that answers in the format that is asked for."""
-        return self._client.make_wsgi_app(self.registry)
-
     def describe(self) -> c.Iterable[t.Any]:
         """Return nothing: the client need not ask for everything to learn the names."""
         return ()
