@@ -1,4 +1,5 @@
-# Everything that a person or CI runs. `make demo` and `make test` set up all they need on a bare Debian or EL machine.
+# Everything that a person or CI runs. `make demo` and `make test` set up all they need on a bare
+# Debian or EL machine; the Kubernetes of the tests wants Debian 12.
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
 VENV := .venv

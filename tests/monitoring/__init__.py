@@ -2,4 +2,4 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""Tests against a real API server, which ``make test-cluster`` runs."""
+"""Tests with a real Prometheus and a real Alertmanager, which ``make monitoring`` runs."""
