@@ -14,6 +14,7 @@ author:
 description:
   - Checks a job document against the Worker Job Protocol and returns it with its defaults filled in.
   - Looks neither at the source nor at the queue.
+  - An empty string counts as an option that is not given, so that blank answers of a survey do no harm.
   - Of a document of JobSpec 1.0, given as O(definition), it returns the job that asks for the same; what cannot be
     honoured is an error that says why.
 extends_documentation_fragment:

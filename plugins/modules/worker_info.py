@@ -15,6 +15,13 @@ description:
   - Returns the workers that are alive on the queue of the host that the module runs on, or in a Kubernetes cluster.
   - A capability is something that the worker tried when it started.
   - An empty string counts as an option that is not given, so that blank answers of a survey do no harm.
+options:
+  for_job:
+    description:
+      - A job document, as M(hyper2kvm.core.job_validate) returns it.
+      - Each worker then tells whether it could take that job.
+    type: dict
+    version_added: 1.3.0
 extends_documentation_fragment:
   - hyper2kvm.core.attributes
   - hyper2kvm.core.attributes.info
@@ -32,6 +39,18 @@ EXAMPLES = r"""
 - name: Make sure that somebody can boot a guest
   ansible.builtin.assert:
     that: found.workers | selectattr('registration.capabilities.boot-test.available') | length > 0
+
+- name: Make a job document
+  hyper2kvm.core.job_validate:
+    name: web01
+    source:
+      path: web01.ova
+  register: web01
+
+- name: See who could take it
+  hyper2kvm.core.worker_info:
+    for_job: "{{ web01.job }}"
+  register: takers
 """
 
 RETURN = r"""
@@ -55,6 +74,21 @@ workers:
         - With O(backend=kubernetes) by the clock of the host that the module runs on, and 0 where the login may not see
           the workers' Leases.
       type: float
+    unmet:
+      description:
+        - The first thing that the job in O(for_job) takes and the worker lacks.
+        - None if it could take the job once it has a slot free.
+      returned: O(for_job) is given
+      type: dict
+      contains:
+        reason:
+          description: What it is about, in one word.
+          type: str
+          sample: CapabilityMissing
+        message:
+          description: A sentence without its subject, which is the worker.
+          type: str
+          sample: "lacks boot-test (boots guests to prove them): qemu-system-x86_64 is not installed"
     free_scratch_bytes:
       description: Room for overlays.
       type: int
@@ -70,7 +104,9 @@ from ansible_collections.hyper2kvm.core.plugins.module_utils.ansible_support.mod
 
 
 def main() -> None:
-    module = AnsibleModule(argument_spec={**arguments.ROOTS, **arguments.QUEUE}, supports_check_mode=True)
+    module = AnsibleModule(
+        argument_spec={**arguments.ROOTS, **arguments.QUEUE, "for_job": {"type": "dict"}}, supports_check_mode=True
+    )
     run(module, lambda: worker_info(module.params))
 
 

@@ -10,15 +10,11 @@ import collections
 import collections.abc as c
 import dataclasses
 import math
-import re
 import typing as t
 
 from ..module_utils.ansible_support.documents import printable, result, sentence, status
-from ..module_utils.protocol import models
-from ..module_utils.scheduling.matching import ALWAYS_NEEDED, TARGET_DEVICE, Demand, Offer, first_unmet
 from ..module_utils.telemetry.units import rough_duration, size
 
-_BOOTS = ("convert", "rehearse", "fix", "boot-test")
 _WRITES = ("convert",)
 _COPY = "copy"
 
@@ -146,7 +142,7 @@ def faults(hosts: c.Mapping[str, Seen]) -> dict[str, list[str]]:
 
 def _own_faults(seen: Seen) -> list[str]:
     place = seen["conversion_host"]
-    told = [seen[name] for name in ("disks", "workers", "jobs")]
+    told = [seen[name] for name in ("disks", "wanted", "workers", "jobs")]
     if any(one.get("unreachable") for one in told):
         return [
             f"The conversion host {place} cannot be reached. See that ansible -m ansible.builtin.ping {place} succeeds."
@@ -161,30 +157,9 @@ def _own_faults(seen: Seen) -> list[str]:
                 f"No worker is alive on {place}. Run the playbook hyper2kvm.core.conversion_host for it, or "
                 "systemctl start hyper2kvm-worker there."
             )
-    unmet = [first_unmet(_demand(seen), Offer(_registration(worker), running=0)) for worker in workers]
-    if unmet and all(unmet):
-        names = [worker["registration"]["name"] for worker in workers]
-        found += [f"The worker {name} {one.message}." for name, one in zip(names, unmet, strict=True) if one]
+    if workers and all(worker.get("unmet") for worker in workers):
+        found += [f"The worker {worker['registration']['name']} {worker['unmet']['message']}." for worker in workers]
     return found
-
-
-def _demand(seen: Seen) -> Demand:
-    needs = [*ALWAYS_NEEDED, *_names(seen["capabilities"])]
-    if seen["operation"] in _BOOTS and (seen["boots"] or seen["operation"] not in ("convert", "fix")):
-        needs.append("boot-test")
-    if seen["devices"] and seen["operation"] in _WRITES:
-        needs.append(TARGET_DEVICE)
-    return Demand(
-        operation=seen["operation"],
-        capabilities=tuple(needs),
-        labels=tuple(sorted(seen["labels"].items())),
-        job_labels=(),
-        protocol="1.0",
-    )
-
-
-def _registration(worker: c.Mapping[str, t.Any]) -> models.WorkerRegistration:
-    return models.WorkerRegistration.model_validate(worker["registration"])
 
 
 def _space_fault(seen: list[Seen]) -> str:
@@ -232,10 +207,6 @@ def _used(seen: Seen) -> int | None:
 
 def _free(workers: c.Sequence[c.Mapping[str, t.Any]]) -> int | None:
     return max((worker["free_output_bytes"] for worker in workers), default=None)
-
-
-def _names(value: t.Any) -> list[str]:
-    return [one for one in re.split(r"[,\s]+", value) if one] if isinstance(value, str) else list(value)
 
 
 # -- for people --------------------------------------------------------------------------------------------------------

@@ -20,6 +20,9 @@ from tests.cluster.cluster import Cluster
 from tests.cluster.machine import ClusterError, until
 from tests.cluster.product import CHART, NAMESPACE, PATIENCE, RELEASE, REPOSITORY, SLOW, SLOWER, Product, job
 
+#: A worker tells the API server each so many seconds that it lives, and stops its jobs when it was silent for so many.
+_BETWEEN_RENEWALS, _STOPS_AFTER = 10.0, 40.0
+
 
 @pytest.fixture(scope="module")
 def installed(cluster: Cluster) -> c.Iterator[Product]:
@@ -120,10 +123,15 @@ def test_what_is_killed_is_taken_up_again(cluster: Cluster, product: Product, na
 def test_the_api_servers_absence_stops_nothing(cluster: Cluster, product: Product, namespace: str) -> None:
     product.submit(namespace, "vm", **SLOWER)
     product.until_copying(namespace, "vm")
+    began = time.monotonic()
     with cluster.without_api_server():
         # It is the time that is tested: longer than any request waits, shorter than two thirds of a lease.
-        time.sleep(30)
-    assert [one.get("error") for one in product.completed(namespace, "vm")["attempts"]] == [None]
+        time.sleep(29)
+    silent = time.monotonic() - began + _BETWEEN_RENEWALS
+    attempts = product.completed(namespace, "vm")["attempts"]
+    assert [one for one in attempts if "error" in one] == []
+    # Where the API server takes longer to come back, the worker has stopped in time, and the job goes on afterwards.
+    assert len(attempts) == 1 or silent > _STOPS_AFTER
 
 
 def test_an_evicted_worker_hands_its_jobs_back(cluster: Cluster, product: Product, namespace: str) -> None:

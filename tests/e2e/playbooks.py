@@ -108,6 +108,8 @@ class Inventory:
         self.collections = collections
         self.output = folder / "output"
         self.groups: dict[str, dict[str, dict[str, t.Any]]] = {}
+        self._hidden: dict[str, str] = {}
+        self._modules_python: pathlib.Path | None = None
         (folder / "input").mkdir(exist_ok=True)
 
     def add(
@@ -164,7 +166,19 @@ class Inventory:
             "ANSIBLE_COLLECTIONS_PATH": str(self.collections),
             "ANSIBLE_SHOW_CUSTOM_STATS": "true",
             "LC_ALL": "C.UTF-8",
+            **self._hidden,
         }
+
+    def hide(self, library: str) -> None:
+        """Let the controller lack a Python library, which the modules have: they may run elsewhere."""
+        hidden = self.folder / "hidden"
+        hidden.mkdir()
+        (hidden / f"{library}.py").write_text(f"raise ModuleNotFoundError('{library} is hidden')\n", encoding="ascii")
+        python = hidden / "python"
+        python.write_text(f'#!/bin/sh\nexec env --unset=PYTHONPATH {sys.executable} "$@"\n', encoding="utf-8")
+        python.chmod(0o755)
+        self._hidden = {"PYTHONPATH": str(hidden)}
+        self._modules_python = python
 
     @property
     def _path(self) -> pathlib.Path:
@@ -176,6 +190,8 @@ class Inventory:
             "hyper2kvm_output_root": str(self.output),
             "hyper2kvm_verify_timeout_seconds": PATIENCE_SECONDS,
         }
+        if self._modules_python is not None:
+            shared["ansible_python_interpreter"] = str(self._modules_python)
         inventory = {name: {"hosts": hosts, "vars": shared} for name, hosts in self.groups.items()}
         self._path.write_text(json.dumps(inventory), encoding="utf-8")
 

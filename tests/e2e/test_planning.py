@@ -60,13 +60,34 @@ def test_preflight_measures_space_and_capabilities_where_a_worker_lives(inventor
     try:
         inventory.add("huge", hyper2kvm_source_used_bytes=1 << 60)
         inventory.add("picky", hyper2kvm_requirements_capabilities="time-travel")
+        # What only the whole document tells.
+        inventory.add("labelled", hyper2kvm_spec={"requirements": {"labels": {"site": "moon"}}})
+        inventory.add("wrong", hyper2kvm_priority=5000)
         checked = inventory.play(PREFLIGHT)
         assert checked.status == 2
         told = checked.output.replace("\n", " ")
         assert "does not know the capability time-travel" in told, told
+        assert "is not labelled site=moon" in told, told
+        assert "spec.priority: must be less than or equal to 1000" in told, told
         # All VMs of a conversion host share its space.
         assert checked.recap("first")["failed"] == 1
         assert re.search(r"The batch needs 1024\.0 PiB on localhost, and its output root has .* free\. Make room", told)
     finally:
         inventory.release()
         assert inventory.play(MIGRATE, "--tags", "wait", "--limit", "first").status == 0
+
+
+def test_a_controller_needs_nothing_but_ansible(inventory: Inventory) -> None:
+    inventory.hide("pydantic")
+    inventory.add("first", held=True)
+    assert inventory.play(MIGRATE, "--tags", "submit").status == 0
+    inventory.add("second")
+    try:
+        planned, checked = inventory.play(PLAN), inventory.play(PREFLIGHT)
+    finally:
+        inventory.release()
+    assert planned.status == 0, planned.output
+    assert checked.recap("first")["failed"] == 0, checked.output
+    moved = inventory.play(MIGRATE, "--limit", "first")
+    assert moved.status == 0, moved.output
+    assert sorted(inventory.begun()) == ["first-convert"]

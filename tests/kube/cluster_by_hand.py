@@ -111,7 +111,7 @@ class Cluster:
             patch = resources.worker_status_patch(models.WorkerStatus.model_validate({**about, **told}))
             await api.patch(WORKERS, node, patch, subresource="status")
             if lease:
-                await api.renew_lease(self.namespace, resources.worker_lease(node), node, 60)
+                await api.hold_lease(self.namespace, resources.worker_lease(node), node, 60)
 
         self.do(told_it)
 

@@ -97,7 +97,7 @@ class FakeWorker:
 
     async def renew(self) -> None:
         """Say that it lives."""
-        await self._api.renew_lease(self._namespace, worker_lease(self.node), self.node, self._lease_seconds)
+        await self._api.hold_lease(self._namespace, worker_lease(self.node), self.node, self._lease_seconds)
 
     async def finish(self, job: models.MigrationJob) -> None:
         """End ``job`` well, in one write.

@@ -163,7 +163,7 @@ def test_a_worker_has_no_other_rights(api_server: ApiServer, tokens: dict[str, s
         lambda api: api.delete(WORKERS, "a"),
         lambda api: api.all(WORKERS),
         lambda api: api.delete(LEASES, worker_lease("a"), HOME),
-        lambda api: api.renew_lease(namespace, worker_lease("a"), "a", 60),
+        lambda api: api.hold_lease(namespace, worker_lease("a"), "a", 60),
     ]
     for number, write in enumerate(attempts):
         said = attempt(api_server, tokens["a"], write)
@@ -195,7 +195,7 @@ def test_a_worker_does_not_tell_under_anothers_name(api_server: ApiServer, token
 
 
 def test_leases_do_not_wait_among_all_other_requests(api_server: ApiServer, tokens: dict[str, str]) -> None:
-    assert attempt(api_server, tokens["a"], lambda api: api.renew_lease(HOME, worker_lease("a"), "a", 60)) == ""
+    assert attempt(api_server, tokens["a"], lambda api: api.hold_lease(HOME, worker_lease("a"), "a", 60)) == ""
     login = api_server.login_with(tokens["a"])
     url = f"{login.host}{LEASES.path(HOME, worker_lease('a'))}"
     asked = urllib.request.Request(url, headers={"Authorization": f"Bearer {login.api_key}"})
@@ -212,10 +212,10 @@ def test_leases_do_not_wait_among_all_other_requests(api_server: ApiServer, toke
 @pytest.mark.parametrize("name", [worker_lease("b"), "operator.hyper2kvm.io", "anything"])
 def test_a_worker_renews_its_own_lease_alone(api_server: ApiServer, tokens: dict[str, str], name: str) -> None:
     for dummy in ("created", "renewed"):
-        own = attempt(api_server, tokens["a"], lambda api: api.renew_lease(HOME, worker_lease("a"), "a", 60))
+        own = attempt(api_server, tokens["a"], lambda api: api.hold_lease(HOME, worker_lease("a"), "a", 60))
         assert own == ""
         for node in ("a", ""):
-            said = attempt(api_server, tokens[node], lambda api: api.renew_lease(HOME, name, "a", 60))
+            said = attempt(api_server, tokens[node], lambda api: api.hold_lease(HOME, name, "a", 60))
             assert "its own node's Lease alone" in said
         lease = {"apiVersion": LEASES.api_version, "kind": LEASES.kind, "metadata": {"name": name}}
         api_server.kubectl("-n", HOME, "apply", "-f", "-", stdin=json.dumps(lease))

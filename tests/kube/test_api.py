@@ -21,6 +21,7 @@ from ansible_collections.hyper2kvm.core.plugins.module_utils.backends.kube.api i
     Changed,
     Exists,
     Expired,
+    Held,
     Login,
     Refused,
     own_namespace,
@@ -167,11 +168,34 @@ def test_a_lease_is_made_and_renewed(api_server: ApiServer, namespace: str) -> N
         async with Api.connect(api_server.login()) as api:
             renewed = []
             for dummy in range(2):
-                await api.renew_lease(namespace, "hyper2kvm-a", "me", 60)
+                await api.hold_lease(namespace, "hyper2kvm-a", "me", 60)
                 spec = (await api.get(LEASES, "hyper2kvm-a", namespace))["spec"]
                 assert (spec["holderIdentity"], spec["leaseDurationSeconds"]) == ("me", 60)
                 renewed.append(spec["renewTime"])
             assert renewed[0] < renewed[1]
+
+    asyncio.run(run())
+
+
+def test_a_lease_has_one_holder(api_server: ApiServer, namespace: str) -> None:
+    async def run() -> None:
+        async with Api.connect(api_server.login()) as api:
+            await api.hold_lease(namespace, "hyper2kvm-a", "me", 60)
+            with pytest.raises(Held, match="held by me"):
+                await api.hold_lease(namespace, "hyper2kvm-a", "other", 60)
+            with pytest.raises(Changed):
+                await api.release_lease(namespace, "hyper2kvm-a", "other")
+            await api.release_lease(namespace, "hyper2kvm-a", "me")
+            await api.hold_lease(namespace, "hyper2kvm-a", "other", 60)
+            spec = (await api.get(LEASES, "hyper2kvm-a", namespace))["spec"]
+            assert (spec["holderIdentity"], spec["leaseDurationSeconds"]) == ("other", 60)
+            # As if it had been renewed long ago, or before the clock was set back.
+            for renewed in ("2026-01-01T00:00:00.000000Z", "2999-01-01T00:00:00.000000Z"):
+                await api.patch(LEASES, "hyper2kvm-a", {"spec": {"renewTime": renewed}}, namespace)
+                await api.hold_lease(namespace, "hyper2kvm-a", "me", 60)
+                assert (await api.get(LEASES, "hyper2kvm-a", namespace))["spec"]["holderIdentity"] == "me"
+                await api.release_lease(namespace, "hyper2kvm-a", "me")
+                await api.hold_lease(namespace, "hyper2kvm-a", "other", 60)
 
     asyncio.run(run())
 

@@ -106,6 +106,20 @@ def test_what_is_described_is_there_and_then_not_any_more(play: Play, server: Ap
     assert again.status == 0 and again.recap("localhost")["changed"] == 0, again.output
 
 
+def test_what_is_not_described_any_more_goes(play: Play, server: ApiServer) -> None:
+    assert play("deploy").status == 0
+    own = {"hyper2kvm_values": {"worker": {"nodes": ["node1"]}, "monitoring": {"metrics": {"enabled": False}}}}
+    moved = play("deploy", **own)
+    assert moved.status == 0 and moved.recap("localhost")["changed"] == 2, moved.output
+    again = play("deploy", **own)
+    assert again.recap("localhost")["changed"] == 0, again.output
+    assert names(server, "daemonsets") == ["hyper2kvm-worker-node1"] and names(server, "services") == []
+    away = play("undeploy", hyper2kvm_ready_timeout=60)
+    assert away.status == 0, away.output
+    for kind in ("deployments", "daemonsets"):
+        assert names(server, kind) == [], kind
+
+
 def test_nodes_are_labelled_and_let_go(play: Play, server: ApiServer) -> None:
     node = {"apiVersion": "v1", "kind": "Node", "metadata": {"name": "node1"}}
     server.kubectl("create", "-f", "-", stdin=json.dumps(node))

@@ -9,10 +9,12 @@ from __future__ import annotations
 import dataclasses
 import typing as t
 
-from ..backends.base import NotFound, PeopleSide
+from ..backends.base import NotFound, PeopleSide, WorkerState
 from ..protocol import models
 from ..protocol.errors import ErrorClass, JobError, invalid
 from ..protocol.lifecycle import HELD, TERMINAL
+from ..protocol.validation import parse_job
+from ..scheduling.matching import Demand, Offer, first_unmet
 from . import documents, options
 from .places import place_of
 from .presence import Presence, find
@@ -219,10 +221,20 @@ def _labels(params: options.Options) -> dict[str, str]:
 
 def worker_info(params: options.Options) -> Result:
     """Return the result of the module ``worker_info``."""
+    wanted = params["for_job"]
+    demand = None if wanted is None else Demand.of(parse_job(wanted))
     with place_of(params).open(make=False) as backend:
         states = [] if backend is None else backend.workers()
-    workers = [{**dataclasses.asdict(state), "registration": state.registration.to_document()} for state in states]
-    return {"changed": False, "workers": workers}
+    return {"changed": False, "workers": [_worker(state, demand) for state in states]}
+
+
+def _worker(state: WorkerState, demand: Demand | None) -> Result:
+    told = {**dataclasses.asdict(state), "registration": state.registration.to_document()}
+    if demand is not None:
+        # Slots get free, and so whether one is now says nothing.
+        unmet = first_unmet(demand, Offer(state.registration, running=0))
+        told["unmet"] = None if unmet is None else dataclasses.asdict(unmet)
+    return told
 
 
 def _said(job: models.MigrationJob) -> Result:

@@ -76,6 +76,8 @@ _MAX_KEPT = 100
 _NODE_SECONDS = 10.0
 #: Without any news, in case that somebody deleted what was told.
 _NODE_AGAIN_SECONDS = 300.0
+#: A container that starts again has it too, and need not wait for its predecessor's Lease to end.
+_IDENTITY = os.uname().nodename
 #: A worker that lags behind its keeper for so long hangs.
 _HANGS_SECONDS = 15.0
 #: From the request to end: for the worker's checkpoints, and for all.
@@ -175,6 +177,7 @@ class NodeAgent:
                     return 0
                 finally:
                     await _end([*ends, *tasks])
+                    await self._release()
 
     async def _work(self) -> None:
         """Hand back what a predecessor had, let the worker begin, and mind the jobs."""
@@ -219,15 +222,18 @@ class NodeAgent:
     # -- the lease -----------------------------------------------------------------------------------------------------
 
     async def _keep(self) -> None:
-        """Renew the Lease, and tell the worker each time."""
+        """Renew the Lease, and tell the worker each time.
+
+        While another agent of this node holds it, this one waits: both would carry out the same jobs.
+        """
         path = self._config.state_dir / KEEPER
         seconds = self._config.lease_seconds
         while True:
             began = boottime()
             wait = _RENEW_AGAIN_SECONDS
             try:
-                renewal = self._api.renew_lease(
-                    self._node.namespace, worker_lease(self._node.name), os.uname().nodename, round(seconds)
+                renewal = self._api.hold_lease(
+                    self._node.namespace, worker_lease(self._node.name), _IDENTITY, round(seconds)
                 )
                 await asyncio.wait_for(renewal, _RENEW_TIMEOUT_SECONDS)
                 # From before the request: the operator cannot have counted from any earlier.
@@ -238,6 +244,12 @@ class NodeAgent:
             except (JobError, asyncio.TimeoutError, OSError) as error:
                 self._say("lease", f"the lease cannot be renewed: {error or 'no answer in time'}")
             await asyncio.sleep(max(0.0, began + wait - boottime()))
+
+    async def _release(self) -> None:
+        """Let the next agent of this node begin at once."""
+        with contextlib.suppress(JobError, asyncio.TimeoutError):
+            release = self._api.release_lease(self._node.namespace, worker_lease(self._node.name), _IDENTITY)
+            await asyncio.wait_for(release, _RENEW_TIMEOUT_SECONDS)
 
     # -- what the cluster says -----------------------------------------------------------------------------------------
 

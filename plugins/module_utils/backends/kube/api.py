@@ -22,6 +22,7 @@ import pathlib
 import typing as t
 import urllib.parse
 
+from ...protocol import fields
 from ...protocol.errors import ErrorClass, JobError, environment
 from .resources import LEASES, Object, Resource
 
@@ -64,6 +65,10 @@ class Exists(ApiError):
 
 class Changed(ApiError):
     """The object is not (or no longer) as the writer believed; nothing was written."""
+
+
+class Held(ApiError):
+    """The Lease is somebody else's."""
 
 
 class Expired(ApiError):
@@ -301,18 +306,43 @@ class Api:
         body: Object = {"preconditions": {"uid": uid}} if uid else {}
         await self._call("DELETE", resource.path(namespace, name), _dry(dry_run), body)
 
-    async def renew_lease(self, namespace: str, name: str, holder: str, seconds: int) -> None:
+    async def hold_lease(self, namespace: str, name: str, holder: str, seconds: int) -> None:
         """Say, in the Lease of that name, that ``holder`` lives and holds it for ``seconds`` from now. Creates it.
 
+        It is taken over from somebody else who released it, or did not renew it in time by this host's clock.
+
         Raises:
+            Held: it is somebody else's.
             JobError: the API server cannot be reached, or refuses.
         """
         spec = lease_spec(holder, seconds)
         try:
-            await self.patch(LEASES, name, {"spec": spec}, namespace)
+            await self.patch(LEASES, name, [_held_by(holder), {"op": "add", "path": "/spec", "value": spec}], namespace)
         except Absent:
             document = {"apiVersion": LEASES.api_version, "kind": LEASES.kind, "metadata": {"name": name}, "spec": spec}
             await self.create(LEASES, document, namespace)
+        except Changed:
+            found = await self.get(LEASES, name, namespace)
+            other = _holder(found, datetime.datetime.now(datetime.timezone.utc))
+            if other not in ("", holder):
+                raise Held(
+                    ErrorClass.TRANSIENT,
+                    "LeaseHeld",
+                    f"The Lease {name} in {namespace} is held by {other}, another agent of this node.",
+                    "End the other one: a second release, or a DaemonSet that an earlier one left behind.",
+                ) from None
+            version = {"resourceVersion": found["metadata"]["resourceVersion"]}
+            await self.patch(LEASES, name, {"metadata": version, "spec": spec}, namespace)
+
+    async def release_lease(self, namespace: str, name: str, holder: str) -> None:
+        """Let somebody else take the Lease at once, if it is ``holder``'s.
+
+        Raises:
+            Absent, Changed: it is not.
+            JobError: the API server cannot be reached, or refuses.
+        """
+        nobody = {"op": "add", "path": "/spec/holderIdentity", "value": ""}
+        await self.patch(LEASES, name, [_held_by(holder), nobody], namespace)
 
     async def _call(
         self, method: str, path: str, query: c.Mapping[str, str] | None = None, body: t.Any = None
@@ -370,6 +400,21 @@ def lease_spec(holder: str, seconds: int) -> Object:
     """Return what the ``spec`` of a Lease says that ``holder`` renews now, for ``seconds``."""
     now = datetime.datetime.now(datetime.timezone.utc)
     return {"holderIdentity": holder, "leaseDurationSeconds": seconds, "renewTime": micro_time(now)}
+
+
+def _held_by(holder: str) -> Object:
+    """Return the test of a JSON Patch that a Lease is ``holder``'s."""
+    return {"op": "test", "path": "/spec/holderIdentity", "value": holder}
+
+
+def _holder(lease: Object, now: datetime.datetime) -> str:
+    """Return who holds a Lease; nobody, if its time is over, or not yet begun, as after a clock was set back."""
+    spec = lease.get("spec", {})
+    lasts = datetime.timedelta(seconds=spec.get("leaseDurationSeconds") or 0)
+    renewed = spec.get("renewTime")
+    if not renewed or not datetime.timedelta() <= now - fields.moment(renewed) < lasts:
+        return ""
+    return str(spec.get("holderIdentity") or "")
 
 
 def micro_time(moment: datetime.datetime) -> str:

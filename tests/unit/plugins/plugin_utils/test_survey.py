@@ -22,6 +22,7 @@ WORKER = {
         "capabilities": {name: {"available": True} for name in ("qemu-img", "root", "attach", "boot-test")},
     },
     "free_output_bytes": 500 * MIB,
+    "unmet": None,
 }
 #: 100 MiB in 10 s, and 30 s besides.
 DONE = {
@@ -47,11 +48,9 @@ def seen(host: str, *, disk: int = 200 * MIB, job: dict[str, t.Any] | None = Non
         "folder": host,
         "source": f"{host}.ova",
         "used_bytes": "",
-        "boots": True,
-        "capabilities": [],
-        "labels": {},
         "devices": False,
         "disks": {"disks": [{"virtual_size": disk}]},
+        "wanted": {"job": {}},
         "workers": {"workers": [WORKER]},
         "jobs": {"jobs": [job] if job else []},
         **more,
@@ -88,3 +87,16 @@ def test_space_is_short_by_what_is_known_to_be_used() -> None:
     )
     found = survey({"a": seen("a", disk=1000 * MIB)})
     assert found["vms"]["a"]["problems"] == []
+
+
+def test_what_no_worker_can_do_is_said_of_each_of_them() -> None:
+    unmet = {"reason": "CapabilityMissing", "message": "lacks microvm: there is no kernel"}
+    lacking = {**WORKER, "unmet": unmet}
+    found = survey({"a": seen("a", workers={"workers": [lacking]})})
+    assert found["vms"]["a"]["problems"] == ["The worker worker1 lacks microvm: there is no kernel."]
+    assert survey({"a": seen("a", workers={"workers": [lacking, WORKER]})})["vms"]["a"]["problems"] == []
+
+
+def test_a_job_that_is_no_job_is_said() -> None:
+    found = survey({"a": seen("a", wanted={"msg": "spec.priority: 5000 is too large. Give 1000 or less."})})
+    assert found["vms"]["a"]["problems"] == ["spec.priority: 5000 is too large. Give 1000 or less."]
