@@ -1,6 +1,6 @@
 # The worker, and the operator, as images: Debian, Python, this collection. docs/container.md says how they are run.
 # What changes seldom comes first: a build after a change of code alone makes the last two layers.
-ARG BASE_IMAGE=debian:bookworm-20250520-slim
+ARG BASE_IMAGE=debian:bookworm-20250520-slim@sha256:90522eeb7e5923ee2b871c639059537b30521272f10ca86fdbbbb2b75a8c40cd
 
 FROM ${BASE_IMAGE} AS python
 RUN apt-get update \

@@ -109,7 +109,7 @@ class Inventory:
         self.output = folder / "output"
         self.groups: dict[str, dict[str, dict[str, t.Any]]] = {}
         self._hidden: dict[str, str] = {}
-        self._modules_python: pathlib.Path | None = None
+        self._everywhere: dict[str, str] = {}
         (folder / "input").mkdir(exist_ok=True)
 
     def add(
@@ -149,7 +149,7 @@ class Inventory:
             return ansible_playbook(
                 *("-i", self._path, playbook, *arguments),
                 folder=self.folder,
-                extra=extra,
+                extra={**self._everywhere, **extra},
                 settings=self.environment,
                 log=log,
             )
@@ -178,7 +178,8 @@ class Inventory:
         python.write_text(f'#!/bin/sh\nexec env --unset=PYTHONPATH {sys.executable} "$@"\n', encoding="utf-8")
         python.chmod(0o755)
         self._hidden = {"PYTHONPATH": str(hidden)}
-        self._modules_python = python
+        # In the inventory it would not hold for the implicit localhost.
+        self._everywhere = {"ansible_python_interpreter": str(python)}
 
     @property
     def _path(self) -> pathlib.Path:
@@ -190,8 +191,6 @@ class Inventory:
             "hyper2kvm_output_root": str(self.output),
             "hyper2kvm_verify_timeout_seconds": PATIENCE_SECONDS,
         }
-        if self._modules_python is not None:
-            shared["ansible_python_interpreter"] = str(self._modules_python)
         inventory = {name: {"hosts": hosts, "vars": shared} for name, hosts in self.groups.items()}
         self._path.write_text(json.dumps(inventory), encoding="utf-8")
 

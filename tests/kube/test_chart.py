@@ -74,7 +74,8 @@ VARIANTS: dict[str, tuple[str, ...]] = {
         *("--set", "alerting.enabled=true", "--set", "alerting.slack.webhook=https://example.org/hook"),
         *("--set", "monitoring.serviceMonitor.enabled=true", "--set", "monitoring.serviceMonitor.labels.release=prom"),
         *("--set", "monitoring.grafanaDashboard.enabled=true", "--set", "alerting.slack.alertmanagerConfig=always"),
-        *("--set", "worker.secrets={guest-keys}", "--set", "worker.labels.site=vienna"),
+        *("--set", "worker.secrets[0].name=guest-keys", "--set", "worker.secrets[0].namespaces={team-a,team-b}"),
+        *("--set", "worker.labels.site=vienna"),
     ),
 }
 
@@ -196,10 +197,8 @@ def test_a_worker_is_asked_how_it_is_without_starting_a_program_of_ours(told: bo
     services = {one["metadata"]["name"] for one in of_kind(found, "Service")}
     assert ("hyper2kvm-worker" in services) == ("--metrics-port=8080" in container["args"]) == told
     for probe in (container["livenessProbe"], container["startupProbe"]):
-        if told:
-            assert probe["httpGet"] == {"path": "/healthz", "port": container["ports"][0]["name"]}
-        else:
-            assert "find /data/state/node-agent" in probe["exec"]["command"][-1]
+        # Whoever keeps the port of the metrics busy must not have the worker stopped.
+        assert "httpGet" not in probe and "find /data/state/node-agent" in probe["exec"]["command"][-1]
 
 
 def test_the_dashboard_is_a_config_map_for_grafanas_sidecar() -> None:
@@ -254,6 +253,15 @@ def test_the_operator_is_of_the_restricted_profile(api_server: ApiServer) -> Non
 def test_wrong_values_are_refused_by_name(setting: str, told: str) -> None:
     with pytest.raises(Exception, match=told):
         rendered("--set", setting)
+
+
+def test_a_secret_is_there_for_the_namespaces_that_may_use_it() -> None:
+    (worker,) = of_kind(objects(*VARIANTS["all-switches"]), "DaemonSet")
+    spec = worker["spec"]["template"]["spec"]
+    mounts = {one["mountPath"]: one["name"] for one in spec["containers"][0]["volumeMounts"] if "secret" in one["name"]}
+    assert mounts == {f"/data/secrets/{team}/guest-keys": "secret-guest-keys" for team in ("team-a", "team-b")}
+    (volume,) = [one for one in spec["volumes"] if one["name"] == "secret-guest-keys"]
+    assert volume["secret"]["secretName"] == "guest-keys"
 
 
 def test_what_is_written_from_elsewhere_is_up_to_date() -> None:

@@ -21,14 +21,9 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
 
 {{- /* How a worker is asked whether it is well. */ -}}
 {{- define "hyper2kvm.workerAlive" -}}
-{{- if .Values.monitoring.metrics.enabled -}}
-httpGet:
-  path: /healthz
-  port: metrics
-{{- else -}}
+{{- /* Not by HTTP: whoever keeps the port of the metrics busy would have the worker stopped. */ -}}
 exec:
   command: [sh, -c, find /data/state/node-agent -mmin -1 | grep -q .]
-{{- end }}
 {{- end }}
 
 {{- /* The Secret with Slack's webhook; nothing where there is none. */ -}}

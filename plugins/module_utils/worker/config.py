@@ -94,6 +94,8 @@ def kernel_folder() -> pathlib.Path:
 def roots_of(roots: Roots, namespace: str | None) -> Roots:
     """Return the roots as a job of ``namespace`` has them: the folders of that name in them; themselves where None.
 
+    Of the secrets root it may lack one: then there is no secret for that namespace.
+
     Raises:
         JobError: (environment) the input root has no such folder, the output root's cannot be made, or one is a link.
     """
@@ -103,6 +105,7 @@ def roots_of(roots: Roots, namespace: str | None) -> Roots:
         roots,
         input=_existing(roots.input / namespace, f"input root of the namespace {namespace},", "what is mounted there"),
         output=_made(roots.output / namespace, f"output root of the namespace {namespace},", "what is mounted there"),
+        secrets=None if roots.secrets is None else roots.secrets / namespace,
     )
     for root, inside in ((roots.input, found.input), (roots.output, found.output)):
         if inside != root / namespace:

@@ -76,7 +76,9 @@ def read_secret(reference: models.SecretRef, root: pathlib.Path | None) -> bytes
             return file.read(_SECRET_LIMIT)
     except OSError as e:
         raise invalid(
-            "NoSecret", f"{where} cannot be read by this worker.", "Put it below the worker's secrets root."
+            "NoSecret",
+            f"{where} cannot be read by this worker for this job.",
+            "Put it below the worker's secrets root; on a cluster, list it in worker.secrets with the job's namespace.",
         ) from e
 
 

@@ -16,9 +16,12 @@ import typing as t
 import pytest
 from ansible_collections.hyper2kvm.core.plugins.module_utils.backends.host import boottime
 from ansible_collections.hyper2kvm.core.plugins.module_utils.backends.local_grants import Given
+from ansible_collections.hyper2kvm.core.plugins.module_utils.guests.fixers.base import read_secret
 from ansible_collections.hyper2kvm.core.plugins.module_utils.protocol import models, validation
+from ansible_collections.hyper2kvm.core.plugins.module_utils.protocol.errors import JobError
 from ansible_collections.hyper2kvm.core.plugins.module_utils.protocol.lifecycle import Phase
 from ansible_collections.hyper2kvm.core.plugins.module_utils.worker import keeper, workdirs
+from ansible_collections.hyper2kvm.core.plugins.module_utils.worker.config import roots_of
 from ansible_collections.hyper2kvm.core.plugins.module_utils.worker.context import Roots
 
 from tests.tools.machine import alive, wait_for
@@ -69,6 +72,24 @@ def test_a_namespace_without_sources_is_told(site: Site) -> None:
     assert error is not None
     assert error.reason == "RootMissing"
     assert str(site.root / "team-a") in error.message
+
+
+@pytest.mark.usefixtures("sources")
+def test_a_namespace_has_its_own_secrets_alone(site: Site) -> None:
+    secrets = site.root / "secrets"
+    for team in ("team-a", "team-b"):
+        (secrets / team / team).mkdir(parents=True)
+        (secrets / team / team / "key").write_text(f"of {team}", encoding="ascii")
+    roots = Roots(input=site.root, output=site.output, scratch=site.scratch, secrets=secrets)
+    seen = roots_of(roots, "team-a").secrets
+    assert read_secret(models.SecretRef(name="team-a", key="key"), seen) == b"of team-a"
+    for name in ("team-b", "team-b/team-b", "../team-b/team-b"):
+        with pytest.raises((JobError, ValueError)):
+            read_secret(models.SecretRef(name=name, key="key"), seen)
+    # A namespace without any secret has no others either.
+    (site.root / "team-c").mkdir()
+    with pytest.raises(JobError, match="cannot be read by this worker for this job"):
+        read_secret(models.SecretRef(name="team-a", key="key"), roots_of(roots, "team-c").secrets)
 
 
 def test_a_namespace_is_no_link_to_elsewhere(site: Site) -> None:
