@@ -15,9 +15,8 @@ import typing as t
 
 from prometheus_client.parser import text_string_to_metric_families
 
-from tests.cluster import images
 from tests.cluster.cluster import Cluster
-from tests.cluster.machine import ClusterError, execute, until
+from tests.cluster.machine import execute, until
 from tests.guests import build
 
 REPOSITORY = pathlib.Path(__file__).parents[2]
@@ -26,6 +25,7 @@ NAMESPACE = "hyper2kvm-workers"
 RELEASE = "hyper2kvm"
 #: Where nodes have their own volumes; other folders of theirs are the host's or their programs'.
 _OWN = "/var/lib/hyper2kvm"
+_NODES = ("node1", "node2")
 _OVER = {"COMPLETED", "FAILED", "CANCELLED"}
 #: A job's limit in seconds, on a machine whose cores have other things to do as well.
 PATIENCE = 400.0
@@ -84,7 +84,7 @@ class Product:
     def upload(self, namespace: str) -> None:
         """Put the tiny guest's OVA where jobs of ``namespace`` find it, as people do."""
         ova = build("tiny") / "tiny.ova"
-        command = [str(REPOSITORY / "k8s/upload"), NAMESPACE, images.PRODUCT_IMAGE, str(ova), namespace]
+        command = [str(REPOSITORY / "k8s/upload"), NAMESPACE, str(ova), namespace]
         execute(command, environment=self.cluster.environment(), timeout=120)
 
     def submit(self, namespace: str, name: str, **spec: t.Any) -> None:
@@ -182,16 +182,25 @@ class Product:
         """Nothing of any job is left on a node: no device, mount, process or file of work."""
 
         def left() -> list[str]:
-            found = [f"loop device {one}" for one in _loops(_OWN)]
-            for node in ("node1", "node2"):
-                machine = self.cluster.node(node)
-                with contextlib.suppress(ClusterError):
-                    found += machine.run("ls", f"{_OWN}/temp").split()
-                    names = machine.run("ps", "-A", "-o", "comm=").splitlines()
-                    found += [name for name in names if name.startswith(("h2k:", "qemu-"))]
-            return found
+            work = [path for node in _NODES for path in self.cluster.node(node).run("ls", f"{_OWN}/temp").split()]
+            return [*self.at_work(*_NODES), *work]
 
         until(lambda: left() == [], f"nothing to be left of jobs, and not {left()}", 120)
+
+    def check_nothing_works(self) -> None:
+        """The same, but for the files by which a job that was handed back goes on."""
+        until(lambda: not self.at_work(*_NODES), f"nothing to be left at work, and not {self.at_work(*_NODES)}", 120)
+
+    def at_work(self, *nodes: str) -> list[str]:
+        """What jobs have open on these nodes: devices (of any node), mounts, processes."""
+        found = [f"loop device {one}" for one in _loops(_OWN)]
+        for node in nodes:
+            machine = self.cluster.node(node)
+            mounts = machine.run("cat", "/proc/self/mountinfo").splitlines()
+            found += [f"{node}: mount {line}" for line in mounts if f"{_OWN}/temp/" in line]
+            names = machine.run("ps", "-A", "-o", "comm=").splitlines()
+            found += [f"{node}: {name}" for name in names if name.startswith(("h2k:", "qemu-"))]
+        return found
 
 
 def job(namespace: str, name: str, **spec: t.Any) -> Object:

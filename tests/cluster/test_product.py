@@ -19,6 +19,8 @@ import pytest
 from tests.cluster.cluster import Cluster
 from tests.cluster.machine import ClusterError, until
 from tests.cluster.product import CHART, NAMESPACE, PATIENCE, RELEASE, REPOSITORY, SLOW, SLOWER, Product, job
+from tests.e2e.migration import link_or_copy
+from tests.guests import build
 
 #: A worker tells the API server each so many seconds that it lives, and stops its jobs when it was silent for so many.
 _BETWEEN_RENEWALS, _STOPS_AFTER = 10.0, 40.0
@@ -137,7 +139,14 @@ def test_the_api_servers_absence_stops_nothing(cluster: Cluster, product: Produc
 def test_an_evicted_worker_hands_its_jobs_back(cluster: Cluster, product: Product, namespace: str) -> None:
     product.submit(namespace, "vm", **SLOW)
     node = product.until_copying(namespace, "vm")
-    cluster.kubectl("--namespace", NAMESPACE, "delete", "pod", product.worker(node), "--timeout=90s", timeout=120)
+    pod = product.worker(node)
+    wanted = {
+        "apiVersion": "policy/v1",
+        "kind": "Eviction",
+        "metadata": {"name": pod, "namespace": NAMESPACE},
+    }
+    place = f"/api/v1/namespaces/{NAMESPACE}/pods/{pod}/eviction"
+    cluster.kubectl("create", "--raw", place, "--filename", "-", text=json.dumps(wanted))
     status = product.completed(namespace, "vm")
     assert len(status["attempts"]) == 2
     assert [one for one in status["attempts"] if "error" in one] == []
@@ -178,35 +187,71 @@ def test_another_node_does_what_a_lost_one_had(cluster: Cluster, product: Produc
     product.completed(namespace, "vm")
 
 
+def test_a_worker_that_is_cut_off_stops_before_another_begins(
+    cluster: Cluster, product: Product, namespace: str
+) -> None:
+    product.submit(namespace, "vm", **SLOWER)
+    node = product.until_copying(namespace, "vm")
+    other = "node1" if node == "node2" else "node2"
+    with cluster.cut_off(node):
+        until(lambda: product.at_work(node) == [], "the worker to stop by itself", PATIENCE)
+        assert len(product.jobs(namespace)["vm"]["attempts"]) == 1
+        until(lambda: len(product.jobs(namespace)["vm"]["attempts"]) == 2, "another attempt", PATIENCE)
+    status = product.completed(namespace, "vm")
+    attempts = [(one["worker"], one.get("error", {}).get("reason")) for one in status["attempts"]]
+    assert attempts == [(node, "LeaseExpired"), (other, None)]
+    until(lambda: product.at_work(node) == [], "nothing to be left")
+
+
 def test_a_namespace_goes_with_its_running_jobs(cluster: Cluster, product: Product, namespace: str) -> None:
     product.submit(namespace, "vm", **SLOW)
     product.until_copying(namespace, "vm")
+    place = product.output(namespace)
     cluster.kubectl("delete", "namespace", namespace, "--timeout=60s", timeout=90)
+    until(lambda: [str(path) for path in place.rglob("*.partial")] == [], "the half of a target to go")
 
 
 def test_helm_tests_itself(cluster: Cluster, product: Product) -> None:
     assert "Succeeded" in cluster.helm("test", RELEASE, f"--namespace={NAMESPACE}", "--timeout=5m", timeout=330)
 
 
-def test_the_playbook_ends_with_the_same_table(
-    cluster: Cluster, product: Product, namespace: str, tmp_path: pathlib.Path
-) -> None:
-    inventory = tmp_path / "inventory.yml"
-    hosts = {"web01": {"hyper2kvm_source_path": "tiny.ova"}}
-    inventory.write_text(json.dumps({"all": {"hosts": hosts}}), encoding="utf-8")
-    extra = {
-        "hyper2kvm_backend": "kubernetes",
-        "hyper2kvm_kubernetes_kubeconfig": str(cluster.kubeconfig),
-        "hyper2kvm_kubernetes_namespace": namespace,
-        "hyper2kvm_verify_boot": False,
-    }
-    command = ["ansible-playbook", "-i", str(inventory), "hyper2kvm.core.migrate", "-e", json.dumps(extra)]
-    done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=False, timeout=PATIENCE)
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert re.search(r"web01 .*tiny\.ova", done.stdout), done.stdout
-    assert product.until_over(namespace, "web01-convert")["web01-convert"]["phase"] == "COMPLETED"
-    again = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=True, timeout=PATIENCE)
-    assert re.search(r"web01 .*changed=0", again.stdout), again.stdout
+def test_the_page_for_kubernetes_does_what_it_says(cluster: Cluster, product: Product, tmp_path: pathlib.Path) -> None:
+    page = (REPOSITORY / "docs/howto/kubernetes.md").read_text(encoding="utf-8").partition("\n## 2.")[2]
+    page = page.partition("\n## 3.")[0]
+    (name, document), *others = re.findall(r"```yaml\n# (\S+)\n(.*?)```", page, re.S)
+    assert not others
+    (tmp_path / name).write_text(document, encoding="utf-8")
+    (tmp_path / "k8s").symlink_to(REPOSITORY / "k8s")
+    link_or_copy(build("tiny") / "tiny.ova", tmp_path / "web01.ova")
+    # It is the page's commands that are tested; other tests see guests boot here.
+    hosts = {"web01": {"hyper2kvm_source_path": "web01.ova", "hyper2kvm_verify_boot": False}}
+    (tmp_path / "inventory.yml").write_text(json.dumps({"all": {"hosts": hosts}}), encoding="utf-8")
+    settings = {**environment(cluster), "ANSIBLE_COLLECTIONS_PATH": str(REPOSITORY / ".collections")}
+    said = {}
+    commands = re.findall(r"^\$ (.*)$", page, re.M)
+    try:
+        for command in commands:
+            run = ["bash", "-c", command]
+            done = subprocess.run(
+                run, cwd=tmp_path, env=settings, capture_output=True, text=True, check=False, timeout=PATIENCE
+            )
+            assert done.returncode == 0, (command, done.stdout + done.stderr)
+            said[command.split()[0]] = done.stdout
+        (play,) = [command for command in commands if "ansible-playbook" in command]
+        assert re.search(r"web01 .*web01\.ova", said["ansible-playbook"]), said
+        assert "Complete" in said["make"] or "COMPLETED" in said["make"], said
+        again = subprocess.run(
+            ["bash", "-c", play],
+            cwd=tmp_path,
+            env=settings,
+            capture_output=True,
+            text=True,
+            check=True,
+            timeout=PATIENCE,
+        )
+        assert re.search(r"web01 .*changed=0", again.stdout), again.stdout
+    finally:
+        cluster.kubectl("delete", "namespace", "migrations", "--ignore-not-found", "--timeout=120s", timeout=150)
 
 
 def test_the_chart_asks_for_nothing_that_it_does_not_say(cluster: Cluster) -> None:

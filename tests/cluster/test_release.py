@@ -70,6 +70,24 @@ def test_a_job_survives_upgrade_and_rollback_and_uninstalling_leaves_what_is_the
     until(lambda: left(empty) == USERS, f"nothing but the user's to be left, and not {left(empty) - USERS}")
     assert product.jobs(namespace).keys() == {"vm", "again"}
 
+    # In the midst of a job, which waits for the next release.
+    product.install()
+    product.submit(namespace, "midst", **SLOWER)
+    product.until_copying(namespace, "midst")
+    empty.helm("uninstall", RELEASE, f"--namespace={NAMESPACE}", "--wait", "--timeout=3m")
+    until(lambda: left(empty) == USERS, f"nothing but the user's to be left, and not {left(empty) - USERS}")
+    product.check_nothing_works()
+    assert product.jobs(namespace)["midst"]["phase"] == "QUEUED"
+    product.install()
+    status = product.completed(namespace, "midst")
+    assert len(status["attempts"]) == 2 and [one for one in status["attempts"] if "error" in one] == []
+
+    # The same for whoever deletes all of its namespace.
+    product.submit(namespace, "late", **SLOWER)
+    product.until_copying(namespace, "late")
+    empty.kubectl("delete", "namespace", NAMESPACE, "--timeout=180s", timeout=200)
+    product.check_nothing_works()
+
 
 #: What a release leaves: the storage with sources and targets, and the definitions of the jobs' records.
 USERS = {
