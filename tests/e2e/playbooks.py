@@ -31,13 +31,21 @@ sys.exit(pretended_engine.main())
 
 
 def install(folder: pathlib.Path) -> pathlib.Path:
-    """Build the collection's tarball and install it; where to."""
+    """Build the collection's tarball and install it by a requirements file, as people do; where to."""
     folder.mkdir(exist_ok=True)
-    galaxy = [str(_BIN / "ansible-galaxy"), "collection"]
-    _run([*galaxy, "build", "--output-path", folder, REPOSITORY])
+    galaxy = str(_BIN / "ansible-galaxy")
+    _run([galaxy, "collection", "build", "--output-path", folder, REPOSITORY])
     (tarball,) = folder.glob("*.tar.gz")
-    _run([*galaxy, "install", "--offline", "--no-deps", "--collections-path", folder / "collections", tarball])
-    return folder / "collections"
+    # What it depends on is there, because no server is.
+    there = folder / "collections/ansible_collections"
+    there.mkdir(parents=True)
+    (there / "kubernetes").symlink_to(REPOSITORY / ".collections/ansible_collections/kubernetes")
+    requirements = folder / "requirements.yml"
+    requirements.write_text(json.dumps({"collections": [{"name": str(tarball), "type": "file"}]}), encoding="utf-8")
+    nowhere = "http://127.0.0.1:1"
+    place = str(there.parent)
+    _run([galaxy, "install", "-r", requirements], ANSIBLE_COLLECTIONS_PATH=place, ANSIBLE_GALAXY_SERVER=nowhere)
+    return there.parent
 
 
 def pretend(collections: pathlib.Path) -> None:
@@ -48,8 +56,8 @@ def pretend(collections: pathlib.Path) -> None:
     launcher.write_text(head + _PRETENDED, encoding="utf-8")
 
 
-def _run(command: t.Sequence[str | pathlib.Path]) -> None:
-    subprocess.run(command, check=True, capture_output=True, cwd="/", env=environment())
+def _run(command: t.Sequence[str | pathlib.Path], **variables: str) -> None:
+    subprocess.run(command, check=True, capture_output=True, cwd="/", env=environment(**variables))
 
 
 def environment(**variables: str) -> dict[str, str]:

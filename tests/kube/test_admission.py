@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import collections.abc as c
+import contextlib
 import json
 import ssl
 import typing as t
@@ -15,6 +16,7 @@ import urllib.request
 
 import pytest
 from ansible_collections.hyper2kvm.core.plugins.module_utils.backends.kube.api import Api, Refused
+from ansible_collections.hyper2kvm.core.plugins.module_utils.backends.kube.client import KubernetesBackend
 from ansible_collections.hyper2kvm.core.plugins.module_utils.backends.kube.resources import (
     JOBS,
     LEASES,
@@ -26,10 +28,12 @@ from ansible_collections.hyper2kvm.core.plugins.module_utils.backends.kube.resou
     worker_object,
     worker_status_patch,
 )
+from ansible_collections.hyper2kvm.core.plugins.module_utils.protocol.errors import JobError
 
 from tests.guests.host import REPOSITORY
 from tests.kube.api_server import ApiServer
 from tests.kube.registrations import registration
+from tests.tools.machine import wait_for
 
 HOME = "hyper2kvm-workers"
 SECRETS = Resource("", "v1", "secrets", "Secret")
@@ -219,3 +223,28 @@ def test_a_worker_renews_its_own_lease_alone(api_server: ApiServer, tokens: dict
             assert "its own node's Lease alone" in said
         lease = {"apiVersion": LEASES.api_version, "kind": LEASES.kind, "metadata": {"name": name}}
         api_server.kubectl("-n", HOME, "apply", "-f", "-", stdin=json.dumps(lease))
+
+
+@pytest.mark.usefixtures("tokens")
+def test_a_team_sees_its_jobs_and_workers_if_it_may(api_server: ApiServer, job: tuple[str, str]) -> None:
+    namespace, name = job
+    api_server.kubectl("-n", namespace, "create", "serviceaccount", "person")
+    account = f"{namespace}:person"
+    bound = ["create", "rolebinding", "person", "--clusterrole=hyper2kvm-view", f"--serviceaccount={account}"]
+    api_server.kubectl("-n", namespace, *bound)
+    token = api_server.kubectl("-n", namespace, "create", "token", "person").strip()
+    with contextlib.closing(KubernetesBackend(api_server.login_with(token), namespace)) as backend:
+        assert backend.get(name).status.assigned_node == "a"
+        with pytest.raises(JobError, match="hyper2kvm-workers-view"):
+            backend.workers()
+        sees = ["create", "clusterrolebinding", account.replace(":", "-"), "--clusterrole=hyper2kvm-workers-view"]
+        api_server.kubectl(*sees, f"--serviceaccount={account}")
+        wait_for(lambda: sees_workers(backend))
+
+
+def sees_workers(backend: KubernetesBackend) -> bool:
+    """Whether the API server knows by now that this login may."""
+    with contextlib.suppress(JobError):
+        backend.workers()
+        return True
+    return False

@@ -20,7 +20,7 @@ import typing as t
 import uuid
 
 from ...protocol import fields, models
-from ...protocol.errors import ErrorClass, JobError, transient, unsupported
+from ...protocol.errors import ErrorClass, JobError, environment, transient, unsupported
 from ...protocol.lifecycle import HELD, TERMINAL
 from ...scheduling import matching, waiting
 from ..base import Conflict, NotFound, Outcome, Submission, WorkerState, gives_way
@@ -423,8 +423,21 @@ class KubernetesBackend:
                 await asyncio.sleep(_POLL_SECONDS)
 
     async def _alive(self) -> builtins.list[tuple[models.WorkerStatus, float]]:
-        """Return the workers that were heard of lately, and how long ago that was in seconds."""
-        found = [resources.worker_of(one) for one in await self._api.all(WORKERS)]
+        """Return the workers that were heard of lately, and how long ago that was in seconds.
+
+        Raises:
+            JobError: class ``environment``, this login may not see workers.
+        """
+        try:
+            listed = await self._api.all(WORKERS)
+        except Refused as error:
+            raise environment(
+                "WorkersForbidden",
+                f"The workers are not shown to this login: {error.message}",
+                "Have an administrator bind the ClusterRole hyper2kvm-workers-view to it (kubectl create "
+                "clusterrolebinding NAME --clusterrole hyper2kvm-workers-view --user USER).",
+            ) from error
+        found = [resources.worker_of(one) for one in listed]
         workers = sorted((worker for worker in found if worker is not None), key=lambda worker: worker.name)
         ages = await self._silences(workers)
         return [
