@@ -38,6 +38,7 @@ from ansible_collections.hyper2kvm.core.plugins.module_utils.protocol import (
     validation,
 )
 from ansible_collections.hyper2kvm.core.plugins.module_utils.protocol.lifecycle import Actor, IllegalTransition, Phase
+from ansible_collections.hyper2kvm.core.plugins.module_utils.protocol.retries import RetryPolicy
 from hypothesis import strategies as st
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
@@ -620,6 +621,15 @@ LEGAL = {
 }
 STATUS_SCHEMA = validator("migration-job", "JobStatus")
 BACKOFF_LIMIT = 2
+FLAKY = ("Flaky", "Fragile")
+RETRIES = RetryPolicy(
+    BACKOFF_LIMIT,
+    (
+        models.FailureRule(reasons=[FLAKY[0]], action=models.FailureAction.IGNORE),
+        models.FailureRule(reasons=[FLAKY[1]], action=models.FailureAction.RETRY),
+        models.FailureRule(classes=[errors.ErrorClass.INTERNAL], action=models.FailureAction.FAIL_JOB),
+    ),
+)
 
 
 class Lifecycle(hypothesis.stateful.RuleBasedStateMachine):
@@ -689,12 +699,12 @@ class Lifecycle(hypothesis.stateful.RuleBasedStateMachine):
 
     @hypothesis.stateful.rule(
         kind=st.sampled_from(errors.ErrorClass),
-        reason=st.sampled_from(["Broken", status.WORKER_LOST, status.LEASE_EXPIRED]),
+        reason=st.sampled_from(["Broken", *FLAKY, status.WORKER_LOST, status.LEASE_EXPIRED]),
         actor=actors,
     )
     def fail(self, kind: errors.ErrorClass, reason: str, actor: Actor) -> None:
         error = errors.JobError(kind, reason, "It broke.")
-        self._try(lambda: status.fail(self.status, error, actor, self.now, backoff_limit=BACKOFF_LIMIT))
+        self._try(lambda: status.fail(self.status, error, actor, self.now, policy=RETRIES))
 
     @hypothesis.stateful.rule(suspend=st.booleans())
     def suspend(self, suspend: bool) -> None:
@@ -710,7 +720,7 @@ class Lifecycle(hypothesis.stateful.RuleBasedStateMachine):
             assert (now.attempts[-1].ended_at is None) == (now.phase in lifecycle.HELD)
         assert (now.finished_at is not None) == (now.phase in lifecycle.TERMINAL)
         assert now.not_before is None or now.phase is Phase.QUEUED
-        assert now.phase in lifecycle.TERMINAL or status.failures(now) <= BACKOFF_LIMIT
+        assert now.phase in lifecycle.TERMINAL or status.failures(now) - status.ignored(now) <= BACKOFF_LIMIT
         kinds = [condition.type for condition in now.conditions]
         assert len(kinds) == len(set(kinds))
         true = {condition.type for condition in now.conditions if condition.status == "True"}
@@ -752,7 +762,7 @@ class TestStatus:
     def test_a_retryable_failure_waits_longer_each_time_and_ends_at_the_limit(self) -> None:
         now, waits = queued(), []
         for dummy in range(4):
-            now = status.fail(running(now), errors.transient("Broken", "x"), Actor.WORKER, NOW, backoff_limit=3)
+            now = status.fail(running(now), errors.transient("Broken", "x"), Actor.WORKER, NOW, policy=RetryPolicy(3))
             if now.not_before:
                 waits.append((fields.moment(now.not_before) - NOW).total_seconds())
         assert waits == [10, 20, 40]
@@ -762,7 +772,7 @@ class TestStatus:
 
     @pytest.mark.parametrize("kind", [kind for kind in errors.ErrorClass if not errors.RETRYABLE[kind]])
     def test_other_failures_are_final_at_once(self, kind: errors.ErrorClass) -> None:
-        failed = status.fail(running(), errors.JobError(kind, "Broken", "x"), Actor.WORKER, NOW, backoff_limit=9)
+        failed = status.fail(running(), errors.JobError(kind, "Broken", "x"), Actor.WORKER, NOW, policy=RetryPolicy(9))
         assert failed.phase is Phase.FAILED
         assert {c.type: (c.status, c.reason) for c in failed.conditions}["Failed"] == ("True", "Broken")
 
@@ -771,7 +781,7 @@ class TestStatus:
         for number in range(status.MAX_LOSSES):
             assert now.phase is Phase.QUEUED and now.not_before is None, number
             lost = errors.transient(status.WORKER_LOST, "x")
-            now = status.fail(running(now), lost, Actor.CONTROL, NOW, backoff_limit=0)
+            now = status.fail(running(now), lost, Actor.CONTROL, NOW, policy=RetryPolicy(0))
         assert now.phase is Phase.FAILED
 
     def test_a_stage_that_ended_between_losses_starts_the_count_anew(self) -> None:
@@ -782,7 +792,7 @@ class TestStatus:
             record = models.StageRecord(name="copy", started_at=fields.timestamp(moment), seconds=1)
             now = status.end_stage(now, record)
             lost = errors.transient(status.WORKER_LOST, "x")
-            now = status.fail(now, lost, Actor.CONTROL, moment, backoff_limit=0)
+            now = status.fail(now, lost, Actor.CONTROL, moment, policy=RetryPolicy(0))
         assert now.phase is Phase.QUEUED
 
     def test_an_attempt_that_was_handed_back_does_not_count(self) -> None:

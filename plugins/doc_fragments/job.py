@@ -466,6 +466,41 @@ options:
     description: How often a failed attempt is made again, where that can help.
     type: int
     default: 2
+  failure_policy:
+    description:
+      - Which failures end the job, and which are tried again, where that is not to follow from the error's class.
+      - "Default: only failures of the class V(transient) are tried again."
+    type: dict
+    suboptions:
+      rules:
+        description:
+          - The first rule that matches an error decides; at most 20.
+          - What people order, the deadline, lost workers and invalid documents are beyond any rule.
+        type: list
+        elements: dict
+        default: []
+        suboptions:
+          classes:
+            description:
+              - Classes of errors that the rule is for; empty, any class.
+              - Give this, O(failure_policy.rules[].reasons), or both, which then must both match.
+            type: list
+            elements: str
+            choices: [invalid, unsupported, environment, transient, internal]
+            default: []
+          reasons:
+            description: Reasons of errors that the rule is for, such as V(NoSpace); empty, any reason.
+            type: list
+            elements: str
+            default: []
+          action:
+            description:
+              - V(FailJob) ends the job, though it would be tried again otherwise.
+              - V(Retry) has it tried again as often as O(backoff_limit) allows, though it would not be otherwise.
+              - V(Ignore) has it tried again without counting that against O(backoff_limit), at most 100 times.
+            type: str
+            choices: [FailJob, Retry, Ignore]
+            required: true
   active_deadline_seconds:
     description: Seconds from its creation after which the job fails wherever it is.
     type: int

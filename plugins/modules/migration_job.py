@@ -197,8 +197,18 @@ error:
       description: What to do next.
       type: str
     retryable:
-      description: Whether the same attempt, made again unchanged, may succeed.
+      description: Whether another attempt, unchanged, makes sense, by the error's class or the rule that it matched.
       type: bool
+    rule:
+      description: The rule of O(failure_policy) that the error matched; absent where none did.
+      type: dict
+      contains:
+        index:
+          description: Its place among the rules, from 0.
+          type: int
+        action:
+          description: V(FailJob), V(Retry) or V(Ignore).
+          type: str
 """
 
 import typing as t

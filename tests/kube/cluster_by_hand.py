@@ -19,6 +19,7 @@ from ansible_collections.hyper2kvm.core.plugins.module_utils.backends.kube.resou
 from ansible_collections.hyper2kvm.core.plugins.module_utils.protocol import models, status, validation
 from ansible_collections.hyper2kvm.core.plugins.module_utils.protocol.errors import ErrorClass, JobError
 from ansible_collections.hyper2kvm.core.plugins.module_utils.protocol.lifecycle import Actor, Phase
+from ansible_collections.hyper2kvm.core.plugins.module_utils.protocol.retries import RetryPolicy
 
 from tests.kube.api_server import ApiServer
 
@@ -151,7 +152,7 @@ def completed(found: models.JobStatus) -> models.JobStatus:
 def failed(found: models.JobStatus) -> models.JobStatus:
     """How it ends badly."""
     error = JobError(ErrorClass.UNSUPPORTED, "NoRootDevice", "There is no root filesystem.", stage="inspect")
-    return status.fail(found, error, Actor.WORKER, now(), backoff_limit=2)
+    return status.fail(found, error, Actor.WORKER, now(), policy=RetryPolicy(2))
 
 
 def cancelled(found: models.JobStatus) -> models.JobStatus:

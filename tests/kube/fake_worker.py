@@ -30,6 +30,7 @@ from ansible_collections.hyper2kvm.core.plugins.module_utils.backends.kube.resou
 from ansible_collections.hyper2kvm.core.plugins.module_utils.protocol import models, status
 from ansible_collections.hyper2kvm.core.plugins.module_utils.protocol.errors import JobError
 from ansible_collections.hyper2kvm.core.plugins.module_utils.protocol.lifecycle import HELD, Actor, Phase
+from ansible_collections.hyper2kvm.core.plugins.module_utils.protocol.retries import RetryPolicy
 
 from tests.kube.registrations import registration
 
@@ -153,8 +154,7 @@ class FakeWorker:
             self.refused.append(key)
         except JobError as error:
             self._is_ending()
-            limit = job.spec.backoff_limit
-            failed = status.fail(job.status, error, Actor.WORKER, _now(), backoff_limit=limit)
+            failed = status.fail(job.status, error, Actor.WORKER, _now(), policy=RetryPolicy.of(job.spec))
             await self._insist(lambda: self._write(job, failed))
 
     async def _stop(self, job: models.MigrationJob) -> None:

@@ -62,6 +62,11 @@ def network(**fields: t.Any) -> Object:
     return guest(network=fields)
 
 
+def policy(**rule: t.Any) -> Object:
+    """A job whose failure policy is this one rule."""
+    return document(failurePolicy={"rules": [rule]})
+
+
 def tried(server: ApiServer, namespace: str, wanted: Object) -> str:
     """What the API server says to a job; empty where it would take it."""
 
@@ -80,6 +85,12 @@ def tried(server: ApiServer, namespace: str, wanted: Object) -> str:
 def test_examples_are_taken(api_server: ApiServer, namespace: str, path: pathlib.Path) -> None:
     wanted = yaml.safe_load(path.read_text(encoding="utf-8"))
     assert tried(api_server, namespace, wanted) == ""
+
+
+def test_as_many_rules_of_a_failure_policy_are_taken_as_there_may_be(api_server: ApiServer, namespace: str) -> None:
+    kinds = ["invalid", "unsupported", "environment", "transient", "internal"]
+    rule = {"classes": kinds, "reasons": [f"{'R' * 58}{number}" for number in range(10, 30)], "action": "Ignore"}
+    assert tried(api_server, namespace, document(failurePolicy={"rules": [rule] * 20})) == ""
 
 
 def test_a_disk_for_each_device_is_taken(api_server: ApiServer, namespace: str) -> None:
@@ -132,6 +143,18 @@ def test_a_disk_for_each_device_is_taken(api_server: ApiServer, namespace: str) 
         (document(operation="boot-test", guest={"hostname": "a"}), "spec", "boots the guest as it is"),
         (document(operation="fix", guest={"enabled": False}), "spec", "fix cannot be done"),
         (document(operation="fix", source={"type": "vmdk", "path": "a"}), "spec", "keeps the image's format"),
+        (policy(action="Retry"), "spec.failurePolicy.rules[0]", "give classes, reasons or both"),
+        (policy(classes=["transient"]), "spec.failurePolicy.rules[0].action", "Required value"),
+        (policy(classes=["transient"], action="x"), "spec.failurePolicy.rules[0].action", 'values: "FailJob"'),
+        (policy(classes=["x"], action="Retry"), "spec.failurePolicy.rules[0].classes[0]", 'values: "invalid"'),
+        (policy(classes=["invalid"] * 2, action="Retry"), "spec.failurePolicy.rules[0].classes[1]", "Duplicate value"),
+        (policy(reasons=["A b"], action="Retry"), "spec.failurePolicy.rules[0].reasons[0]", "the reason of an error"),
+        (policy(reasons=["WorkerLost"], action="Retry"), "spec.failurePolicy.rules[0].reasons", "no policy changes"),
+        (
+            document(failurePolicy={"rules": [{"classes": ["transient"], "action": "Retry"}] * 21}),
+            "spec.failurePolicy.rules",
+            "must have at most 20 items",
+        ),
         (document(priority=1001), "spec.priority", "less than or equal to 1000"),
     ],
 )
@@ -210,6 +233,7 @@ class TestAJobThatExists:
                     "requirements": {"capabilities": ["nbd"]},
                     "limits": {"bandwidthBytesPerSecond": 65536},
                     "backoffLimit": 3,
+                    "failurePolicy": {"rules": [{"classes": ["transient"], "action": "FailJob"}]},
                     "activeDeadlineSeconds": 3,
                     "ttlSecondsAfterFinished": 3,
                 }

@@ -208,6 +208,26 @@ SPEC: dict[str, t.Any] = {
     "limits": {"type": "dict", "options": {"bandwidth_bytes_per_second": {"type": "int"}}},
     "priority": {"type": "int", "default": 0},
     "backoff_limit": {"type": "int", "default": 2},
+    "failure_policy": {
+        "type": "dict",
+        "options": {
+            "rules": {
+                "type": "list",
+                "elements": "dict",
+                "default": [],
+                "options": {
+                    "classes": {
+                        "type": "list",
+                        "elements": "str",
+                        "choices": ["invalid", "unsupported", "environment", "transient", "internal"],
+                        "default": [],
+                    },
+                    "reasons": _STRINGS,
+                    "action": {"type": "str", "choices": ["FailJob", "Retry", "Ignore"], "required": True},
+                },
+            },
+        },
+    },
     "active_deadline_seconds": {"type": "int"},
     "ttl_seconds_after_finished": {"type": "int"},
 }

@@ -11,11 +11,12 @@ import typing as t
 
 from ..backends.base import NotFound, PeopleSide, WorkerState
 from ..protocol import models
-from ..protocol.errors import ErrorClass, JobError, invalid
+from ..protocol.errors import invalid
 from ..protocol.lifecycle import HELD, TERMINAL
 from ..protocol.validation import parse_job
 from ..scheduling.matching import Demand, Offer, first_unmet
 from . import documents, options
+from .module import ToldError
 from .places import place_of
 from .presence import Presence, find
 
@@ -129,7 +130,7 @@ class JobModule:
             job = wait_for(backend, job, self._params["wait_timeout"])
             error = documents.failure(job.to_document())
             if error is not None:
-                raise _error(error)
+                raise ToldError(error)
         return job
 
     def _stop(self, backend: PeopleSide, job: models.MigrationJob) -> None:
@@ -161,7 +162,7 @@ def wait_for(backend: PeopleSide, job: models.MigrationJob, timeout: float) -> m
     for seen in backend.watch([name], timeout):
         job = seen
     if job.status.phase not in TERMINAL:
-        raise _error(documents.still_going(job.to_document(), timeout))
+        raise ToldError(documents.still_going(job.to_document(), timeout))
     return job
 
 
@@ -201,12 +202,6 @@ def _changed_or_timed_out(
         if seen is not None and documents.where(job.to_document()) != seen:
             break
     return job
-
-
-def _error(data: t.Mapping[str, t.Any]) -> JobError:
-    return JobError(
-        ErrorClass(data["class"]), data["reason"], data["message"], data.get("suggestion", ""), data.get("stage", "")
-    )
 
 
 def _labels(params: options.Options) -> dict[str, str]:

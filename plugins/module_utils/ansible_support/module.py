@@ -22,6 +22,16 @@ from ..protocol.errors import ErrorClass, JobError
 VENV_PYTHON = "/opt/hyper2kvm/venv/bin/python"
 
 
+class ToldError(JobError):
+    """An error as a job's document tells it, whose policy may have said whether a retry makes sense."""
+
+    def __init__(self, told: c.Mapping[str, t.Any]) -> None:
+        """``told`` has the keys of a job's ``lastError``."""
+        words = told["reason"], told["message"], told.get("suggestion", ""), told.get("stage", "")
+        super().__init__(ErrorClass(told["class"]), *words)
+        self.told = dict(told)
+
+
 def run(module: AnsibleModule, body: c.Callable[[], dict[str, t.Any]]) -> None:
     """Exit ``module`` with what ``body`` returns, or fail it with the error that ``body`` raises.
 
@@ -55,7 +65,12 @@ def fail(module: AnsibleModule, error: JobError, **result: t.Any) -> None:
 
 
 def error_data(error: JobError) -> dict[str, t.Any]:
-    """Return the keys ``class``, ``stage``, ``reason``, ``message``, ``suggestion`` and ``retryable``."""
+    """Return the keys ``class``, ``stage``, ``reason``, ``message``, ``suggestion`` and ``retryable``.
+
+    Of what a document tells of, there are all the keys that it has.
+    """
+    if isinstance(error, ToldError):
+        return error.told
     return {
         "class": error.error_class.value,
         "stage": error.stage,

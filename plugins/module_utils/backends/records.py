@@ -19,6 +19,7 @@ from ..protocol.errors import JobError
 from ..protocol.fields import timestamp
 from ..protocol.lifecycle import Actor, Phase
 from ..protocol.reports import EVENT_TYPE_PREFIX
+from ..protocol.retries import RetryPolicy
 from ..scheduling.matching import Demand
 from ..telemetry.metrics import happened
 from ..telemetry.metrics.book import Tally
@@ -245,16 +246,17 @@ class Record:
 
     def fail(self, error: JobError, actor: Actor) -> None:
         """End the attempt with ``error``: the job waits for the next one, or is FAILED."""
-        limit = json.loads(self.document)["spec"]["backoffLimit"]
+        policy = RetryPolicy.read(json.loads(self.document)["spec"])
         moment = now()
-        failed = status.fail(self.status, error, actor, moment, backoff_limit=limit)
+        failed = status.fail(self.status, error, actor, moment, policy=policy)
         if error.details is not None:
             self.result = json.dumps(error.details)
         if failed.not_before is not None:
             self.not_before = Instant.after((fields.moment(failed.not_before) - moment).total_seconds())
         lacking = dict.fromkeys((*self.demand.capabilities, *status.needs(failed)))
         self.demand = dataclasses.replace(self.demand, capabilities=tuple(lacking))
-        self.turn(failed, error.message, error=models.ErrorDocument.of(error).to_document())
+        told = failed.last_error or models.ErrorDocument.of(error)
+        self.turn(failed, told.told, error=told.to_document())
         if self.phase is Phase.FAILED:
             self.count(happened.failed(error.details))
         self._cancel_if_waiting()

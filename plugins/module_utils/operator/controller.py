@@ -420,4 +420,4 @@ def _told(before: models.JobStatus, after: models.JobStatus) -> str:
         return f"{words} on {after.assigned_node}, epoch {after.epoch}"
     if after.waiting:
         return f"{words}: {after.waiting[0].message}"
-    return words if after.last_error is None else f"{words}: {after.last_error.message}"
+    return words if after.last_error is None else f"{words}: {after.last_error.told}"

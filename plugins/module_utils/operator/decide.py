@@ -16,6 +16,7 @@ from ..protocol import models, status
 from ..protocol.errors import ErrorClass, JobError, environment
 from ..protocol.fields import moment
 from ..protocol.lifecycle import HELD, TERMINAL, Actor, Phase
+from ..protocol.retries import RetryPolicy
 from ..scheduling import matching, waiting
 from ..scheduling.matching import Demand, Offer, Unmet
 
@@ -48,7 +49,7 @@ class Job:
     priority: int = 0
     suspend: bool = False
     cancel: bool = False
-    backoff_limit: int = 0
+    retries: RetryPolicy = dataclasses.field(default_factory=RetryPolicy)
     deadline: datetime.datetime | None = None
     deleting: bool = False
     """Somebody deleted it, and something else still keeps it."""
@@ -153,7 +154,7 @@ def _ended(job: Job, now: datetime.datetime) -> models.JobStatus | None:
         return _stamped(job, status.advance(job.status, Phase.CANCELLED, Actor.CONTROL, now))
     if job.problem is not None:
         before = job.status if job.status.phase is Phase.CREATED else _queued(job, now)
-        failed = status.fail(before, job.problem, Actor.CONTROL, now, backoff_limit=0)
+        failed = status.fail(before, job.problem, Actor.CONTROL, now, policy=RetryPolicy())
         return _stamped(job, failed.model_copy(update={"result": job.problem.details}))
     if job.deadline is not None and now >= job.deadline:
         return _stamped(job, _too_late(job, _queued(job, now), now))
@@ -193,7 +194,7 @@ def _without_worker(
                 "See whether the node is up, and the worker's log.",
                 before.stage or "",
             )
-            after = status.fail(before, error, Actor.CONTROL, now, backoff_limit=job.backoff_limit)
+            after = status.fail(before, error, Actor.CONTROL, now, policy=job.retries)
     elif before.phase is Phase.ASSIGNED and node in workers and workers[node].closed == CORDONED and not ends:
         after = status.advance(
             before, Phase.QUEUED, Actor.CONTROL, now, reason="NodeCordoned", message=f"the node {node} was cordoned"
@@ -211,7 +212,7 @@ def _too_late(job: Job, before: models.JobStatus, now: datetime.datetime) -> mod
         "Its deadline (activeDeadlineSeconds) passed while no worker had it.",
         "Submit it again with more time, or when a worker is free.",
     )
-    return status.fail(before, error, Actor.CONTROL, now, backoff_limit=job.backoff_limit)
+    return status.fail(before, error, Actor.CONTROL, now, policy=job.retries)
 
 
 def _stamped(job: Job, after: models.JobStatus) -> models.JobStatus:

@@ -32,7 +32,7 @@ def ended(namespace: str, name: str, uid: str, status: models.JobStatus, reporte
         told = ("Normal", "Cancelled", "Cancel", "it was cancelled")
     else:
         error = status.last_error
-        words = "for an unknown reason" if error is None else f"{error.reason}: {error.message} {error.suggestion}"
+        words = "for an unknown reason" if error is None else f"{error.reason}: {error.told} {error.suggestion}"
         told = ("Warning", "Failed", "Finish", words.strip())
     return _event((namespace, name, uid), "ended", told, reporter)
 

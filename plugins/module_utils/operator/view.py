@@ -16,6 +16,7 @@ from ..protocol import models
 from ..protocol.errors import JobError
 from ..protocol.fields import moment
 from ..protocol.lifecycle import TERMINAL
+from ..protocol.retries import RetryPolicy
 from ..scheduling.matching import Demand
 from ..telemetry.logs import JobLog
 from .decide import Job
@@ -91,7 +92,7 @@ def read_job(found: Object, earlier: Job | None) -> Job | None:
         priority=spec.priority,
         suspend=spec.suspend,
         cancel=spec.cancel,
-        backoff_limit=spec.backoff_limit,
+        retries=RetryPolicy.of(spec),
         deadline=None if limit is None else created + datetime.timedelta(seconds=limit),
     )
 

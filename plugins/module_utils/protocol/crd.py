@@ -25,7 +25,7 @@ GROUP, dummy, VERSION = API_VERSION.partition("/")
 
 #: No pattern of the protocol admits a longer text, but for those that say their own limit; some much shorter ones.
 _LONGEST_TEXT = 320
-_LONGEST = {"name": 63, "MAC address": 17}
+_LONGEST = {"name": 63, "MAC address": 17, "reason": 60}
 #: Of a list, a mapping and a free text in a spec, where the models give no bound.
 _MAX_ITEMS = 64
 #: The public part of an RSA key of 16,384 bits, the longest that OpenSSH makes, has 2,753 characters.
@@ -197,6 +197,17 @@ _RULES: dict[str, list[Rule]] = {
                 f"{field} is done by the fixer {fixer}, but fixers leaves it out; take one of the two back",
             )
             for field, (wish, fixer) in _WISHES.items()
+        ),
+    ],
+    "FailureRule": [
+        Rule(
+            "size(self.classes) > 0 || size(self.reasons) > 0",
+            "a rule names the errors that it is for: give classes, reasons or both",
+        ),
+        Rule(
+            f"!self.reasons.exists(x, x in {sorted(spec.BEYOND_POLICY)})",
+            f"no policy changes what follows {', '.join(sorted(spec.BEYOND_POLICY))}; leave it out of reasons",
+            ".reasons",
         ),
     ],
     "JobSpec": [

@@ -12,7 +12,7 @@ import typing as t
 
 
 class ErrorClass(str, enum.Enum):
-    """Why a job failed; it decides whether a retry can help."""
+    """Why a job failed; it decides whether a retry can help, where the job does not say otherwise."""
 
     INVALID = "invalid"
     """The document or the source contradicts the protocol; only an edit helps."""
@@ -26,7 +26,7 @@ class ErrorClass(str, enum.Enum):
     """A mistake in this program."""
 
 
-#: Which classes a worker tries again by itself, within ``backoffLimit``.
+#: Which classes are tried again by themselves, within ``backoffLimit``, where the job's ``failurePolicy`` has no rule.
 RETRYABLE: dict[ErrorClass, bool] = {
     ErrorClass.INVALID: False,
     ErrorClass.UNSUPPORTED: False,

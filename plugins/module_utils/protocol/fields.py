@@ -72,6 +72,11 @@ _CAPABILITY = _text(
     r"^[a-z]([-._a-z0-9]{0,61}[a-z0-9])?$",
     "a capability's name: at most 63 of a-z, 0-9 and -._, a letter first",
 )
+_REASON = _text(
+    "reason",
+    r"^[A-Z][A-Za-z0-9]{0,59}$",
+    "the reason of an error: a CamelCase word of at most 60 letters and digits",
+)
 _HOSTNAME = _text("host name", rf"^{_HOST_LABEL}(\.{_HOST_LABEL})*$", "a host name, with or without its domain")
 _TIMEZONE = _text("time zone", r"^[A-Za-z0-9_+-]+(/[A-Za-z0-9_+-]+)*$", "a time zone's name like Europe/Vienna")
 _USER = _text("user name", r"^[a-z_][a-z0-9_-]{0,31}$", "a user's login name")
@@ -130,6 +135,7 @@ LuksUuid = t.Annotated[str, p.Field(pattern=_LUKS_UUID)]
 SecretKey = t.Annotated[str, p.Field(pattern=_KEY)]
 FixerName = t.Annotated[str, p.Field(pattern=_FIXER)]
 CapabilityName = t.Annotated[str, p.Field(pattern=_CAPABILITY)]
+ReasonName = t.Annotated[str, p.Field(pattern=_REASON)]
 # Linux takes no longer host name (HOST_NAME_MAX in limits.h).
 HostName = t.Annotated[str, p.Field(pattern=_HOSTNAME, max_length=64)]
 TimeZone = t.Annotated[str, p.Field(pattern=_TIMEZONE, max_length=64)]

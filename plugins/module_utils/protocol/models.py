@@ -26,6 +26,7 @@ from .reports import (
     EventKind,
     Heartbeat,
     JobStatus,
+    MatchedRule,
     MigrationJob,
     Progress,
     StageRecord,
@@ -35,6 +36,7 @@ from .reports import (
 )
 from .result import BootTestResult, Digests, DiskResult, FileChange, JobResult
 from .spec import (
+    BEYOND_POLICY,
     INTERFACE_NAMES,
     MUTABLE_SPEC_FIELDS,
     WRITES_TARGET,
@@ -45,6 +47,9 @@ from .spec import (
     Definition,
     DiskKey,
     DiskSpec,
+    FailureAction,
+    FailurePolicy,
+    FailureRule,
     FirstbootScript,
     FixSelection,
     FsckPolicy,
@@ -73,6 +78,7 @@ from .spec import (
 
 __all__ = [
     "API_VERSION",
+    "BEYOND_POLICY",
     "INTERFACE_NAMES",
     "MUTABLE_SPEC_FIELDS",
     "PROTOCOL_VERSION",
@@ -98,6 +104,9 @@ __all__ = [
     "ErrorDocument",
     "Event",
     "EventKind",
+    "FailureAction",
+    "FailurePolicy",
+    "FailureRule",
     "FileChange",
     "FirstbootScript",
     "FixSelection",
@@ -113,6 +122,7 @@ __all__ = [
     "Limits",
     "Mac",
     "MacMapping",
+    "MatchedRule",
     "Metadata",
     "MigrationJob",
     "Name",

@@ -27,7 +27,16 @@ from .fields import (
     Report,
 )
 from .lifecycle import Phase
-from .spec import JobSpec, Metadata, Operation
+from .spec import FailureAction, JobSpec, Metadata, Operation
+
+
+class MatchedRule(Report):
+    """The rule of a job's ``failurePolicy`` that an error matched."""
+
+    index: Count
+    """Its place among ``spec.failurePolicy.rules``: 0, 1 …"""
+    action: FailureAction
+    """What it says."""
 
 
 class ErrorDocument(Report):
@@ -44,22 +53,32 @@ class ErrorDocument(Report):
     suggestion: str = ""
     """What to do next."""
     retryable: bool
-    """Whether the same attempt, made again unchanged, may succeed."""
+    """Whether another attempt, unchanged, makes sense: by the error's class, or by the rule that it matched."""
+    rule: MatchedRule | None = None
+    """The rule of the job's ``failurePolicy`` that it matched; unset: none, so that its class decided."""
     needs: list[CapabilityName] = p.Field(default_factory=list)
     """Capabilities that the worker turned out to lack for this job: it waits for a worker that has them."""
 
     @classmethod
-    def of(cls, error: JobError) -> ErrorDocument:
-        """Return ``error`` as a document, without its details."""
+    def of(cls, error: JobError, rule: MatchedRule | None = None) -> ErrorDocument:
+        """Return ``error``, which matched ``rule``, as a document, without its details."""
         return cls(
             error_class=error.error_class,
             stage=error.stage,
             reason=error.reason,
             message=error.message,
             suggestion=error.suggestion,
-            retryable=error.retryable,
+            retryable=error.retryable if rule is None else rule.action is not FailureAction.FAIL_JOB,
+            rule=rule,
             needs=list(error.needs),
         )
+
+    @property
+    def told(self) -> str:
+        """The message, with the rule that the error matched: what a person is to know of it in a line."""
+        if self.rule is None:
+            return self.message
+        return f"{self.message} (matches spec.failurePolicy.rules[{self.rule.index}]: {self.rule.action.value})"
 
 
 class Progress(Report):

@@ -61,6 +61,7 @@ ENUMERATIONS: tuple[type[enum.Enum], ...] = (
     models.SelinuxRelabel,
     models.FsckPolicy,
     models.RehearsePolicy,
+    models.FailureAction,
     lifecycle.Phase,
     errors.ErrorClass,
     models.EventKind,
@@ -100,6 +101,10 @@ _RULES: dict[str, list[Schema]] = {
         {"not": {"required": ["multus", *_POD["required"]], "properties": _POD["properties"]}},
     ],
     "SshKeys": [{"anyOf": [{"required": ["keysFrom"]}, {"required": ["keys"], "properties": {"keys": _SOME}}]}],
+    "FailureRule": [
+        {"anyOf": [{"required": [name], "properties": {name: _SOME}} for name in ("classes", "reasons")]},
+        {"properties": {"reasons": {"items": {"not": {"enum": sorted(models.BEYOND_POLICY)}}}}},
+    ],
     "JobSpec": [
         _when(
             {"operation": {"const": "rehearse"}},
@@ -126,6 +131,7 @@ SETS = {
     "NetworkSpec": ["macs"],
     "FixSelection": ["only", "skip"],
     "Requirements": ["capabilities"],
+    "FailureRule": ["classes", "reasons"],
 }
 
 

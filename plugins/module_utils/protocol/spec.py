@@ -14,6 +14,7 @@ import pathlib
 import typing as t
 
 from . import _pydantic as p
+from .errors import ErrorClass
 from .fields import (
     AttachmentName,
     BridgeName,
@@ -32,6 +33,7 @@ from .fields import (
     Mac,
     Name,
     PathText,
+    ReasonName,
     SecretKey,
     SourceNetwork,
     TimeZone,
@@ -194,6 +196,21 @@ class SelinuxRelabel(str, enum.Enum):
     """All, by the guest at its next boot; it takes long, and the guest restarts once more."""
     NONE = "none"
     """None: new files take the label of their folder."""
+
+
+class FailureAction(str, enum.Enum):
+    """What follows an attempt that failed by an error which a rule of ``failurePolicy`` matches."""
+
+    FAIL_JOB = "FailJob"
+    """The job fails, though the error's class would let it be tried again."""
+    RETRY = "Retry"
+    """It is tried again as often as ``backoffLimit`` allows, though the class would not let it."""
+    IGNORE = "Ignore"
+    """It is tried again, and the failure does not count against ``backoffLimit``; at most 100 times in a job's life."""
+
+
+#: Reasons of what no policy changes: orders of people, the deadline, lost workers, and documents that are not valid.
+BEYOND_POLICY = frozenset({"Cancelled", "DeadlineExceeded", "InvalidDocument", "LeaseExpired", "WorkerLost"})
 
 
 class SecretRef(Document):
@@ -581,6 +598,36 @@ class Limits(Document):
     """Upper bound of the copy's read rate, in bytes per second of the virtual disk; unset: none."""
 
 
+class FailureRule(Document):
+    """What is done about some errors: those of ``classes`` and ``reasons``. Both given, both must match."""
+
+    classes: list[ErrorClass] = p.Field(default_factory=list, max_length=20)
+    """Classes of errors, none twice; empty: any class."""
+    reasons: list[ReasonName] = p.Field(default_factory=list, max_length=20)
+    """Reasons of errors, none twice; empty: any reason. Not those of what no policy changes: ``Cancelled``,
+    ``DeadlineExceeded``, ``InvalidDocument``, ``LeaseExpired``, ``WorkerLost``."""
+    action: FailureAction
+    """What follows such an error."""
+
+    @p.model_validator(mode="after")
+    def _consistent(self) -> FailureRule:
+        if not self.classes and not self.reasons:
+            raise ValueError("a rule names the errors that it is for: give classes, reasons or both")
+        refuse_duplicates((kind.value for kind in self.classes), "named twice in classes:")
+        refuse_duplicates(self.reasons, "named twice in reasons:")
+        beyond = BEYOND_POLICY.intersection(self.reasons)
+        if beyond:
+            raise ValueError(f"no policy changes what follows {_list(beyond)}; leave it out of reasons")
+        return self
+
+
+class FailurePolicy(Document):
+    """Which failures end the job, and which are tried again, where that is not to follow from the error's class."""
+
+    rules: list[FailureRule] = p.Field(default_factory=list, max_length=20)
+    """The first that matches an error decides; where none does, its class."""
+
+
 class JobSpec(Document):
     """What is wanted. Only ``suspend``, ``priority`` and ``cancel`` may change once a job exists."""
 
@@ -608,6 +655,8 @@ class JobSpec(Document):
     """True: the job is stopped and ends CANCELLED. It cannot be taken back."""
     backoff_limit: t.Annotated[int, p.Field(ge=0, le=20)] = 2
     """Retries after the first attempt, for failures that a retry can help (count)."""
+    failure_policy: FailurePolicy = p.Field(default_factory=FailurePolicy)
+    """Which failures are tried again, by their class and reason."""
     active_deadline_seconds: t.Annotated[int, p.Field(ge=1)] | None = None
     """Seconds from the job's creation; when they have passed, it fails wherever it is. Unset: no deadline."""
     ttl_seconds_after_finished: t.Annotated[int, p.Field(ge=0)] | None = None

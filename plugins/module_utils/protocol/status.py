@@ -16,7 +16,8 @@ import typing as t
 from .errors import ErrorClass, JobError
 from .fields import moment, timestamp
 from .lifecycle import HELD, TERMINAL, Actor, IllegalTransition, Phase, check_transition
-from .models import Attempt, Claim, Condition, ErrorDocument, JobStatus, Progress, StageRecord
+from .models import Attempt, Claim, Condition, ErrorDocument, FailureAction, JobStatus, Progress, StageRecord
+from .retries import RetryPolicy
 
 #: Wait after the first failed attempt, in seconds; it doubles with each further one, as with Kubernetes' Jobs.
 BACKOFF_SECONDS = 10.0
@@ -34,6 +35,9 @@ CANCELLED = "Cancelled"
 
 #: So many workers may be lost in a row, with no stage's end between, before the job is taken for their killer.
 MAX_LOSSES = 5
+#: So many failures of a job may be ignored as its policy says, so that it comes to an end. With the waits between them
+#: that takes nine hours: a night's outage of a storage is outlasted.
+MAX_IGNORED = 100
 
 _MENDED_OUTSIDE = frozenset({ErrorClass.ENVIRONMENT, ErrorClass.TRANSIENT})
 _NOT_THE_JOBS_FAULT = frozenset({WORKER_LOST, LEASE_EXPIRED})
@@ -111,36 +115,48 @@ def end_stage(status: JobStatus, record: StageRecord) -> JobStatus:
     return status.model_copy(update={"stages": [*(s for s in status.stages if s.name != record.name), record]})
 
 
-def fail(status: JobStatus, error: JobError, actor: Actor, now: datetime.datetime, *, backoff_limit: int) -> JobStatus:
+def fail(status: JobStatus, error: JobError, actor: Actor, now: datetime.datetime, *, policy: RetryPolicy) -> JobStatus:
     """Return ``status`` after ``error``: back to the queue with a wait if a retry may help and is left, else FAILED.
 
-    It goes back to the queue as well where the job turned out to need what its worker lacks: another one may have it.
+    Whether a retry may help, the first rule of ``policy`` says that the error matches; where none does, the error's
+    class. Without such a rule against it, the job goes back to the queue as well where it turned out to need what its
+    worker lacks: another one may have it.
 
-    An attempt counts against ``backoff_limit`` if it failed; not if its worker handed the job back or was lost. After
-    a loss the job goes back at once, but not after :data:`MAX_LOSSES` in a row. A job that no worker holds fails for
-    good.
+    An attempt counts against the policy's ``backoff_limit`` if it failed; not if its worker handed the job back or was
+    lost, nor if a rule has the failure ignored. After a loss the job goes back at once, but not after
+    :data:`MAX_LOSSES` in a row; and no more than :data:`MAX_IGNORED` failures are ignored. A job that no worker holds
+    fails for good.
 
     Raises:
         IllegalTransition: the job has ended, or ``actor`` may not fail it.
     """
-    document = ErrorDocument.of(error)
+    document = ErrorDocument.of(error, policy.match(error))
     attempts = list(status.attempts)
     found = set(error.needs) - set(needs(status))
     if attempts and status.phase in HELD:
         attempts[-1] = attempts[-1].model_copy(update={"error": document})
     failed = status.model_copy(update={"attempts": attempts, "last_error": document})
-    lost = error.reason in _NOT_THE_JOBS_FAULT
-    count = failures(failed)
-    left = losses(failed) < MAX_LOSSES if lost else count <= backoff_limit
-    if status.phase in HELD and error.retryable and left:
-        delay = 0.0 if lost else backoff_seconds(count)
-        queued = advance(failed, Phase.QUEUED, actor, now, reason=error.reason, message=error.message)
+    held, left = status.phase in HELD, _is_left(failed, document, policy)
+    if held and document.retryable and left:
+        lost = error.reason in _NOT_THE_JOBS_FAULT
+        delay = 0.0 if lost else backoff_seconds(failures(failed))
+        queued = advance(failed, Phase.QUEUED, actor, now, reason=error.reason, message=document.told)
         return queued.model_copy(
             update={"not_before": timestamp(now + datetime.timedelta(seconds=delay)) if delay else None}
         )
-    if status.phase in HELD and found:
-        return advance(failed, Phase.QUEUED, actor, now, reason=error.reason, message=error.message)
-    return advance(failed, Phase.FAILED, actor, now, reason=error.reason, message=error.message)
+    if held and found and (document.rule is None or document.retryable):
+        return advance(failed, Phase.QUEUED, actor, now, reason=error.reason, message=document.told)
+    over = "; no retry is left" if held and document.rule is not None and document.retryable else ""
+    return advance(failed, Phase.FAILED, actor, now, reason=error.reason, message=document.told + over)
+
+
+def _is_left(failed: JobStatus, error: ErrorDocument, policy: RetryPolicy) -> bool:
+    """Return whether a job whose last attempt failed by ``error`` may have another one, if that can help."""
+    if error.reason in _NOT_THE_JOBS_FAULT:
+        return losses(failed) < MAX_LOSSES
+    if _is_ignored(error):
+        return ignored(failed) <= MAX_IGNORED
+    return failures(failed) - ignored(failed) <= policy.backoff_limit
 
 
 def needs(status: JobStatus) -> tuple[str, ...]:
@@ -165,6 +181,11 @@ def suspended(status: JobStatus, suspend: bool, now: datetime.datetime) -> JobSt
 def failures(status: JobStatus) -> int:
     """Return how many attempts failed by the job's own fault."""
     return sum(1 for a in status.attempts if a.error is not None and a.error.reason not in _NOT_THE_JOBS_FAULT)
+
+
+def ignored(status: JobStatus) -> int:
+    """Return how many of these failures do not count against ``backoffLimit``, because the job's policy says so."""
+    return sum(1 for a in status.attempts if a.error is not None and _is_ignored(a.error))
 
 
 def losses(status: JobStatus) -> int:
@@ -194,6 +215,10 @@ def backoff_seconds(failed: int) -> float:
     """Return the wait in seconds after the attempt that was the ``failed``-th (1, 2 …) to fail."""
     # Past this power the limit holds anyway, and a float would overflow.
     return min(BACKOFF_SECONDS * 2.0 ** min(failed - 1, 16), MAX_BACKOFF_SECONDS)
+
+
+def _is_ignored(error: ErrorDocument) -> bool:
+    return error.rule is not None and error.rule.action is FailureAction.IGNORE
 
 
 def _check_held(status: JobStatus) -> None:

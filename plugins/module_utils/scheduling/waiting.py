@@ -22,7 +22,7 @@ def suspended() -> models.WaitReason:
 
 def backing_off(seconds: float, last_error: models.ErrorDocument | None) -> models.WaitReason:
     """Return the reason of a job whose next attempt is made in ``seconds``."""
-    why = f": {last_error.message}" if last_error is not None else ""
+    why = f": {last_error.told}" if last_error is not None else ""
     message = f"the next attempt is made in {seconds:.0f} s, after the last one failed{why}"
     return models.WaitReason(reason="BackingOff", message=message, count=0)
 

@@ -57,7 +57,7 @@ def situation(job: models.MigrationJob) -> str:
     if status.phase is Phase.QUEUED:
         return "; ".join(plain(wait.message) for wait in status.waiting[:2])
     if status.phase is Phase.FAILED and status.last_error is not None:
-        return plain(f"{status.last_error.reason}: {status.last_error.message}")
+        return plain(f"{status.last_error.reason}: {status.last_error.told}")
     if status.phase is Phase.COMPLETED:
         verdict = (status.result or {}).get("verdict", "")
         return str(verdict)
@@ -122,7 +122,7 @@ def job_details(job: models.MigrationJob) -> str:
     if status.last_error is not None and status.phase is not Phase.COMPLETED:
         error = status.last_error
         where = f" in {error.stage}" if error.stage else ""
-        lines.append(f"  failed{where}: {error.reason}: {plain(error.message)}")
+        lines.append(f"  failed{where}: {error.reason}: {plain(error.told)}")
         if error.suggestion:
             lines.append(f"  what to do: {plain(error.suggestion)}")
     return "\n".join(lines)

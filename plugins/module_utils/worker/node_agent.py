@@ -42,6 +42,7 @@ from ..backends.local_grants import Given
 from ..protocol import fields, models, status
 from ..protocol.errors import ErrorClass, JobError
 from ..protocol.lifecycle import HELD, TERMINAL, Phase
+from ..protocol.retries import RetryPolicy
 from ..telemetry.logs import JobLog
 from . import keeper, node_relay, node_status, node_worker, workdirs
 from .config import Config
@@ -391,7 +392,7 @@ class NodeAgent:
                 "See whether its state folder outlives its pod.",
                 job.status.stage or "",
             )
-            await self._write(job, node_relay.failed(job.status, lost, job.spec.backoff_limit, moment))
+            await self._write(job, node_relay.failed(job.status, lost, RetryPolicy.of(job.spec), moment))
         elif job.spec.cancel:
             await self._write(job, node_relay.cancelled(job.status, moment))
         elif job.spec.suspend or self._leaving.is_set():

@@ -19,6 +19,7 @@ from ..protocol import models, status
 from ..protocol.errors import JobError
 from ..protocol.fields import moment
 from ..protocol.lifecycle import Actor, Phase
+from ..protocol.retries import RetryPolicy
 
 #: The longest result document that a status holds, as JSON. Bytes.
 MAX_RESULT_BYTES = 64 * 1024
@@ -85,7 +86,7 @@ def _ended(told: models.JobStatus, given: Given, result: Document | None, now: d
     if here.phase is Phase.CANCELLED:
         return status.advance(told, Phase.CANCELLED, Actor.WORKER, now, message=_said(here, "Failed"))
     if attempt is not None and attempt.error is not None:
-        return status.fail(told, _raised(attempt.error), Actor.WORKER, now, backoff_limit=given.job.spec.backoff_limit)
+        return status.fail(told, _raised(attempt.error), Actor.WORKER, now, policy=RetryPolicy.of(given.job.spec))
     return hand_back(told, _said(here, "Queued"), now)
 
 
@@ -101,9 +102,9 @@ def cancelled(told: models.JobStatus, now: datetime.datetime) -> models.JobStatu
     return over.model_copy(update={"assigned_node": None})
 
 
-def failed(told: models.JobStatus, error: JobError, backoff_limit: int, now: datetime.datetime) -> models.JobStatus:
+def failed(told: models.JobStatus, error: JobError, policy: RetryPolicy, now: datetime.datetime) -> models.JobStatus:
     """Return the status of a job whose attempt failed by ``error``, of which the queue knows nothing."""
-    after = status.fail(told, error, Actor.WORKER, now, backoff_limit=backoff_limit)
+    after = status.fail(told, error, Actor.WORKER, now, policy=policy)
     return after.model_copy(update={"assigned_node": None})
 
 

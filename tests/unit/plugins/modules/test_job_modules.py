@@ -17,7 +17,7 @@ from ansible_collections.hyper2kvm.core.plugins.module_utils.backends.base impor
 from ansible_collections.hyper2kvm.core.plugins.module_utils.backends.local import LocalBackend
 from ansible_collections.hyper2kvm.core.plugins.module_utils.disks.source import open_source
 from ansible_collections.hyper2kvm.core.plugins.module_utils.protocol import _pydantic, models, validation
-from ansible_collections.hyper2kvm.core.plugins.module_utils.protocol.errors import environment, unsupported
+from ansible_collections.hyper2kvm.core.plugins.module_utils.protocol.errors import environment, transient, unsupported
 from ansible_collections.hyper2kvm.core.plugins.module_utils.worker import engine, workdirs
 from ansible_collections.hyper2kvm.core.plugins.modules import (
     guest_fix,
@@ -107,6 +107,38 @@ def test_a_job_is_submitted_once(run: Run, host: Host) -> None:
     assert first["changed"] and first["job"]["status"]["phase"] == "QUEUED"
     assert first["diff"][0]["before"] == "" and first["diff"][0]["after"]["spec"]["source"]["path"] == "web01.raw"
     assert not again["changed"] and again["job"]["metadata"]["uid"] == first["job"]["metadata"]["uid"]
+
+
+def test_a_failure_policy_is_an_option_and_its_rule_is_told(run: Run, host: Host) -> None:
+    rules = [{"classes": ["transient"], "reasons": ["Hiccup"], "action": "FailJob"}]
+    first = run(migration_job, **host, **wanted(failure_policy={"rules": rules}))
+    assert first["job"]["spec"]["failurePolicy"] == {"rules": rules}
+    again = run(migration_job, **host, **wanted(failure_policy={"rules": rules}))
+    assert not again["changed"]
+    other = run(
+        migration_job, **host, **wanted(failure_policy={"rules": [{"classes": ["internal"], "action": "Retry"}]})
+    )
+    assert other["failed"] and "spec.failurePolicy.rules" in other["msg"]
+    queue(host).fail(take(host), transient("Hiccup", "The disk hiccupped.", "Look at it."))
+    ended = run(migration_job, **host, name="web01")
+    assert ended["failed"] and ended["msg"] == "The disk hiccupped. Look at it."
+    assert (ended["error"]["rule"], ended["error"]["retryable"]) == ({"index": 0, "action": "FailJob"}, False)
+
+
+@pytest.mark.parametrize(
+    ("rule", "words"),
+    [
+        ({"action": "Retry"}, "give classes, reasons or both"),
+        ({"classes": ["transient"]}, "missing required arguments: action"),
+        ({"classes": ["passing"], "action": "Retry"}, "value of classes must be one or more of"),
+        ({"reasons": ["WorkerLost"], "action": "FailJob"}, "no policy changes what follows WorkerLost"),
+    ],
+)
+def test_a_failure_policy_that_cannot_be_honoured_is_refused(
+    run: Run, host: Host, rule: dict[str, t.Any], words: str
+) -> None:
+    refused = run(migration_job, **host, **wanted(failure_policy={"rules": [rule]}))
+    assert refused["failed"] and words in refused["msg"]
 
 
 def test_check_mode_submits_nothing(run: Run, host: Host) -> None:

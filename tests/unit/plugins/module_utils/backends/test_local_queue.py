@@ -330,6 +330,38 @@ def test_retryable_failures_back_off_until_the_limit(queue: LocalBackend, monkey
     assert ended.last_error.message == "the disk hiccupped"
 
 
+def policy(action: str, *classes: str, reasons: tuple[str, ...] = ()) -> models.FailurePolicy:
+    return models.FailurePolicy.model_validate({"rules": [{"classes": classes, "reasons": reasons, "action": action}]})
+
+
+def test_a_jobs_policy_decides_what_is_tried_again_and_it_is_said(queue: LocalBackend) -> None:
+    full = environment("NoSpace", "the disk is full", "Make room.")
+    queue.submit(job(failure_policy=policy("Retry", "environment", reasons=("NoSpace",))))
+    dummy, hold = claim(queue)
+    assert queue.fail(hold, full) is Phase.QUEUED
+    waits = queue.get("web01-inspect").status
+    assert waits.last_error is not None and waits.last_error.retryable
+    matches = "the disk is full (matches spec.failurePolicy.rules[0]: Retry)"
+    assert [(one.reason, matches in one.message) for one in waits.waiting] == [("BackingOff", True)]
+    told = [event for event in queue.events("web01-inspect") if "error" in event.data][-1].data
+    assert told["why"] == matches
+    assert (told["error"]["rule"], told["error"]["retryable"]) == ({"index": 0, "action": "Retry"}, True)
+    queue.submit(job("other", failure_policy=policy("FailJob", "transient")))
+    dummy, hold = claim(queue)
+    assert queue.fail(hold, PROBLEM) is Phase.FAILED
+
+
+def test_no_policy_keeps_a_lost_workers_job_or_a_cancelled_one(queue: LocalBackend) -> None:
+    queue.submit(job(failure_policy=policy("FailJob", "transient")))
+    dummy, hold = claim(queue)
+    queue.bury_workers()
+    assert queue.get("web01-inspect").status.phase is Phase.QUEUED
+    queue.submit(job("other", failure_policy=policy("Ignore", "transient"), priority=1))
+    dummy, hold = claim(queue)
+    queue.cancel("other")
+    assert queue.fail(hold, PROBLEM) is Phase.CANCELLED
+
+
 def test_what_a_guest_turned_out_to_need_is_waited_for(queue: LocalBackend) -> None:
     """By whatever the job's policy on retries says; but not for ever by who has it."""
     queue.submit(job(backoff_limit=0))

@@ -21,9 +21,13 @@ from ansible_collections.hyper2kvm.core.plugins.module_utils.backends.kube.resou
     Object,
     Resource,
 )
+from ansible_collections.hyper2kvm.core.plugins.module_utils.operator import happenings
 from ansible_collections.hyper2kvm.core.plugins.module_utils.operator.controller import Controller
 from ansible_collections.hyper2kvm.core.plugins.module_utils.operator.view import read_finished, read_job
-from ansible_collections.hyper2kvm.core.plugins.module_utils.protocol.errors import ErrorClass
+from ansible_collections.hyper2kvm.core.plugins.module_utils.protocol import models
+from ansible_collections.hyper2kvm.core.plugins.module_utils.protocol.errors import ErrorClass, transient
+from ansible_collections.hyper2kvm.core.plugins.module_utils.protocol.lifecycle import Phase
+from ansible_collections.hyper2kvm.core.plugins.module_utils.protocol.retries import RetryPolicy
 from ansible_collections.hyper2kvm.core.plugins.module_utils.telemetry.metrics.book import Book
 
 from tests.kube.registrations import registration
@@ -181,6 +185,20 @@ def test_what_is_read_of_a_spec_is_read_once() -> None:
     relabelled["metadata"]["labels"] = {"wave": "2"}
     labelled = read_job(relabelled, first)
     assert labelled is not None and labelled.demand is not None and labelled.demand.job_labels == (("wave", "2"),)
+
+
+def test_what_a_spec_says_of_retries_is_read_whole_and_an_event_tells_the_rule() -> None:
+    policy = job()
+    policy["spec"]["failurePolicy"] = {"rules": [{"reasons": ["Hiccup"], "action": "FailJob"}]}
+    read = read_job(policy, None)
+    assert read is not None
+    rule = models.FailureRule(reasons=["Hiccup"], action=models.FailureAction.FAIL_JOB)
+    assert read.retries == RetryPolicy(2, (rule,))
+    matched = models.MatchedRule(index=0, action=rule.action)
+    error = models.ErrorDocument.of(transient("Hiccup", "It hiccupped.", "Look."), matched)
+    over = models.JobStatus(phase=Phase.FAILED, last_error=error)
+    told = happenings.ended("ns", "web01", "uid", over, "here")["note"]
+    assert told == "Hiccup: It hiccupped. (matches spec.failurePolicy.rules[0]: FailJob) Look."
 
 
 def test_what_cannot_be_read_is_left_alone() -> None:

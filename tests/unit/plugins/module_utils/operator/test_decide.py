@@ -26,6 +26,7 @@ from ansible_collections.hyper2kvm.core.plugins.module_utils.protocol import crd
 from ansible_collections.hyper2kvm.core.plugins.module_utils.protocol.errors import JobError, invalid, transient
 from ansible_collections.hyper2kvm.core.plugins.module_utils.protocol.fields import moment
 from ansible_collections.hyper2kvm.core.plugins.module_utils.protocol.lifecycle import HELD, TERMINAL, Actor, Phase
+from ansible_collections.hyper2kvm.core.plugins.module_utils.protocol.retries import RetryPolicy
 from ansible_collections.hyper2kvm.core.plugins.module_utils.scheduling.matching import Demand
 from hypothesis import strategies as st
 
@@ -44,7 +45,7 @@ def demand(capability: str = "") -> Demand:
 
 def job(name: str = "web01", state: models.JobStatus | None = None, **fields: t.Any) -> Job:
     """A job, a minute old."""
-    given: dict[str, t.Any] = {"demand": demand(), "backoff_limit": 2, "created": NOW - 60 * SECOND, **fields}
+    given: dict[str, t.Any] = {"demand": demand(), "retries": RetryPolicy(2), "created": NOW - 60 * SECOND, **fields}
     return Job("ns", name, f"uid-{name}", 1, "7", status=state or models.JobStatus(), **given)
 
 
@@ -65,10 +66,10 @@ def held(node: str, phase: Phase = Phase.ASSIGNED, before: models.JobStatus | No
     return state
 
 
-def backing_off(seconds: float) -> models.JobStatus:
+def backing_off(seconds: float, *rules: models.FailureRule) -> models.JobStatus:
     """The status of a job whose attempt on ``a`` failed, and that is tried again in ``seconds``."""
     error = transient("Lost", "the disk went away")
-    failed = status.fail(held("a"), error, Actor.WORKER, NOW + (seconds - 10) * SECOND, backoff_limit=9)
+    failed = status.fail(held("a"), error, Actor.WORKER, NOW + (seconds - 10) * SECOND, policy=RetryPolicy(9, rules))
     return failed.model_copy(update={"assigned_node": None})
 
 
@@ -244,6 +245,9 @@ def test_backoff_is_waited_for() -> None:
     after = decisions([job(state=backing_off(5))], workers)["web01"]
     assert (after.phase, after.waiting[0].reason) == (Phase.QUEUED, "BackingOff")
     assert "the disk went away" in after.waiting[0].message
+    ignored = backing_off(5, models.FailureRule(reasons=["Lost"], action=models.FailureAction.IGNORE))
+    waits = decisions([job(state=ignored)], workers)["web01"].waiting[0].message
+    assert waits.endswith("the disk went away (matches spec.failurePolicy.rules[0]: Ignore)")
     assert decisions([job(state=after)], workers, now=NOW + 6 * SECOND)["web01"].phase is Phase.ASSIGNED
 
 
@@ -263,6 +267,22 @@ def test_a_job_that_kills_its_workers_fails() -> None:
     for dummy in range(status.MAX_LOSSES):
         state = decisions([job(state=held("a", before=state))], {}, {"a"})["web01"]
     assert (state.phase, state.assigned_node) == (Phase.FAILED, None)
+
+
+@pytest.mark.parametrize("action", models.FailureAction)
+def test_no_policy_changes_what_follows_a_loss_or_a_deadline(action: models.FailureAction) -> None:
+    rule = models.FailureRule(classes=["environment", "transient"], action=action)
+    mine = {"retries": RetryPolicy(2, (rule,))}
+    lost = decisions([job(state=held("a", Phase.RUNNING), **mine)], {}, {"a"})["web01"]
+    assert (lost.phase, status.failures(lost)) == (Phase.QUEUED, 0)
+    assert lost.last_error is not None and (lost.last_error.reason, lost.last_error.rule) == ("LeaseExpired", None)
+    for state, gone in ((held("a", Phase.RUNNING), {"a"}), (queued(), set[str]())):
+        late = decisions([job(state=state, deadline=NOW - SECOND, **mine)], {}, gone)["web01"]
+        assert late.phase is Phase.FAILED
+        assert late.last_error is not None and (late.last_error.reason, late.last_error.rule) == (
+            "DeadlineExceeded",
+            None,
+        )
 
 
 def test_a_lost_workers_job_that_was_to_be_cancelled_is() -> None:

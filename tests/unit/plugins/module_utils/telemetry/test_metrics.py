@@ -20,6 +20,7 @@ from ansible_collections.hyper2kvm.core.plugins.module_utils.protocol import mod
 from ansible_collections.hyper2kvm.core.plugins.module_utils.protocol.errors import JobError, environment, transient
 from ansible_collections.hyper2kvm.core.plugins.module_utils.protocol.fields import timestamp
 from ansible_collections.hyper2kvm.core.plugins.module_utils.protocol.lifecycle import Actor, Phase
+from ansible_collections.hyper2kvm.core.plugins.module_utils.protocol.retries import RetryPolicy
 from ansible_collections.hyper2kvm.core.plugins.module_utils.telemetry.metrics import happened, table
 from ansible_collections.hyper2kvm.core.plugins.module_utils.telemetry.metrics.book import Book, Row, Sample, Tally
 from ansible_collections.hyper2kvm.core.plugins.module_utils.telemetry.metrics.exposition import Exposition
@@ -56,7 +57,7 @@ def claimed(seconds: float = 5.0) -> models.JobStatus:
 
 
 def failed(error: JobError, limit: int, before: models.JobStatus | None = None) -> models.JobStatus:
-    return status.fail(before or claimed(), error, Actor.WORKER, at(9), backoff_limit=limit)
+    return status.fail(before or claimed(), error, Actor.WORKER, at(9), policy=RetryPolicy(limit))
 
 
 # -- the table ---------------------------------------------------------------------------------------------------------
@@ -144,7 +145,7 @@ def test_what_is_seen_late_is_counted_all_the_same() -> None:
 
 def test_a_job_that_fails_unclaimed_counts_and_a_word_that_is_none_of_ours_is_told_as_other() -> None:
     error = environment("no word", "its deadline passed")
-    late = status.fail(queued(), error, Actor.CONTROL, at(9), backoff_limit=0)
+    late = status.fail(queued(), error, Actor.CONTROL, at(9), policy=RetryPolicy())
     assert counts(happened.changed(queued(), late, CREATED)) == {
         ("jobs_ended_total", "FAILED"): 1,
         ("job_failures_total", "environment"): 1,

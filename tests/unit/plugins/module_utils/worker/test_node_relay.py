@@ -17,6 +17,7 @@ from ansible_collections.hyper2kvm.core.plugins.module_utils.backends.local impo
 from ansible_collections.hyper2kvm.core.plugins.module_utils.protocol import models, status
 from ansible_collections.hyper2kvm.core.plugins.module_utils.protocol.errors import environment, transient
 from ansible_collections.hyper2kvm.core.plugins.module_utils.protocol.lifecycle import Phase
+from ansible_collections.hyper2kvm.core.plugins.module_utils.protocol.retries import RetryPolicy
 from ansible_collections.hyper2kvm.core.plugins.module_utils.worker import node_relay
 
 from tests.unit.plugins.module_utils.backends.samples import assigned, result, stage, worker
@@ -132,6 +133,56 @@ def test_the_cluster_decides_how_many_retries_are_left(tmp_path: pathlib.Path) -
     attempt.queue.fail(attempt.hold, HICCUP)
     assert attempt.tell().phase is Phase.FAILED
     attempt.queue.close()
+
+
+def policy(action: str, kind: str) -> models.FailurePolicy:
+    return models.FailurePolicy.model_validate({"rules": [{"classes": [kind], "action": action}]})
+
+
+@pytest.mark.parametrize(
+    ("action", "kind", "limit", "phase"),
+    [
+        ("Retry", "environment", 1, Phase.QUEUED),
+        ("Retry", "environment", 0, Phase.FAILED),
+        ("Ignore", "environment", 0, Phase.QUEUED),
+        ("FailJob", "transient", 2, Phase.FAILED),
+        ("FailJob", "environment", 2, Phase.FAILED),
+        ("Retry", "internal", 2, Phase.FAILED),
+    ],
+)
+def test_the_jobs_policy_decides_for_the_cluster(
+    tmp_path: pathlib.Path, action: str, kind: str, limit: int, phase: Phase
+) -> None:
+    attempt = Attempt(tmp_path, backoff_limit=limit, failure_policy=policy(action, kind))
+    attempt.queue.claim("host-1")
+    attempt.queue.fail(attempt.hold, HICCUP if kind == "transient" else environment("NoSpace", "the disk is full"))
+    after = attempt.tell()
+    assert (after.phase, after.assigned_node) == (phase, None)
+    rule = after.last_error.rule if after.last_error is not None else None
+    assert rule == (None if kind == "internal" else models.MatchedRule(index=0, action=models.FailureAction(action)))
+    attempt.queue.close()
+
+
+def test_what_was_ignored_on_another_node_does_not_count_here(tmp_path: pathlib.Path) -> None:
+    attempt = Attempt(tmp_path, backoff_limit=0, failure_policy=policy("Ignore", "environment"))
+    before = models.ErrorDocument.of(
+        environment("NoSpace", "the disk is full"),
+        models.MatchedRule(index=0, action=models.FailureAction.IGNORE),
+    )
+    attempt.told.attempts[0].error = before
+    attempt.queue.claim("host-1")
+    attempt.queue.fail(attempt.hold, environment("NoSpace", "the disk is full"))
+    waits = attempt.tell()
+    assert (waits.phase, status.ignored(waits)) == (Phase.QUEUED, 2)
+    attempt.queue.close()
+
+
+@pytest.mark.parametrize("action", ["FailJob", "Ignore"])
+def test_no_policy_counts_a_job_that_its_node_forgot(action: str) -> None:
+    retries = RetryPolicy(0, tuple(policy(action, "transient").rules))
+    told = status.start_stage(assigned().status.model_copy(update={"assigned_node": "node-1"}), "copy", now())
+    back = node_relay.failed(told, transient(status.WORKER_LOST, "it forgot"), retries, now())
+    assert (back.phase, back.assigned_node, status.failures(back)) == (Phase.QUEUED, None, 0)
 
 
 @pytest.mark.parametrize("lost", [True, False], ids=["lost", "handed back"])

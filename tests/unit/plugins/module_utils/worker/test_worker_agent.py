@@ -10,6 +10,7 @@ import json
 import os
 import pathlib
 import signal
+import subprocess
 import time
 
 import pytest
@@ -135,6 +136,40 @@ def test_failures_are_retried_by_their_class(site: Site, fail: str, attempts: in
     ended = site.queue.get("job").status
     assert ended.phase is phase
     assert len(ended.attempts) == attempts
+
+
+@pytest.mark.parametrize(
+    ("fail", "action", "limit", "attempts", "phase"),
+    [
+        ("environment 1", "Retry", 1, 2, Phase.COMPLETED),
+        ("environment 9", "Retry", 1, 2, Phase.FAILED),
+        ("internal 2", "Ignore", 0, 3, Phase.COMPLETED),
+        ("transient 1", "FailJob", 2, 1, Phase.FAILED),
+    ],
+)
+def test_failures_are_retried_as_the_job_says(
+    site: Site, fail: str, action: str, limit: int, attempts: int, phase: Phase
+) -> None:
+    rules = [{"classes": [fail.partition(" ")[0]], "reasons": ["FakeFailure"], "action": action}]
+    site.submit("job", fail=fail, fields={"backoff_limit": limit, "failure_policy": {"rules": rules}})
+    worker = site.start("--once", ready=False)
+    assert worker.wait(120) == (0 if phase is Phase.COMPLETED else 1)
+    ended = site.queue.get("job").status
+    assert (ended.phase, len(ended.attempts)) == (phase, attempts)
+    assert {one.error.rule.action.value for one in ended.attempts if one.error and one.error.rule} == {action}
+    shown = subprocess.run(site.command("status", "job"), capture_output=True, text=True, check=True).stdout
+    assert (f"(matches spec.failurePolicy.rules[0]: {action})" in shown) == (phase is Phase.FAILED)
+
+
+def test_no_policy_moves_a_deadline(site: Site) -> None:
+    site.start()
+    rules = [{"classes": ["environment"], "action": "Ignore"}]
+    site.submit("slow", fields={"active_deadline_seconds": 1, "failure_policy": {"rules": rules}}, seconds="600")
+    ended = site.wait_phase("slow").status
+    assert (ended.phase, len(ended.attempts)) == (Phase.FAILED, 1)
+    assert ended.last_error is not None
+    # Not later, as a job that waits for its next attempt.
+    assert ended.last_error.message.endswith("passed while it ran.")
 
 
 def _fail_in_the_copy(site: Site, how: str) -> None:
