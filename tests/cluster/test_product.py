@@ -235,7 +235,7 @@ def test_the_page_for_kubernetes_does_what_it_says(cluster: Cluster, product: Pr
             done = subprocess.run(
                 run, cwd=tmp_path, env=settings, capture_output=True, text=True, check=False, timeout=PATIENCE
             )
-            assert done.returncode == 0, (command, done.stdout + done.stderr)
+            assert done.returncode == 0, f"{command}\n{done.stdout}{done.stderr}"
             said[command.split()[0]] = done.stdout
         (play,) = [command for command in commands if "ansible-playbook" in command]
         assert re.search(r"web01 .*web01\.ova", said["ansible-playbook"]), said

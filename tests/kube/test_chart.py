@@ -270,6 +270,17 @@ def test_what_is_written_from_elsewhere_is_up_to_date() -> None:
     assert done.returncode == 0, done.stderr
 
 
+def test_the_chart_of_a_release_has_the_same_bytes_whoever_packs_it(tmp_path: pathlib.Path) -> None:
+    found = []
+    for name, umask, zone in (("one", 0o022, "UTC"), ("two", 0o077, "Pacific/Auckland")):
+        command = [sys.executable, REPOSITORY / "scripts/make_release.py", tmp_path / name, "--helm", tool("helm")]
+        subprocess.run(command, check=True, umask=umask, env={**os.environ, "TZ": zone})
+        (chart,) = (tmp_path / name).glob("hyper2kvm-worker-*.tgz")
+        found.append(chart.read_bytes())
+    assert found[0] == found[1]
+    run([tool("helm"), "lint", "--strict", tmp_path / "one" / chart.name])
+
+
 def test_the_test_of_a_release_goes_by_the_jobs_end(
     api_server: ApiServer, namespace: str, tmp_path: pathlib.Path
 ) -> None:
