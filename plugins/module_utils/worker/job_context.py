@@ -40,7 +40,7 @@ from ..protocol.validation import spec_digest
 from ..telemetry.version import collection_version
 from .context import Reporter, Roots, Stopped
 from .layout import TargetLayout, layout_of
-from .unfinished import remove_unfinished
+from .unfinished import is_result_of, remove_unfinished
 
 _Work = t.TypeVar("_Work")
 #: The stages whose work is in the partial targets, or speaks of them.
@@ -131,6 +131,7 @@ class JobContext:
         try:
             state = json.loads(self._state_file.read_text(encoding="utf-8"))
         except FileNotFoundError:
+            self._find_whole()
             return
         kept = models.JobResult.model_validate(state["result"])
         ours = kept.uid == self.result.uid
@@ -154,6 +155,20 @@ class JobContext:
             self._find_unpacked()
             return
         remove_unfinished(self._state_file, self.roots.output)
+
+    def _find_whole(self) -> None:
+        """Take up what an attempt on another host made whole, and could not tell before it was cut off."""
+        path = self.layout.result
+        if not is_result_of(path, self.result.uid):
+            return
+        whole = models.JobResult.model_validate_json(path.read_bytes())
+        if (whole.spec_digest, whole.source_identity) == (self.result.spec_digest, self.source.identity):
+            shown = self.layout.shown(path, self.roots.output)
+            whole.artifacts.append(models.Artifact(path=shown, kind="result", size_bytes=path.stat().st_size))
+            self.result = whole
+            self._seconds_before = whole.seconds
+            # The document is the last thing that the last stage writes.
+            self.completed = [*(stage.name for stage in whole.stages), "publish"]
 
     def save(self) -> None:
         """Make the state durable: whole and on disk, or as it was before."""

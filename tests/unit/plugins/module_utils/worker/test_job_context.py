@@ -11,7 +11,7 @@ import typing as t
 
 import pytest
 from ansible_collections.hyper2kvm.core.plugins.module_utils.protocol import models
-from ansible_collections.hyper2kvm.core.plugins.module_utils.worker import job_context
+from ansible_collections.hyper2kvm.core.plugins.module_utils.worker import job_context, pipeline
 from ansible_collections.hyper2kvm.core.plugins.module_utils.worker.context import Roots
 from ansible_collections.hyper2kvm.core.plugins.module_utils.worker.engine import SilentReporter
 
@@ -59,3 +59,27 @@ def test_a_rehearsal_by_another_version_does_not(make: Make, monkeypatch: pytest
     before = make().rehearsal_key()
     monkeypatch.setattr(job_context, "collection_version", lambda: "0.9.0")
     assert make("convert").rehearsal_key() != before
+
+
+def test_what_another_host_made_whole_is_not_done_again(make: Make, tmp_path: pathlib.Path) -> None:
+    """A worker that is cut off may finish a job within its lease, and tell nobody."""
+    document = make("inspect").job.to_document()
+    document["metadata"]["uid"] = "11111111-1111-1111-1111-111111111111"
+    job = models.MigrationJob.model_validate(document)
+    roots = Roots(tmp_path / "input", tmp_path / "output", tmp_path / "scratch")
+    did: list[str] = []
+    stages = (pipeline.Stage("inspect", lambda context: did.append(context.workdir.name) or "looked"), pipeline.PUBLISH)
+
+    def attempt(host: str) -> models.JobResult:
+        (tmp_path / host).mkdir()
+        return pipeline.run_stages(stages, job, roots, SilentReporter(), tmp_path / host)
+
+    first, second = attempt("one"), attempt("two")
+    assert did == ["one"]
+    assert [(one.path, one.kind) for one in second.artifacts] == [("web01/inspect.json", "result")]
+    assert second.uid == first.uid and second.completed_at == first.completed_at
+    # Of another job of that name it says nothing.
+    document["metadata"]["uid"] = "22222222-2222-2222-2222-222222222222"
+    job = models.MigrationJob.model_validate(document)
+    attempt("three")
+    assert did == ["one", "three"]
