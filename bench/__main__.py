@@ -19,6 +19,7 @@ from tests.guests import DEFAULT_CACHE
 BENCHES: dict[str, t.Callable[[pathlib.Path], list[Figure]]] = {
     "start": jobs.start,
     "conversion": jobs.conversion,
+    "layouts": jobs.layouts,
     "copy": copy.stream_optimized,
     "disks": copy.side_by_side,
     "sources": copy.other_sources,

@@ -23,14 +23,15 @@ from tests.e2e.playbooks import Inventory
 from tests.guests import build
 from tests.tools.machine import text
 
-_MARK = "CANARY"
-_KEY = f"ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAA{_MARK} ops@example"
-_SECRETS = {
-    "hash": f"$6$salt{_MARK}$0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789abcdefghijklmn",
+#: In every secret, and nowhere else.
+MARK = "CANARY"
+_KEY = f"ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAA{MARK} ops@example"
+SECRETS = {
+    "hash": f"$6$salt{MARK}$0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789abcdefghijklmn",
     "keys": _KEY,
-    "config": f"password = {_MARK}\n",
-    "script": f"#!/bin/sh\necho {_MARK} | some-agent --login\n",
-    "disk": f"passphrase {_MARK}\n",
+    "config": f"password = {MARK}\n",
+    "script": f"#!/bin/sh\necho {MARK} | some-agent --login\n",
+    "disk": f"passphrase {MARK}\n",
 }
 
 
@@ -38,7 +39,8 @@ def _reference(key: str) -> dict[str, str]:
     return {"name": "vm", "key": key}
 
 
-_GUEST = {
+#: What a guest is to get of them, in a module's options.
+GUEST = {
     "users": [{"name": "ops", "password_hash_from": _reference("hash")}],
     "ssh_keys": [{"user": "root", "keys_from": _reference("keys")}],
     "files": [{"path": "/etc/agent.conf", "content_from": _reference("config"), "mode": "0600"}],
@@ -51,7 +53,7 @@ def secrets(tmp_path: pathlib.Path) -> pathlib.Path:
     """A secrets root with everything that the guest is to get."""
     root = tmp_path / "secrets"
     (root / "vm").mkdir(parents=True)
-    for key, value in _SECRETS.items():
+    for key, value in SECRETS.items():
         (root / "vm" / key).write_text(value, encoding="utf-8")
     return root
 
@@ -91,7 +93,7 @@ def _told(folder: pathlib.Path) -> dict[pathlib.Path, bytes]:
 def test_a_playbook_tells_no_secret(tmp_path: pathlib.Path, installed: pathlib.Path, secrets: pathlib.Path) -> None:
     inventory = Inventory(tmp_path, installed)
     inventory.add_export(
-        "web", build("debian12") / "debian12.ova", **{f"hyper2kvm_guest_{k}": v for k, v in _GUEST.items()}
+        "web", build("debian12") / "debian12.ova", **{f"hyper2kvm_guest_{k}": v for k, v in GUEST.items()}
     )
     reports = {name: str(tmp_path / f"report.{name}") for name in ("html", "csv", "xml")}
     with _seen_processes() as seen:
@@ -110,19 +112,19 @@ def test_a_playbook_tells_no_secret(tmp_path: pathlib.Path, installed: pathlib.P
     told = _told(tmp_path)
     assert {pathlib.Path(path) for path in reports.values()} <= set(told)
     assert any(path.name == "queue.db" for path in told) and any(path.suffix == ".jsonl" for path in told)
-    assert not [str(path) for path, content in told.items() if _MARK.encode() in content]
+    assert not [str(path) for path, content in told.items() if MARK.encode() in content]
     assert any("hyper2kvm-worker" in line for line in seen)
-    assert not [line for line in seen if _MARK in line]
+    assert not [line for line in seen if MARK in line]
     # It did arrive where it was to go, or nothing of this would say anything.
     (disk,) = (tmp_path / "output").rglob("*.qcow2")
     flat = tmp_path / "flat"
     subprocess.run(["qemu-img", "convert", "-O", "raw", disk, flat], check=True)
     content = flat.read_bytes()
     flat.unlink()
-    assert all(value.strip().encode() in content for key, value in _SECRETS.items() if key != "disk")
+    assert all(value.strip().encode() in content for key, value in SECRETS.items() if key != "disk")
 
 
-def _camel(guest: dict[str, t.Any]) -> dict[str, t.Any]:
+def camel(guest: dict[str, t.Any]) -> dict[str, t.Any]:
     """The same, as a job document has it."""
     names = {"password_hash_from": "passwordHashFrom", "keys_from": "keysFrom", "content_from": "contentFrom"}
     names |= {"script_from": "scriptFrom", "ssh_keys": "sshKeys"}
@@ -141,15 +143,15 @@ def test_an_error_about_a_secret_does_not_show_it(
 ) -> None:
     """Secrets that are not what they should be; with the logs that containers have, and with metrics."""
     content = {
-        "hash": f"plain text {_MARK}",
-        "keys": f"-----BEGIN OPENSSH PRIVATE KEY-----\n{_MARK}\n",
-        "config": f"{_MARK}\0\xff",
-        "script": f"{_MARK}\udcff",
+        "hash": f"plain text {MARK}",
+        "keys": f"-----BEGIN OPENSSH PRIVATE KEY-----\n{MARK}\n",
+        "config": f"{MARK}\0\xff",
+        "script": f"{MARK}\udcff",
     }[broken]
     (secrets / "vm" / broken).write_text(content, encoding="utf-8", errors="surrogateescape")
     host.add(build("tiny") / "tiny.ova", "vm.ova")
     source = {"type": "ova", "path": "vm.ova", "keys": [{"secret": _reference("disk")}]}
-    document = job("vm", "", verify={"boot": False, "rehearse": "never"}, guest=_camel(_GUEST))
+    document = job("vm", "", verify={"boot": False, "rehearse": "never"}, guest=camel(GUEST))
     document["spec"]["source"] = source
     (tmp_path / "vm.json").write_text(json.dumps(document), encoding="utf-8")
     host.command("submit", tmp_path / "vm.json")
@@ -169,22 +171,22 @@ def test_an_error_about_a_secret_does_not_show_it(
             host.command(name, "vm", ok=False) if name != "events" else host.command(name)
         )
     assert '"job": "vm"' in text(tmp_path / "worker.log")
-    assert not [str(path) for path, found in _told(tmp_path).items() if _MARK.encode() in found]
-    assert not [line for line in seen if _MARK in line]
+    assert not [str(path) for path, found in _told(tmp_path).items() if MARK.encode() in found]
+    assert not [line for line in seen if MARK in line]
 
 
 @pytest.mark.parametrize(
     "spec",
     [
-        {"guest": {"users": [{"name": "ops", "passwordHashFrom": f"$6${_MARK}"}]}},
-        {"guest": {"users": [{"name": "ops", "passwordHash": f"$6${_MARK}"}]}},
-        {"guest": {"users": [{"name": "ops", "passwordHashFrom": {"name": "vm", "key": f"../{_MARK}"}}]}},
-        {"guest": {"users": [{"name": "ops", "passwordHashFrom": {"name": "vm", "key": "hash", "value": _MARK}}]}},
-        {"source": {"path": "vm.ova", "keys": [_MARK]}},
-        {"source": {"path": "vm.ova", "keys": [{"secret": _MARK}]}},
-        {"source": {"path": "vm.ova", "keys": [{"secret": {"name": "vm", "key": "disk"}, "passphrase": _MARK}]}},
-        {"guest": {"files": [{"path": "/etc/a", "contentFrom": [_MARK]}]}},
-        {"guest": {"firstboot": [{"name": "a", "scriptFrom": f"echo {_MARK}"}]}},
+        {"guest": {"users": [{"name": "ops", "passwordHashFrom": f"$6${MARK}"}]}},
+        {"guest": {"users": [{"name": "ops", "passwordHash": f"$6${MARK}"}]}},
+        {"guest": {"users": [{"name": "ops", "passwordHashFrom": {"name": "vm", "key": f"../{MARK}"}}]}},
+        {"guest": {"users": [{"name": "ops", "passwordHashFrom": {"name": "vm", "key": "hash", "value": MARK}}]}},
+        {"source": {"path": "vm.ova", "keys": [MARK]}},
+        {"source": {"path": "vm.ova", "keys": [{"secret": MARK}]}},
+        {"source": {"path": "vm.ova", "keys": [{"secret": {"name": "vm", "key": "disk"}, "passphrase": MARK}]}},
+        {"guest": {"files": [{"path": "/etc/a", "contentFrom": [MARK]}]}},
+        {"guest": {"firstboot": [{"name": "a", "scriptFrom": f"echo {MARK}"}]}},
     ],
 )
 def test_a_secret_where_its_name_should_be_is_not_shown(
@@ -197,4 +199,4 @@ def test_a_secret_where_its_name_should_be_is_not_shown(
     roots = {"HYPER2KVM_INPUT_ROOT": str(host.input), "HYPER2KVM_OUTPUT_ROOT": str(host.output)}
     done = subprocess.run(command, env={**os.environ, **roots}, capture_output=True, text=True, check=False)
     assert done.returncode != 0 and "spec." in done.stderr
-    assert _MARK not in done.stdout + done.stderr
+    assert MARK not in done.stdout + done.stderr

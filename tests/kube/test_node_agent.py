@@ -29,6 +29,7 @@ from ansible_collections.hyper2kvm.core.plugins.module_utils.telemetry.metrics.t
 from ansible_collections.hyper2kvm.core.plugins.module_utils.worker.pipeline import STAGES
 
 from tests import guests
+from tests.e2e.test_secrets import GUEST, MARK, SECRETS, camel
 from tests.guests.host import REPOSITORY
 from tests.kube.api_server import ApiServer, serving
 from tests.kube.node_site import ENGINE, NodeSite, alive, wait_for
@@ -93,6 +94,52 @@ def test_a_guest_is_converted_from_folder_to_folder_of_its_namespace(site: NodeS
     whole = models.JobResult.model_validate_json((site.targets / "web01" / "result.json").read_text())
     assert any(change.diff for change in whole.changes)
     wait_for(lambda: list(site.scratch.iterdir()) == [])
+
+
+def test_no_secret_comes_out_of_a_node_or_a_cluster(own_site: NodeSite) -> None:
+    site = own_site
+    shutil.copy(guests.build("tiny") / "tiny.ova", site.sources / "vm.ova")
+    folder = site.root / "secrets" / site.namespace / "vm"
+    folder.mkdir(parents=True)
+    for key, value in SECRETS.items():
+        (folder / key).write_text(value, encoding="utf-8")
+    operator = site.start_operator()
+    pod = site.start("--secrets-root", str(site.root / "secrets"), "--metrics-port", "0", program=ENGINE)
+    # The tiny guest has nothing that would run scripts.
+    wished = {key: value for key, value in GUEST.items() if key != "firstboot"}
+    fields = {
+        "operation": models.Operation.CONVERT,
+        "source": models.SourceSpec(path="vm.ova"),
+        "guest": models.GuestSpec.model_validate(camel(wished)),
+        "verify": models.VerifySpec(boot=False, rehearse=models.RehearsePolicy.NEVER),
+    }
+    site.submit(fields=fields)
+    # Neither does an error tell one.
+    (folder / "plain").write_text(f"no hash, but {MARK}", encoding="utf-8")
+    user = {"name": "ops", "passwordHashFrom": {"name": "vm", "key": "plain"}}
+    site.submit("wrong", fields={**fields, "guest": models.GuestSpec.model_validate({"users": [user]})})
+    done = site.wait_phase(Phase.COMPLETED, Phase.FAILED)
+    assert done.phase is Phase.COMPLETED, done.last_error
+    wait_for(lambda: site.get("wrong").status.phase is Phase.FAILED)
+    (url,) = re.findall(r"metrics: (http://\S+)", site.log())
+    with urllib.request.urlopen(url, timeout=30) as answer:
+        metrics = answer.read().decode()
+    kinds = "migrationjobs,migrationworkers,events,leases"
+    told = {
+        "objects": site.server.kubectl("get", kinds, "--all-namespaces", "--output", "yaml"),
+        "described": site.server.kubectl("describe", "migrationjobs", "--all-namespaces"),
+        "worker": site.log(),
+        "operator": (site.root / "operator.log").read_text(encoding="utf-8"),
+        "metrics": metrics,
+        "commands": "".join(
+            pathlib.Path(f"/proc/{one}/cmdline").read_text() for one in (operator.pid, site.main(pod), site.agent(pod))
+        ),
+    }
+    for path in (site.root / "state").rglob("*"):
+        if path.is_file():
+            told[str(path)] = path.read_bytes().decode("utf-8", "replace")
+    assert "/etc/agent.conf" in told["objects"], "the change itself is told"
+    assert [name for name, text in told.items() if MARK in text] == []
 
 
 def test_a_node_tells_what_it_offers_and_has(site: NodeSite) -> None:
