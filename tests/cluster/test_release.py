@@ -70,17 +70,19 @@ def test_a_job_survives_upgrade_and_rollback_and_uninstalling_leaves_what_is_the
     until(lambda: left(empty) == USERS, f"nothing but the user's to be left, and not {left(empty) - USERS}")
     assert product.jobs(namespace).keys() == {"vm", "again"}
 
-    # In the midst of a job, which waits for the next release.
+    # In the midst of a job, which waits for the next release. Helm takes the workers' rights away while they still end, so
+    # that they may not be able to say so.
     product.install()
     product.submit(namespace, "midst", **SLOWER)
     product.until_copying(namespace, "midst")
     empty.helm("uninstall", RELEASE, f"--namespace={NAMESPACE}", "--wait", "--timeout=3m")
     until(lambda: left(empty) == USERS, f"nothing but the user's to be left, and not {left(empty) - USERS}")
     product.check_nothing_works()
-    assert product.jobs(namespace)["midst"]["phase"] == "QUEUED"
+    assert product.jobs(namespace)["midst"]["phase"] in ("QUEUED", "RUNNING")
     product.install()
     status = product.completed(namespace, "midst")
-    assert len(status["attempts"]) == 2 and [one for one in status["attempts"] if "error" in one] == []
+    told = [one["error"]["reason"] for one in status["attempts"] if "error" in one]
+    assert len(status["attempts"]) == 2 and told in ([], ["WorkerLost"], ["LeaseExpired"])
 
     # The same for whoever deletes all of its namespace.
     product.submit(namespace, "late", **SLOWER)
