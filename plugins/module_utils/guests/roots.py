@@ -165,7 +165,8 @@ class _Assembly:
 
     def assemble(self) -> MountedGuest:
         root = self._choose(self._candidates())
-        self._devices = self._devices.named(root.crypttab)
+        named = next((line.spec for line in root.fstab if line.mountpoint == "/"), "")
+        self._devices = self._devices.ordered(named, root.filesystem).named(root.crypttab)
         (own,) = [f for f in self._devices.filesystems if f.partition == root.filesystem.partition]
         root = dataclasses.replace(root, filesystem=own)
         self._mount(root.filesystem, self._root, self._writable, root.subvolume)

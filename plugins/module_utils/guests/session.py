@@ -27,6 +27,7 @@ from ..disks.used_blocks import used_ranges
 from ..disks.volumes import holds_volumes, opened_volumes
 from ..protocol import models
 from ..protocol.errors import JobError
+from .bootdisk import BootCode, read_boot_code
 from .boottest.instruments import instrument
 from .facts import GuestFacts, Mount
 from .fixers.base import FixRequest
@@ -44,6 +45,8 @@ class Probed:
     filesystems: tuple[Filesystem, ...]
     sector_bytes: dict[str, int]
     """Of each disk, the size of its sectors."""
+    boot_codes: dict[str, BootCode]
+    """Of each disk, what a BIOS would run."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -177,7 +180,8 @@ class GuestHere(GuestSession):
         """See :meth:`GuestSession.probe`."""
         self._filesystems = probe(self._attachment)
         sizes = {name: disk.sector_size for name, disk in self._attachment.disks.items()}
-        return Probed(tuple(self._filesystems), sizes)
+        codes = {name: read_boot_code(disk.device) for name, disk in self._attachment.disks.items()}
+        return Probed(tuple(self._filesystems), sizes, codes)
 
     def mount(self) -> Opened:
         """See :meth:`GuestSession.mount`."""
