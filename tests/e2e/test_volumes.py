@@ -13,7 +13,7 @@ import typing as t
 import pytest
 
 from tests.e2e.kernels import debian_kernel
-from tests.e2e.migration import PATIENCE_SECONDS, ConversionHost, completed, job
+from tests.e2e.migration import PATIENCE_SECONDS, ConversionHost, completed, failed, job
 from tests.guests import build
 from tests.guests.specs import SPECS, ServerSpec
 from tests.guests.volumes import PASSPHRASE
@@ -108,6 +108,19 @@ def test_what_a_disk_is_bound_to_is_told_by_the_plan(kind: str, host: Conversion
     ]
     assert all(warning.startswith("disk1 (LUKS ") for warning in told)
     assert host.files() == {"vm/plan.json"}
+
+
+def test_what_a_disk_is_bound_to_is_told_of_a_guest_that_nobody_can_look_into(host: ConversionHost) -> None:
+    disk = container(host.input / "vm.raw", "luks2")
+    add_tokens(disk, {**TPM2, "keyslots": ["0"]})
+    as_it_is = job("moved", "vm.raw", guest={"enabled": False}, verify={"boot": False})
+    planned, moved = host.run(job("planned", "vm.raw", "plan"), as_it_is)
+    completed(moved)
+    (told,) = [one for one in host.result("moved/result.json")["warnings"] if "not looked into" in one]
+    error = failed(planned)
+    assert error["reason"] == "Encrypted"
+    for text in (error["message"], told):
+        assert "is unlocked by systemd-tpm2 in its key slots 0" in text
 
 
 def test_isolation_by_a_machine_is_waited_for(host: ConversionHost, tmp_path: pathlib.Path) -> None:

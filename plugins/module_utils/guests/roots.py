@@ -38,12 +38,12 @@ _CONTAINERS = {
     "LVM2_member": (
         "LogicalVolumes",
         "is a physical volume of LVM, and none of its volumes holds an operating system that can be seen",
-        "The warnings say which volumes stay closed, and why.",
+        "What is said of each volume here tells why it stays closed.",
     ),
     "linux_raid_member": (
         "SoftwareRaid",
         "is a member of a software RAID that holds no operating system that can be seen",
-        "The warnings say which arrays stay closed, and why.",
+        "What is said of each array here tells why it stays closed.",
     ),
     "zfs_member": ("Zfs", "is a member of a ZFS pool", "ZFS guests cannot be converted offline."),
 }

@@ -33,7 +33,7 @@ from .facts import GuestFacts, Mount
 from .fixers.base import FixRequest
 from .inspection import inspect
 from .planning import Plan, plan_fixes
-from .roots import MountedGuest, mount_guest, target_is_needed
+from .roots import OPAQUE, MountedGuest, mount_guest, target_is_needed
 
 Ranges = list[tuple[int, int]]
 
@@ -199,9 +199,12 @@ class GuestHere(GuestSession):
                 mount_guest(self._attachment, self._filesystems, writable=self._writable, workdir=self._workdir)
             )
         except JobError as error:
-            if lacking is None:
-                raise
-            raise lacking from error
+            if lacking is not None:
+                raise lacking from error
+            if error.reason in OPAQUE:
+                # Nobody gets the warnings of a guest that is not opened.
+                error.message = " ".join((error.message, *warnings))
+            raise
         self._facts = inspect(self._guest, self._guest.filesystems)
         if lacking is not None and any(_is_missing(mount) for mount in self._facts.mounts):
             raise lacking
