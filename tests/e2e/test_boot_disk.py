@@ -15,7 +15,7 @@ import xml.etree.ElementTree as ET
 import pytest
 import yaml
 
-from tests.e2e.migration import ConversionHost, completed, job, same_content
+from tests.e2e.migration import ConversionHost, changes_left, completed, job, same_content
 from tests.guests import build
 
 MIB = 1024**2
@@ -82,6 +82,7 @@ def test_the_disk_that_boots_may_come_second(host: ConversionHost, front: t.Call
     result = moved_behind(path, "tiny", host, "bios")
     diffs = "".join(change["diff"] for change in result["changes"])
     assert "-/dev/sda1" in diffs and "root=UUID=" in diffs
+    assert changes_left(host, result) == []
 
 
 @pytest.mark.long
