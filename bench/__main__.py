@@ -12,7 +12,7 @@ import sys
 import tempfile
 import typing as t
 
-from bench import batch, copy, estimate, jobs, memory, observability, playbook, queue
+from bench import assess, batch, copy, estimate, jobs, memory, observability, playbook, queue
 from bench.figures import Figure
 from tests.guests import DEFAULT_CACHE
 
@@ -28,6 +28,7 @@ BENCHES: dict[str, t.Callable[[pathlib.Path], list[Figure]]] = {
     "memory": memory.of_a_worker,
     "batch": batch.of_sixteen,
     "estimate": estimate.of_time_left,
+    "assess": assess.of_a_folder,
     "queue": queue.that_cannot_run,
     "playbook": playbook.overhead,
     "observability": observability.cost,

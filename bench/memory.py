@@ -18,7 +18,7 @@ from tests.guests import build
 from tests.tools.machine import descendants
 
 _GIB = 1024**3
-_MIB = 1024**2
+MIB = 1024**2
 
 
 def of_a_worker(scratch: pathlib.Path) -> list[Figure]:
@@ -33,13 +33,13 @@ def of_a_worker(scratch: pathlib.Path) -> list[Figure]:
         subprocess.run(["qemu-img", "convert", "-f", "raw", "-O", "qcow2", raw, source], check=True)
         subprocess.run(["qemu-img", "resize", "-q", "-f", "qcow2", source, str(gib * _GIB)], check=True)
         with running_worker(host, "--slots", "1") as worker:
-            watch = _Watch(worker.pid)
+            watch = Watch(worker.pid)
             run(host, "web", "web.qcow2")
-            figures.append(Figure(f"memory of a worker, disk of {gib} GiB", watch.end() / _MIB, " MiB", limit=150))
+            figures.append(Figure(f"memory of a worker, disk of {gib} GiB", watch.end() / MIB, " MiB", limit=150))
     return figures
 
 
-class _Watch:
+class Watch:
     """The highest sum of proportional set sizes (proc(5), smaps_rollup) of a process and its descendants."""
 
     def __init__(self, pid: int) -> None:

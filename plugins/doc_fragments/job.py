@@ -57,7 +57,7 @@ options:
         description: File or folder, relative to C(input_root).
         type: str
       disks:
-        description: All disks of the VM, the boot disk first.
+        description: All disks of the VM, in its order; the one that boots is found by what is on it.
         type: list
         elements: dict
         suboptions:

@@ -26,7 +26,7 @@ options:
         description: File or folder, relative to O(input_root), or absolute below O(input_root) or O(output_root).
         type: str
       disks:
-        description: All disks of the VM, the boot disk first.
+        description: All disks of the VM, in its order; the one that boots is found by what is on it.
         type: list
         elements: dict
         suboptions:

@@ -42,7 +42,7 @@ EXAMPLES = r"""
 
 RETURN = r"""
 disks:
-  description: The disks, the boot disk first.
+  description: The disks, in the order of the source.
   returned: success
   type: list
   elements: dict

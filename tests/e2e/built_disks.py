@@ -61,7 +61,7 @@ class Builder:
         """An image of one filesystem."""
         self.count += 1
         image = self.folder / f"filesystem{self.count}"
-        size = {"xfs": 300, "btrfs": 120, "vfat": 40}.get(kind, size)
+        size = {"xfs": 300, "xfs4": 300, "btrfs": 120, "vfat": 40}.get(kind, size)
         with image.open("wb") as file:
             file.truncate(size * MIB)
         if kind == "ext4":
@@ -80,6 +80,9 @@ class Builder:
             )
         elif kind == "xfs":
             run("mkfs.xfs", "-q", "-m", f"uuid={uuid or UUID}", "-p", self._proto(content), image)
+        elif kind == "xfs4":
+            # As EL 6 and the first of EL 7 make them.
+            run("mkfs.xfs", "-q", "-m", "crc=0", "-p", self._proto(content), image)
         elif kind == "vfat":
             run("mkfs.vfat", image)
         elif kind == "swap":

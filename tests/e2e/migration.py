@@ -107,6 +107,22 @@ def job(name: str, source: str, operation: str = "convert", **spec: t.Any) -> di
     }
 
 
+def changes_left(host: ConversionHost, result: dict[str, t.Any], **source: t.Any) -> list[dict[str, t.Any]]:
+    """What a second conversion of a job's target would change, by a plan of it: nothing, if the first was whole.
+
+    :param result: of the job; its disks are qcow2 images.
+    :param source: what beside the disks the job's source said (``keys``).
+    """
+    disks = [host.add(host.output / disk["target"], f"again-{disk['name']}.qcow2") for disk in result["disks"]]
+    # Bare disks do not tell the cards' addresses.
+    macs = [nic["mac"] for nic in result["hardware"]["nics"]]
+    document = job("again", "", "plan", guest={"network": {"macs": macs}})
+    document["spec"]["source"] = {**source, "type": "qcow2", "disks": [{"path": disk.name} for disk in disks]}
+    (planned,) = host.run(document)
+    completed(planned)
+    return t.cast("list[dict[str, t.Any]]", host.result("again/plan.json")["changes"])
+
+
 def completed(job: dict[str, t.Any]) -> dict[str, t.Any]:
     """The status of a job that must have ended well."""
     status = t.cast("dict[str, t.Any]", job["status"])

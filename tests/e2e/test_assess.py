@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import collections
 import csv
 import os
 import pathlib
@@ -13,8 +14,11 @@ import shutil
 import subprocess
 import sys
 
+import pytest
+
 from tests.guests import build
 from tests.guests.host import REPOSITORY
+from tests.tools.exports import write_exports
 
 _COMMAND = REPOSITORY / "scripts/hyper2kvm-worker"
 
@@ -48,4 +52,28 @@ def test_a_folder_is_assessed_and_left_as_it_is(tmp_path: pathlib.Path) -> None:
     }
     assert "convertible with warnings" in (tmp_path / "all.html").read_text(encoding="utf-8")
     assert {path: path.stat().st_mtime_ns for path in folder.rglob("*")} == before
+    assert list(scratch.iterdir()) == []
+
+
+@pytest.mark.long
+def test_five_hundred_vms_are_assessed(tmp_path: pathlib.Path) -> None:
+    """Of one template each, so that filesystems have twins, in folders of fifty; each VM is in the table once."""
+    folder, scratch = tmp_path / "exports", tmp_path / "scratch"
+    scratch.mkdir()
+    outcomes = {"tiny": "convertible with warnings", "tiny-blank": "refused"}
+    wanted = {path: outcomes[guest] for path, guest in write_exports(folder, 500).items()}
+    table = tmp_path / "all.csv"
+    done = subprocess.run(
+        [sys.executable, _COMMAND, "assess", folder, "--csv", table],
+        env={**os.environ, "TMPDIR": str(scratch)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 1, done.stderr[-2000:]
+    assert "500 VMs: 450 convertible with warnings, 50 refused" in done.stdout, done.stdout[:2000]
+    with table.open(newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 500 and {row["source"]: row["outcome"] for row in rows} == wanted
+    assert collections.Counter(row["reason"] for row in rows) == {"": 450, "BlankDisk": 50}
     assert list(scratch.iterdir()) == []

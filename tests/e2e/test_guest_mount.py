@@ -355,6 +355,17 @@ def test_of_snappers_snapshots_the_default_one_is_the_root(
         assert not guest.warnings
 
 
+def test_an_xfs_without_checksums_needs_a_kernel_that_has_it(build: Builder, open_guest: Open) -> None:
+    """And is not taken for a damaged one where it does not."""
+    disk = build.disk(build.filesystem("xfs4", build.system("/dev/sda1 / xfs x 0 0\n", **{"etc/name": "old"})))
+    try:
+        with open_guest(disk) as guest:
+            assert guest.tree.read_text("/etc/name") == "old"
+    except JobError as error:
+        assert (error.reason, error.error_class) == ("NoFilesystemDriver", ErrorClass.ENVIRONMENT)
+        assert "xfs of version 4" in error.message
+
+
 @pytest.mark.parametrize("in_fstab", [True, False])
 def test_the_efi_partition_is_shown(build: Builder, open_guest: Open, in_fstab: bool) -> None:
     esp = build.filesystem("vfat")

@@ -20,7 +20,7 @@ import typing as t
 import pytest
 
 from tests.e2e.kernels import debian_kernel
-from tests.e2e.migration import PATIENCE_SECONDS, ConversionHost, completed, failed, job
+from tests.e2e.migration import PATIENCE_SECONDS, ConversionHost, changes_left, completed, failed, job
 from tests.guests import build
 from tests.guests.matrix import COVER, FACTORS, MATRIX
 from tests.guests.specs import ServerSpec
@@ -111,6 +111,9 @@ def test_a_server_is_moved_and_boots(name: str, host: ConversionHost, source: So
     assert facts["failedUnits"] == [] and result["verdict"] == "boots", result["bootTest"]["warnings"]
     assert bool(facts["swaps"]) == bool(known["volumes"]["swap"])
     assert [sha256(host.input / disk["path"]) for disk in wanted["disks"]] == digests
+    # A second conversion finds nothing to do.
+    more = {"keys": wanted["keys"]} if "keys" in wanted else {}
+    assert changes_left(host, result, **more) == []
     _record(name, done, seconds, host, passed=True)
 
 

@@ -32,8 +32,9 @@ from ansible_collections.hyper2kvm.core.plugins.module_utils.guests.session impo
 from ansible_collections.hyper2kvm.core.plugins.module_utils.protocol import models
 from ansible_collections.hyper2kvm.core.plugins.module_utils.protocol.errors import JobError
 
+from tests.e2e.built_disks import Builder
 from tests.e2e.kernels import debian_kernel
-from tests.e2e.migration import same_content
+from tests.e2e.migration import ConversionHost, completed, job, same_content
 from tests.guests.specs import MIB, SPECS, ServerSpec
 from tests.guests.volumes import PASSPHRASE, lay_out
 from tests.tools.machine import alive, descendants, wait_for
@@ -227,6 +228,20 @@ def test_a_raid_1_of_two_disks(files: MachineFiles, guest: Guest) -> None:
             halves.append(file.read(1280 * MIB))
     assert halves[0] == halves[1]
     assert b"\nnew\n" in halves[0] or b"new\n" in halves[0]
+
+
+def test_an_xfs_that_this_hosts_kernel_may_not_have(
+    host: ConversionHost, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One without checksums, which kernels are built without by now; Debian's has it."""
+    monkeypatch.setenv("HYPER2KVM_MICROVM_KERNEL", str(debian_kernel().tree))
+    build = Builder(tmp_path)
+    root = build.system("/dev/sda1 / xfs defaults 0 0\n", **{"etc/hostname": "el7\n"})
+    build.disk(build.filesystem("xfs4", root)).rename(host.input / "old.raw")
+    (done,) = host.run(job("old", "old.raw", "inspect"))
+    completed(done)
+    guest = host.result("old/inspect.json")["guest"]
+    assert (guest["hostname"], guest["root"]["type"]) == ("el7", "xfs")
 
 
 def test_the_machine_is_confined(files: MachineFiles, tmp_path: pathlib.Path) -> None:

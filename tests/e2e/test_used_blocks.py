@@ -9,6 +9,8 @@ from __future__ import annotations
 import contextlib
 import os
 import pathlib
+import re
+import shutil
 import subprocess
 import typing as t
 
@@ -128,6 +130,54 @@ def test_every_file_arrives_and_what_was_deleted_stays(disk: pathlib.Path, tmp_p
     with (tmp_path / "copy.raw").open("rb") as file:
         file.seek(MIB)
         assert file.read(22) == b"boot loader in the gap"
+
+
+def test_an_xfs_without_checksums_arrives_whole(tmp_path: pathlib.Path) -> None:
+    """As EL 6 makes it. Not every kernel mounts it any more, so it is filled, and read again, by its own tools."""
+    files = {f"file{number}": tmp_path / f"file{number}" for number in range(20)}
+    for number, path in enumerate(files.values()):
+        path.write_bytes(os.urandom(1 + number * 300_000))
+    proto = "".join(f"{name} ---644 0 0 {path}\n" for name, path in files.items())
+    (tmp_path / "proto").write_text(f"/none\n0 0\nd--755 0 0\n{proto}$\n", encoding="utf-8")
+    partition, disk = tmp_path / "partition", tmp_path / "disk.raw"
+    # What was deleted before lies there still.
+    partition.write_bytes(b"deleted " * ((SIZE - START - MIB) // 8))
+    make = ["mkfs.xfs", "-q", "-f", "-K", "-m", "crc=0", "-p", tmp_path / "proto", partition]
+    subprocess.run(make, check=True, capture_output=True)
+    with disk.open("wb") as file:
+        file.truncate(SIZE)
+    table = f"label: dos\nstart={START // 512}, size={(SIZE - START - MIB) // 512}, type=83\n"
+    subprocess.run(["sfdisk", "-q", disk], input=table, text=True, check=True)
+    place = ["dd", f"of={disk}", "bs=1M", f"seek={START // MIB}", "conv=notrunc", "status=none"]
+    subprocess.run([*place, f"if={partition}"], check=True)
+    moved = copy(disk, tmp_path / "copy.raw", ranges_of(disk))
+    assert moved < sum(path.stat().st_size for path in files.values()) + 40 * MIB
+    with (tmp_path / "copy.raw").open("rb") as copied, partition.open("wb") as file:
+        copied.seek(START)
+        shutil.copyfileobj(copied, file, MIB)
+        file.truncate(SIZE - START - MIB)
+    subprocess.run(["xfs_repair", "-n", partition], check=True, capture_output=True)
+    for name, path in files.items():
+        assert _by_extents(partition, name)[: path.stat().st_size] == path.read_bytes()
+
+
+def _by_extents(xfs: pathlib.Path, name: str) -> bytes:
+    """A file's blocks, where xfs_db(8) says that they are: "data offset 0 startblock 12 (0/12) count 3 flag 0"."""
+    commands = ["sb 0", "p blocksize agblocks", f"path /{name}", "bmap"]
+    told = subprocess.run(
+        ["xfs_db", "-r", *(word for command in commands for word in ("-c", command)), xfs],
+        check=True,
+        capture_output=True,
+        text=True,
+    ).stdout
+    block, group = (int(re.findall(rf"{word} = (\d+)", told)[0]) for word in ("blocksize", "agblocks"))
+    found = re.findall(r"offset (\d+) startblock \d+ \((\d+)/(\d+)\) count (\d+)", told)
+    data = b""
+    with xfs.open("rb") as file:
+        for _offset, number, start, count in sorted(found, key=lambda one: int(one[0])):
+            file.seek((int(number) * group + int(start)) * block)
+            data += file.read(int(count) * block)
+    return data
 
 
 def test_a_filesystem_in_use_is_copied_whole(disk: pathlib.Path, tmp_path: pathlib.Path) -> None:

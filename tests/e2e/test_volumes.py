@@ -13,10 +13,11 @@ import typing as t
 import pytest
 
 from tests.e2e.kernels import debian_kernel
-from tests.e2e.migration import PATIENCE_SECONDS, ConversionHost, completed, job
+from tests.e2e.migration import PATIENCE_SECONDS, ConversionHost, completed, failed, job
 from tests.guests import build
 from tests.guests.specs import SPECS, ServerSpec
 from tests.guests.volumes import PASSPHRASE
+from tests.tools.luks_files import CLEVIS, CLEVIS_MARK, TPM2, add_tokens, container, luksmeta
 from tests.tools.machine import sha256
 
 
@@ -87,6 +88,39 @@ def test_a_job_waits_for_a_worker_that_can_open_its_guest(
     host.command("run", "--once", ok=False)
     assert len(host.jobs()["lvm"]["status"]["attempts"]) == 1, "a worker without it took the job"
     assert not host.files()
+
+
+@pytest.mark.parametrize("kind", ["luks2", "luks1"])
+def test_what_a_disk_is_bound_to_is_told_by_the_plan(kind: str, host: ConversionHost) -> None:
+    """Of a disk of data that no key is given for: that the old machine opens it shows without opening it."""
+    host.add(build("tiny") / "disk.raw", "system.raw")
+    disk = container(host.input / "data.raw", kind)
+    if kind == "luks2":
+        add_tokens(disk, {**CLEVIS, "keyslots": ["0"]}, {**TPM2, "keyslots": ["0"]})
+    else:
+        luksmeta(disk, {0: CLEVIS_MARK})
+    source = {"type": "raw", "disks": [{"path": "system.raw"}, {"path": "data.raw"}]}
+    (done,) = host.run(_job("vm", source, operation="plan"))
+    completed(done)
+    told = [warning for warning in host.result("vm/plan.json")["warnings"] if "bound to the old machine" in warning]
+    assert [warning.split(" is unlocked by ")[1].split(",")[0] for warning in told] == [
+        f"{name} in its key slots 0" for name in (("clevis", "systemd-tpm2") if kind == "luks2" else ("clevis",))
+    ]
+    assert all(warning.startswith("disk1 (LUKS ") for warning in told)
+    assert host.files() == {"vm/plan.json"}
+
+
+def test_what_a_disk_is_bound_to_is_told_of_a_guest_that_nobody_can_look_into(host: ConversionHost) -> None:
+    disk = container(host.input / "vm.raw", "luks2")
+    add_tokens(disk, {**TPM2, "keyslots": ["0"]})
+    as_it_is = job("moved", "vm.raw", guest={"enabled": False}, verify={"boot": False})
+    planned, moved = host.run(job("planned", "vm.raw", "plan"), as_it_is)
+    completed(moved)
+    (told,) = [one for one in host.result("moved/result.json")["warnings"] if "not looked into" in one]
+    error = failed(planned)
+    assert error["reason"] == "Encrypted"
+    for text in (error["message"], told):
+        assert "is unlocked by systemd-tpm2 in its key slots 0" in text
 
 
 def test_isolation_by_a_machine_is_waited_for(host: ConversionHost, tmp_path: pathlib.Path) -> None:

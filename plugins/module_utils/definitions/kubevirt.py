@@ -99,7 +99,7 @@ def _domain(machine: Machine) -> dict[str, t.Any]:
         "devices": {
             "autoattachSerialConsole": True,
             "rng": {},
-            "disks": [_disk(disk, index) for index, disk in enumerate(machine.disks)],
+            "disks": [_disk(machine, index) for index in range(len(machine.disks))],
             "interfaces": [
                 {
                     "name": f"nic{index}",
@@ -113,8 +113,9 @@ def _domain(machine: Machine) -> dict[str, t.Any]:
     }
 
 
-def _disk(disk: MachineDisk, index: int) -> dict[str, t.Any]:
-    element: dict[str, t.Any] = {"name": f"disk{index}", "bootOrder": index + 1, "disk": {"bus": "virtio"}}
+def _disk(machine: Machine, index: int) -> dict[str, t.Any]:
+    disk, order = machine.disks[index], machine.boot_order[index] + 1
+    element: dict[str, t.Any] = {"name": f"disk{index}", "bootOrder": order, "disk": {"bus": "virtio"}}
     if disk.logical_block_size != 512:
         size = disk.logical_block_size
         element["blockSize"] = {"custom": {"logical": size, "physical": size}}

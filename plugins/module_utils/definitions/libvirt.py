@@ -60,7 +60,7 @@ def _add_os(domain: ET.Element, machine: Machine) -> None:
 
 def _add_devices(domain: ET.Element, machine: Machine) -> None:
     devices = ET.SubElement(domain, "devices")
-    for index, disk in enumerate(machine.disks):
+    for index, (disk, order) in enumerate(zip(machine.disks, machine.boot_order, strict=True)):
         kind, attribute = ("block", "dev") if disk.is_device else ("file", "file")
         element = ET.SubElement(devices, "disk", type=kind, device="disk")
         ET.SubElement(element, "driver", name="qemu", type=disk.format, discard="unmap")
@@ -69,7 +69,7 @@ def _add_devices(domain: ET.Element, machine: Machine) -> None:
         if disk.logical_block_size != 512:
             size = str(disk.logical_block_size)
             ET.SubElement(element, "blockio", logical_block_size=size, physical_block_size=size)
-        ET.SubElement(element, "boot", order=str(index + 1))
+        ET.SubElement(element, "boot", order=str(order + 1))
     for nic, place in zip(machine.nics, machine.places, strict=True):
         bridge = place.bridge if place else None
         element = ET.SubElement(devices, "interface", type="bridge" if bridge else "network")

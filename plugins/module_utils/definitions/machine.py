@@ -39,17 +39,34 @@ class MachineDisk:
 
 @dataclasses.dataclass(frozen=True)
 class Machine:
-    """A virtual machine on KVM. Every network card has a MAC address; the first disk boots."""
+    """A virtual machine on KVM. Every network card has a MAC address."""
 
     name: str
     cpus: int
     memory_bytes: int
     firmware: Firmware
     disks: tuple[MachineDisk, ...]
+    """In the source's order."""
     nics: tuple[Nic, ...]
     places: tuple[models.NetworkMapping | None, ...]
     """Where the job plugs each card in; None: it does not say."""
     secure_boot: bool = False
+    boot_disk: int = 0
+    """The place in ``disks`` of the one that boots."""
+
+    @property
+    def boot_order(self) -> list[int]:
+        """Of each disk, when the firmware tries it; 0 is first."""
+        return boot_order(len(self.disks), self.boot_disk)
+
+
+def boot_order(count: int, first: int) -> list[int]:
+    """Return, of each of ``count`` disks, when the firmware tries it: ``first`` first, the others as they come.
+
+    >>> boot_order(3, 1)
+    [1, 0, 2]
+    """
+    return [0 if index == first else index + (index < first) for index in range(count)]
 
 
 def machine_for(
@@ -59,6 +76,7 @@ def machine_for(
     firmware: Firmware,
     network: models.NetworkSpec,
     disks: t.Sequence[MachineDisk],
+    boot_disk: int = 0,
 ) -> Machine:
     """Return the machine for a source's ``hardware``.
 
@@ -77,6 +95,7 @@ def machine_for(
         firmware=firmware,
         secure_boot=hardware.secure_boot and firmware == "uefi",
         disks=tuple(disks),
+        boot_disk=boot_disk,
         nics=_with_addresses(nics, name, network),
         places=_places(nics, network.map),
     )
@@ -156,10 +175,10 @@ def qemu_command(machine: Machine, *, program: str, accelerator: str, cpu: str) 
         ovmf = installed_or_usual_ovmf()
         for path, option in ((ovmf.code, "readonly=on"), (ovmf.variables, "snapshot=on")):
             arguments += ["-drive", f"if=pflash,format=raw,{option},file={_qemu_quoted(path)}"]
-    for index, disk in enumerate(machine.disks):
+    for index, (disk, order) in enumerate(zip(machine.disks, machine.boot_order, strict=True)):
         arguments += ["-drive", f"if=none,id=disk{index},format={disk.format},file={_qemu_quoted(disk.path)}"]
         size = f"logical_block_size={disk.logical_block_size},physical_block_size={disk.logical_block_size}"
-        arguments += ["-device", f"virtio-blk-pci,drive=disk{index},bootindex={index},{size}"]
+        arguments += ["-device", f"virtio-blk-pci,drive=disk{index},bootindex={order},{size}"]
     for index, nic in enumerate(machine.nics):
         arguments += ["-netdev", f"user,id=nic{index}", "-device", f"virtio-net-pci,netdev=nic{index},mac={nic.mac}"]
     return shlex.join([*arguments, "-nographic"])

@@ -19,7 +19,7 @@ class DiskImage:
     """One virtual disk of a source. All sizes are bytes."""
 
     name: str
-    """``disk0``, ``disk1`` … in boot order; unique within a job."""
+    """``disk0``, ``disk1`` … in the source's order; unique within a job."""
     path: pathlib.Path
     """The file that holds it: absolute, below the input root, no symbolic link on the way."""
     format: ImageFormat
@@ -103,7 +103,7 @@ class Described:
 
     hardware: Hardware
     disks: tuple[NamedDisk, ...]
-    """In boot order."""
+    """In the order in which the machine tries them."""
 
 
 @dataclasses.dataclass(frozen=True)

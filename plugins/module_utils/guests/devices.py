@@ -61,6 +61,25 @@ class Devices:
             found.append(filesystem)
         return Devices(tuple(found))
 
+    def ordered(self, name: str, filesystem: Filesystem) -> Devices:
+        """Return the same with the disk of ``filesystem`` where the guest had it, as far as its ``name`` tells.
+
+        Whoever lists a VM's disks may have done so in another order. The others stay in the order as given.
+
+        Args:
+            name: what the guest calls it: ``/dev/sda1``.
+            filesystem: what is known to be meant.
+        """
+        place, disk = _kernel_place(name), filesystem.partition.disk
+        if place is None or filesystem.volume is not None or self._at(*place) == filesystem:
+            return self
+        order = [other for other in self.disks if other != disk]
+        if place[1] != filesystem.partition.number or place[0] > len(order):
+            return self
+        order.insert(place[0], disk)
+        volumes = [f for f in self.filesystems if f.volume is not None]
+        return Devices(tuple([f for one in order for f in self.filesystems if f.partition.disk == one] + volumes))
+
     def members(self, filesystem: Filesystem) -> tuple[Filesystem, ...]:
         """Return all of a filesystem's devices, in order: several for a btrfs, of which the first stands for it."""
         if filesystem.members == 1:
@@ -86,11 +105,9 @@ class Devices:
         tag = _TAG.match(name) or _LINK.match(name)
         if tag is not None:
             return self._by_tag(tag[1].lower(), _UDEV_ESCAPE.sub(lambda m: chr(int(m[1], 16)), tag[2]).strip('"'))
-        kernel = _KERNEL_NAME.match(name)
+        kernel = _kernel_place(name)
         if kernel is not None:
-            disk = int(kernel[3]) if kernel[3] is not None else _letters(kernel[1])
-            number = int(kernel[4] or 0) if kernel[3] is not None else int(kernel[2] or 0)
-            found = self._at(disk, number)
+            found = self._at(*kernel)
             return found if found is not None and _fits(found, fstype) else None
         place = _PLACE.match(name)
         return self._by_place(place[1], int(place[2] or 0), fstype) if place is not None else None
@@ -149,6 +166,16 @@ def _volume_names(filesystem: Filesystem) -> set[str]:
         return set()
     number = filesystem.partition.number
     return {f"{name}p{number}" if number else name for name in filesystem.volume.names}
+
+
+def _kernel_place(name: str) -> tuple[int, int] | None:
+    """Return the places of disk and partition in the kernel's ``name``; None: it is none of the kernel's."""
+    found = _KERNEL_NAME.match(name)
+    if found is None:
+        return None
+    if found[3] is not None:
+        return int(found[3]), int(found[4] or 0)
+    return _letters(found[1]), int(found[2] or 0)
 
 
 def _letters(text: str) -> int:

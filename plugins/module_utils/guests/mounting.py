@@ -10,6 +10,7 @@ import ctypes
 import errno
 import os
 import pathlib
+import struct
 
 from ..protocol.errors import JobError, environment, transient, unsupported
 
@@ -26,6 +27,10 @@ _UMOUNT_NOFOLLOW = 8
 _OPTIONS = {"xfs": ["nouuid"], "ext4": ["noinit_itable"]}
 # How to look at a filesystem with an unfinished journal on a device that takes no writes.
 _NO_REPLAY = {"xfs": "norecovery", "ext4": "noload", "ext3": "noload", "btrfs": "rescue=nologreplay"}
+
+# XFS' superblock: magic, and sb_versionnum, whose lowest four bits are the format's version (XFS Algorithms & Data
+# Structures, "Superblocks"). Kernels are built without version 4 (fs/xfs/Kconfig, XFS_SUPPORT_V4) and say EINVAL.
+_XFS_MAGIC, _XFS_VERSION, _XFS_VERSION_MASK = b"XFSB", struct.Struct(">4s96xH"), 0xF
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -53,6 +58,12 @@ def mount(
     if code in (errno.EROFS, errno.EUCLEAN) and not writable and fstype in _NO_REPLAY:
         code = _mount(os.fsencode(device), target, fstype, flags, [*data, _NO_REPLAY[fstype]])
     if code:
+        if code == errno.EINVAL and fstype == "xfs" and _is_old_xfs(device):
+            raise environment(
+                "NoFilesystemDriver",
+                f"This worker's kernel was built without xfs of version 4 (without checksums), which {what} is.",
+                "Use a worker whose kernel has it, or give this one a kernel for micro-VMs.",
+            )
         raise _refusal(code, fstype, what)
     _mount(None, target, None, _MS_PRIVATE, [])
 
@@ -97,6 +108,12 @@ def _mount(source: bytes | None, target: str, fstype: str | None, flags: int, da
         ",".join(data).encode() or None,
     )
     return 0 if result == 0 else ctypes.get_errno()
+
+
+def _is_old_xfs(device: pathlib.Path) -> bool:
+    with device.open("rb") as file:
+        magic, version = _XFS_VERSION.unpack(file.read(_XFS_VERSION.size))
+    return magic == _XFS_MAGIC and (version & _XFS_VERSION_MASK) == 4
 
 
 def _refusal(code: int, fstype: str, what: str) -> JobError:

@@ -38,12 +38,12 @@ _CONTAINERS = {
     "LVM2_member": (
         "LogicalVolumes",
         "is a physical volume of LVM, and none of its volumes holds an operating system that can be seen",
-        "The warnings say which volumes stay closed, and why.",
+        "What is said of each volume here tells why it stays closed.",
     ),
     "linux_raid_member": (
         "SoftwareRaid",
         "is a member of a software RAID that holds no operating system that can be seen",
-        "The warnings say which arrays stay closed, and why.",
+        "What is said of each array here tells why it stays closed.",
     ),
     "zfs_member": ("Zfs", "is a member of a ZFS pool", "ZFS guests cannot be converted offline."),
 }
@@ -165,7 +165,8 @@ class _Assembly:
 
     def assemble(self) -> MountedGuest:
         root = self._choose(self._candidates())
-        self._devices = self._devices.named(root.crypttab)
+        named = next((line.spec for line in root.fstab if line.mountpoint == "/"), "")
+        self._devices = self._devices.ordered(named, root.filesystem).named(root.crypttab)
         (own,) = [f for f in self._devices.filesystems if f.partition == root.filesystem.partition]
         root = dataclasses.replace(root, filesystem=own)
         self._mount(root.filesystem, self._root, self._writable, root.subvolume)

@@ -27,12 +27,13 @@ from ..disks.used_blocks import used_ranges
 from ..disks.volumes import holds_volumes, opened_volumes
 from ..protocol import models
 from ..protocol.errors import JobError
+from .bootdisk import BootCode, read_boot_code
 from .boottest.instruments import instrument
 from .facts import GuestFacts, Mount
 from .fixers.base import FixRequest
 from .inspection import inspect
 from .planning import Plan, plan_fixes
-from .roots import MountedGuest, mount_guest, target_is_needed
+from .roots import OPAQUE, MountedGuest, mount_guest, target_is_needed
 
 Ranges = list[tuple[int, int]]
 
@@ -44,6 +45,8 @@ class Probed:
     filesystems: tuple[Filesystem, ...]
     sector_bytes: dict[str, int]
     """Of each disk, the size of its sectors."""
+    boot_codes: dict[str, BootCode]
+    """Of each disk, what a BIOS would run."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -177,7 +180,8 @@ class GuestHere(GuestSession):
         """See :meth:`GuestSession.probe`."""
         self._filesystems = probe(self._attachment)
         sizes = {name: disk.sector_size for name, disk in self._attachment.disks.items()}
-        return Probed(tuple(self._filesystems), sizes)
+        codes = {name: read_boot_code(disk.device) for name, disk in self._attachment.disks.items()}
+        return Probed(tuple(self._filesystems), sizes, codes)
 
     def mount(self) -> Opened:
         """See :meth:`GuestSession.mount`."""
@@ -195,9 +199,12 @@ class GuestHere(GuestSession):
                 mount_guest(self._attachment, self._filesystems, writable=self._writable, workdir=self._workdir)
             )
         except JobError as error:
-            if lacking is None:
-                raise
-            raise lacking from error
+            if lacking is not None:
+                raise lacking from error
+            if error.reason in OPAQUE:
+                # Nobody gets the warnings of a guest that is not opened.
+                error.message = " ".join((error.message, *warnings))
+            raise
         self._facts = inspect(self._guest, self._guest.filesystems)
         if lacking is not None and any(_is_missing(mount) for mount in self._facts.mounts):
             raise lacking

@@ -48,7 +48,7 @@ class DiskResult(Report):
     """What happened to one disk."""
 
     name: str
-    """``disk0``, ``disk1`` … in boot order."""
+    """``disk0``, ``disk1`` … in the source's order."""
     source: str
     """The file that holds the source's disk."""
     target: str | None = None
@@ -131,7 +131,7 @@ class JobResult(Report):
     not_carried: list[str] = p.Field(default_factory=list)
     """What the target does not have (vTPM, NVRAM …), each a sentence."""
     disks: list[DiskResult] = p.Field(default_factory=list)
-    """The disks, boot disk first."""
+    """The disks, in the source's order; ``hardware.bootDisk`` names the one that boots, where the disks tell."""
     rehearsal: BootTestResult | None = None
     """The boot of the fixed overlay; unset: there was none."""
     rehearsal_key: Digest | None = None

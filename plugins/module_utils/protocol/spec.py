@@ -253,7 +253,7 @@ class SourceSpec(Document):
     path: PathText | None = None
     """File or folder: relative to the worker's input root, or absolute below it."""
     disks: list[DiskSpec] = p.Field(default_factory=list, max_length=64)
-    """All disks of the VM, boot disk first; no file twice."""
+    """All disks of the VM, in its order; no file twice. The one that boots is found by what is on it."""
     digest: Digest | None = None
     """Expected SHA-256 of the bytes of the file at ``path``; as in ``disks``. Whether it is given or not, what an OVA's
     own manifest says is compared wherever its disks are read whole: not by ``inspect`` and ``plan``.

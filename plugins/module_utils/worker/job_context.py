@@ -28,6 +28,7 @@ from ..disks.model import DiskImage, Filesystem, Source
 from ..disks.overlay import create_overlay, repoint_overlay
 from ..disks.source import open_source
 from ..disks.unpack import Unpacker
+from ..guests.bootdisk import BootCode, find_boot_disk
 from ..guests.facts import GuestFacts
 from ..guests.fixers.base import FixRequest, read_secret, read_secrets
 from ..guests.inspection import firmware_by_partitions
@@ -102,6 +103,7 @@ class JobContext:
         self._guest: GuestSession | None = None
         self._facts: GuestFacts | None = None
         self._filesystems: tuple[Filesystem, ...] = ()
+        self._boot_codes: dict[str, BootCode] = {}
         self._plan: Planned | None = None
         self._began = time.monotonic()
         self._seconds_before = 0.0
@@ -246,7 +248,7 @@ class JobContext:
 
     @property
     def overlays(self) -> list[pathlib.Path]:
-        """All overlays, boot disk first."""
+        """All overlays, in the source's order."""
         return [self.overlay(i) for i in range(len(self.source.images))]
 
     def create_overlays(self) -> None:
@@ -271,7 +273,7 @@ class JobContext:
 
     def _mount(self, guest: GuestSession) -> Opened:
         probed = guest.probe()
-        self._filesystems = probed.filesystems
+        self._filesystems, self._boot_codes = probed.filesystems, probed.boot_codes
         for disk in self.result.disks:
             disk.sector_bytes = probed.sector_bytes[disk.name]
         return guest.mount()
@@ -388,6 +390,16 @@ class JobContext:
         found = (self.result.guest or {}).get("firmware")
         return "uefi" if (found or self.source.hardware.firmware) == "uefi" else "bios"
 
+    def find_boot_disk(self, facts: GuestFacts) -> str | None:
+        """Return the disk that the VM boots from, by what :meth:`portrait` found; None: nothing tells."""
+        return find_boot_disk([image.name for image in self.source.images], self._boot_codes, self.firmware, facts)
+
+    @property
+    def boot_disk(self) -> int:
+        """The place of the disk that boots: as it was found, else the first."""
+        found = (self.result.hardware or {}).get("bootDisk")
+        return next((i for i, image in enumerate(self.source.images) if image.name == found), 0)
+
     def machine(self) -> Machine:
         """The virtual machine that the target becomes."""
         return machine_for(
@@ -405,6 +417,7 @@ class JobContext:
                 )
                 for i, image in enumerate(self.source.images)
             ],
+            boot_disk=self.boot_disk,
         )
 
     def check_cancelled(self) -> None:

@@ -30,7 +30,7 @@ class TargetLayout:
     """The block devices that are the disks, as the job names them; empty: the disks are files in ``folder``."""
 
     def disk(self, index: int) -> pathlib.Path:
-        """The published disk number ``index`` (0 is the boot disk): a file, or the device."""
+        """The published disk number ``index`` (from 0, in the source's order): a file, or the device."""
         return self.devices[index] if self.devices else self._file(index)
 
     def _file(self, index: int) -> pathlib.Path:

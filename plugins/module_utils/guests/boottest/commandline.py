@@ -11,6 +11,7 @@ import datetime
 import json
 import typing as t
 
+from ...definitions.machine import boot_order
 from ...definitions.ovmf import find_ovmf
 from ...disks.model import Firmware, Nic
 from . import confinement
@@ -39,6 +40,8 @@ class Hardware:
     """``virtio``, or ``pvscsi``: VMware's own disk controller and network card, which QEMU emulates."""
     logical_block_sizes: tuple[int, ...]
     """Of the disks, bytes."""
+    boot_disk: int = 0
+    """The place of the one that boots."""
 
 
 def command(
@@ -49,7 +52,7 @@ def command(
     Args:
         hardware: the machine.
         accelerator: what it runs on.
-        disks: names of the disks in boot order; with UEFI there is a further layer ``VARIABLES``.
+        disks: names of the disks, in the machine's order; with UEFI there is a further layer ``VARIABLES``.
         descriptors: the numbers of the descriptors, by name: the disks' NBD connections and :mod:`.emulator`'s.
 
     Raises:
@@ -107,11 +110,12 @@ def _nbd(name: str, descriptors: t.Mapping[str, int]) -> str:
 
 def _disks(hardware: Hardware, disks: t.Sequence[str], descriptors: t.Mapping[str, int]) -> list[str]:
     arguments = ["-device", "pvscsi,id=scsi"] if hardware.bus == "pvscsi" else []
+    order = boot_order(len(disks), hardware.boot_disk)
     for index, (name, block) in enumerate(zip(disks, hardware.logical_block_sizes, strict=True)):
         size = f"logical_block_size={block},physical_block_size={block}"
         device = "virtio-blk-pci" if hardware.bus == "virtio" else f"scsi-hd,bus=scsi.0,scsi-id={index}"
         arguments += ["-blockdev", _nbd(name, descriptors)]
-        arguments += ["-device", f"{device},drive={name},bootindex={index},{size}"]
+        arguments += ["-device", f"{device},drive={name},bootindex={order[index]},{size}"]
     return arguments
 
 

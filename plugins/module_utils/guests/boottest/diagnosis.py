@@ -170,8 +170,7 @@ _SIGNS = (
         "GrubRescue",
         r"^(?:.*Entering rescue mode|grub rescue>)",
         "GRUB started but did not find its own files.",
-        "GRUB's /boot/grub is on a partition or disk that is missing here; see that the job has all disks of the VM, "
-        "boot disk first.",
+        "GRUB's /boot/grub is on a partition or disk that is missing here; see that the job has all disks of the VM.",
     ),
     _sign(
         "GrubShell",
@@ -200,13 +199,13 @@ _SIGNS = (
         r"(?:No bootable device\.|Missing operating system|Operating System not found|Error loading operating system"
         r"|Invalid partition table|Non-system disk)",
         "The BIOS found no boot loader on the disks.",
-        "See that the job's first disk is the one that the VM boots from, and that the VM does not need UEFI.",
+        "See that the job has all disks of the VM, and that the VM does not need UEFI.",
     ),
     _sign(
         "BootloaderBroken",
         r"GRUB (?:Hard Disk|Geom|Read) Error|^(?:Loading stage1\.5|GRUB)?.*Error (?:1[57]|2[1-8])\b",
         "The boot loader's first stage could not read the disk.",
-        "The copy may be damaged or a disk missing; see that the job has all disks of the VM, boot disk first.",
+        "The copy may be damaged or a disk missing; see that the job has all disks of the VM.",
     ),
 )
 

@@ -26,7 +26,7 @@ class Layers:
     """The layers of one boot."""
 
     disks: tuple[Layer, ...]
-    """In boot order."""
+    """In the guest's order."""
     variables: Layer | None
     """A UEFI machine's variables, empty at first as on a new machine."""
     reports: bool
@@ -53,7 +53,7 @@ def prepare(
     """Make the layers in ``folder``.
 
     Args:
-        disks: image and format (``qcow2`` or ``raw``), boot disk first; none is written to.
+        disks: image and format (``qcow2`` or ``raw``), in the guest's order; none is written to.
         folder: an empty folder; its owner removes it.
         token: of the guest's report; None: the guest's files are left as they are.
         emulated: whether the guest's processor will be.

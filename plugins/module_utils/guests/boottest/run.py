@@ -50,7 +50,7 @@ class BootTestRequest:
     """What is booted, and how."""
 
     disks: t.Sequence[tuple[pathlib.Path, str]]
-    """Image and format (``qcow2`` or ``raw``), boot disk first. They are read only."""
+    """Image and format (``qcow2`` or ``raw``), in the guest's order. They are read only."""
     firmware: Firmware
     nics: t.Sequence[Nic]
     memory_bytes: int
@@ -68,6 +68,8 @@ class BootTestRequest:
     secure_boot: bool = False
     logical_block_sizes: t.Sequence[int] = ()
     """Of the disks, bytes; empty: 512 each."""
+    boot_disk: int = 0
+    """The place in ``disks`` of the one that boots."""
     access: Access = HERE
     """How the guest's files are reached to prepare it; its keys are typed where the guest asks for a passphrase."""
 
@@ -259,4 +261,5 @@ def _hardware(request: BootTestRequest, accelerator: Accelerator) -> commandline
         cpus=max(1, min(request.cpus, len(os.sched_getaffinity(0)), _CPU_LIMITS[accelerator.name])),
         bus=request.bus,
         logical_block_sizes=tuple(request.logical_block_sizes) or (512,) * len(request.disks),
+        boot_disk=request.boot_disk,
     )

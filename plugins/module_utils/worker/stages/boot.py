@@ -74,6 +74,7 @@ def boot_and_judge(
             workdir=context.workdir,
             evidence=evidence,
             secure_boot=machine.secure_boot,
+            boot_disk=machine.boot_disk,
             logical_block_sizes=[disk.logical_block_size for disk in machine.disks],
             access=context.access,
         ),

@@ -46,6 +46,7 @@ def run(context: JobContext) -> str:
         "memoryBytes": machine.memory_bytes,
         "firmware": machine.firmware,
         "secureBoot": machine.secure_boot,
+        "bootDisk": context.find_boot_disk(facts),
         "diskBuses": list(hardware.disk_buses),
         "nics": [dataclasses.asdict(nic) for nic in machine.nics],
     }
@@ -57,6 +58,11 @@ def run(context: JobContext) -> str:
     if hardware.firmware not in (None, context.firmware):
         context.warn(
             f"The metadata says {hardware.firmware} firmware, the disk boots by {context.firmware}; the disk decides."
+        )
+    if context.boot_disk:
+        context.warn(
+            f"The VM boots from {context.source.images[context.boot_disk].name}, which is not the first of its disks: "
+            "it comes first in the boot order, and all disks stay where they are."
         )
     return printable(facts.pretty_name) or "not looked into"
 

@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import pathlib
+import re
 import subprocess
 import typing as t
 import xml.etree.ElementTree as ET
@@ -49,6 +50,7 @@ def _machine(
     block_size: int = 512,
     devices: bool = False,
     network: models.NetworkSpec | None = None,
+    boot_disk: int = 0,
 ) -> Machine:
     hardware = Hardware(cpus=2, memory_bytes=2 * GIB, firmware=firmware, secure_boot=secure_boot, nics=tuple(nics))
     return machine_for(
@@ -64,6 +66,7 @@ def _machine(
             )
             for i in range(disks)
         ],
+        boot_disk=boot_disk,
     )
 
 
@@ -299,6 +302,19 @@ def test_names_inside_the_manifest_agree() -> None:
     assert [d["name"] for d in devices["disks"]] == [v["name"] for v in spec["volumes"]]
     assert [i["name"] for i in devices["interfaces"]] == [n["name"] for n in spec["networks"]]
     assert [d["bootOrder"] for d in devices["disks"]] == [1, 2]
+
+
+def test_the_disk_that_boots_comes_first_in_the_order_and_nothing_else_moves() -> None:
+    given, machine = _machine(disks=3), _machine(disks=3, boot_disk=1)
+    disks = _domain(machine).findall("devices/disk")
+    assert [int(t.cast("ET.Element", disk.find("boot")).get("order", "")) for disk in disks] == [2, 1, 3]
+    devices = _manifest(machine)["spec"]["template"]["spec"]["domain"]["devices"]["disks"]
+    assert [disk["bootOrder"] for disk in devices] == [2, 1, 3]
+    command = qemu_command(machine, program="qemu", accelerator="tcg", cpu="max")
+    assert re.findall(r"drive=disk(\d),bootindex=(\d)", command) == [("0", "1"), ("1", "0"), ("2", "2")]
+    for text in (libvirt.domain_xml, kubevirt.virtual_machine):
+        numbers = re.compile(r'order="\d"|bootOrder: \d')
+        assert numbers.sub("", text(machine)) == numbers.sub("", text(given)) and text(machine) != text(given)
 
 
 def test_a_pod_has_one_network_of_its_own() -> None:

@@ -33,6 +33,20 @@ def test_a_btrfs_on_several_devices_is_one_filesystem() -> None:
     assert twins.find(f"UUID={uuid}") is None
 
 
+def test_disks_that_are_listed_in_another_order_are_where_the_guest_had_them() -> None:
+    """As far as its root tells: that is known to be the root, by whatever name the guest has for it."""
+    blank = filesystem(0, "", "", disk="blank")
+    listed = Devices((blank, ROOT, SWAP, DATA))
+    assert listed.find("/dev/sda2") is None
+    found = listed.ordered("/dev/sda1", ROOT)
+    assert (found.find("/dev/sda1"), found.find("/dev/sda2")) == (ROOT, SWAP)
+    assert found.disks == ["disk0", "blank", "disk1"]
+    assert listed.ordered("/dev/sdc1", ROOT).disks == ["blank", "disk1", "disk0"]
+    # Nothing can be learnt: right already, no kernel's name, another partition, more disks than there are.
+    for name in ("/dev/sdb1", f"UUID={ROOT_UUID}", "", "/dev/sda7", "/dev/sdd1"):
+        assert listed.ordered(name, ROOT) == listed
+
+
 @pytest.mark.parametrize(
     ("name", "fstype", "found"),
     [

@@ -32,7 +32,7 @@ REQUEST = FixRequest(
     [
         messages.Ready(),
         messages.Probe(("disk0",), True, (messages.SentKey.of(Key(b"\xff\n", "u", "team/disk")),)),
-        Probed((ROOT,), {"disk0": 4096}),
+        Probed((ROOT,), {"disk0": 4096}, {"disk0": "own"}),
         Opened(
             GuestFacts(root=ROOT, filesystems=(ROOT,), mounts=(Mount("/dev/vg/root", "/", "ext4", "", ROOT),)), ("w",)
         ),
