@@ -119,6 +119,15 @@ def test_a_guest_is_mounted_by_its_fstab(build: Builder, open_guest: Open, tmp_p
                 guest.tree.write("/boot/new", b"")
 
 
+def test_disks_that_are_listed_in_another_order_are_known_by_the_root(build: Builder, open_guest: Open) -> None:
+    """Behind a blank disk the guest's sda is still its own."""
+    boot = build.filesystem("ext4", build.content({"vmlinuz-6.1": "kernel"}))
+    root = build.filesystem("ext4", build.system("/dev/sda2 / ext4 x 0 1\n/dev/sda1 /boot ext4 x 0 2\n"))
+    with open_guest(build.filesystem(""), build.disk(boot, root)) as guest:
+        assert [mount.mountpoint for mount in guest.mounts] == ["/", "/boot"]
+        assert guest.tree.read_text("/boot/vmlinuz-6.1") == "kernel"
+
+
 @pytest.mark.parametrize("how", ["absolute", "relative", "in fstab"])
 def test_a_mount_point_cannot_lead_out(build: Builder, open_guest: Open, tmp_path: pathlib.Path, how: str) -> None:
     canary = tmp_path / "canary"

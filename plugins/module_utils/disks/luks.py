@@ -80,7 +80,7 @@ def bound_slots(device: pathlib.Path) -> dict[str, list[int]]:
 def _luks1_gap(header: bytes) -> int:
     """Return where the gap behind the keys of a LUKS 1 begins: at the end of the last one, aligned. Bytes."""
     dummy, key_bytes = _LUKS1_NUMBERS.unpack_from(header)
-    ends = []
+    ends: list[int] = []
     for number in range(_SLOTS):
         *_dummies, offset, stripes = _LUKS1_SLOT.unpack_from(header, _LUKS1_SLOTS_AT + number * _LUKS1_SLOT.size)
         ends.append(offset * _SECTOR + key_bytes * stripes)

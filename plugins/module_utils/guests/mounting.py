@@ -113,7 +113,7 @@ def _mount(source: bytes | None, target: str, fstype: str | None, flags: int, da
 def _is_old_xfs(device: pathlib.Path) -> bool:
     with device.open("rb") as file:
         magic, version = _XFS_VERSION.unpack(file.read(_XFS_VERSION.size))
-    return magic == _XFS_MAGIC and (version & _XFS_VERSION_MASK) == 4
+    return bool(magic == _XFS_MAGIC and version & _XFS_VERSION_MASK == 4)
 
 
 def _refusal(code: int, fstype: str, what: str) -> JobError:
