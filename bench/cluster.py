@@ -320,7 +320,7 @@ def ours(folder: pathlib.Path) -> t.Iterator[System]:
         _let_in(server)
         tokens = asyncio.run(_tokens(server))
         with operating(server, folder / "operator") as (operator,), _nodes(server, tokens, folder) as nodes:
-            wait_until(lambda: operator.metric("hyper2kvm_operator_workers") == NODES_COUNT, "all workers are known")
+            wait_until(lambda: operator.metric("hyper2kvm_workers") == NODES_COUNT, "all workers are known")
             yield _ours(server, operator, nodes)
 
 
