@@ -70,8 +70,8 @@ def test_a_job_survives_upgrade_and_rollback_and_uninstalling_leaves_what_is_the
     until(lambda: left(empty) == USERS, f"nothing but the user's to be left, and not {left(empty) - USERS}")
     assert product.jobs(namespace).keys() == {"vm", "again"}
 
-    # In the midst of a job, which waits for the next release. Helm takes the workers' rights away while they still end, so
-    # that they may not be able to say so.
+    # In the midst of a job, which waits for the next release. Helm takes the workers' rights away while they still end,
+    # so that they may not be able to say so.
     product.install()
     product.submit(namespace, "midst", **SLOWER)
     product.until_copying(namespace, "midst")
