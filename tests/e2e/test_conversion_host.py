@@ -163,7 +163,11 @@ def test_a_restart_of_the_service_checkpoints_a_job_and_goes_on_with_it(site: Si
 
 
 @pytest.mark.long
-def test_a_newer_collection_takes_the_place_of_the_older_one(site: Site) -> None:
+def test_a_newer_collection_takes_the_place_of_the_older_one_under_a_job(site: Site) -> None:
+    slow = {"hyper2kvm_name": "under", "hyper2kvm_limits_bandwidth_bytes_per_second": 1 << 20}
+    submitted = site.play(MIGRATE, "--tags", "submit", **slow)
+    assert submitted.status == 0, submitted.output
+    wait_for(lambda: site.job("under-convert")["status"].get("stage") == "copy", 300)
     releases = site.machine.root / "opt/hyper2kvm/releases"
     (before,) = releases.glob("*.tar.gz")
     agent = site.collections / CORE / "plugins/module_utils/worker/agent.py"
@@ -175,6 +179,9 @@ def test_a_newer_collection_takes_the_place_of_the_older_one(site: Site) -> None
     assert after != before and len([*releases.iterdir()]) == 2
     now = site.machine.inside("systemctl", "show", "--value", "--property=MainPID", "hyper2kvm-worker").stdout
     assert now != pid
+    wait_for(lambda: site.job("under-convert")["status"]["phase"] == "COMPLETED", 300)
+    status = site.job("under-convert")["status"]
+    assert (status["epoch"], status.get("lastError")) == (2, None)
     again = site.play(ROLE)
     assert again.recap("conv1")["changed"] == 0, again.output
 
