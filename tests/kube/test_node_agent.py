@@ -360,6 +360,8 @@ def test_whoever_is_killed_the_pod_ends_and_the_next_one_hands_back_and_goes_on(
     site.assign()
     site.wait_phase(Phase.COMPLETED)
     assert [line for line in site.trace("web01") if line.endswith("end")] == ["1 inspect end", "2 copy end"]
+    # The pod is killed at the end, and what the first attempt left would stay.
+    wait_for(lambda: list(site.scratch.iterdir()) == [])
 
 
 def test_a_pod_that_is_told_to_end_hands_its_jobs_back(site: NodeSite) -> None:
