@@ -13,6 +13,7 @@ import time
 
 from bench.figures import Figure
 from bench.jobs import run, running_worker
+from bench.processes import proportional_bytes
 from tests.e2e.migration import ConversionHost
 from tests.guests import build
 from tests.tools.machine import descendants
@@ -57,13 +58,5 @@ class Watch:
 
     def _look(self) -> None:
         while not self._ended.is_set():
-            self._most = max(self._most, sum(_proportional(pid) for pid in {self._pid, *descendants(self._pid)}))
+            self._most = max(self._most, sum(proportional_bytes(pid) for pid in {self._pid, *descendants(self._pid)}))
             time.sleep(0.05)
-
-
-def _proportional(pid: int) -> int:
-    try:
-        lines = pathlib.Path(f"/proc/{pid}/smaps_rollup").read_text(encoding="ascii").splitlines()
-    except OSError:
-        return 0
-    return sum(int(line.split()[1]) * 1024 for line in lines if line.startswith("Pss:"))

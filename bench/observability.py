@@ -25,6 +25,7 @@ from ansible_collections.hyper2kvm.core.plugins.module_utils.protocol import mod
 
 from bench.figures import Figure
 from bench.jobs import run, running_worker, seconds_of
+from bench.processes import proportional_bytes
 from tests.e2e.migration import ConversionHost
 from tests.guests import build
 from tests.tools.machine import children, wait_for
@@ -144,7 +145,7 @@ def _memory(pid: int) -> int:
             with contextlib.suppress(ProcessLookupError):
                 _stop(child)
                 stopped.append(child)
-        return sum(_proportional(one) for one in stopped)
+        return sum(proportional_bytes(one) for one in stopped)
     finally:
         for one in stopped:
             with contextlib.suppress(ProcessLookupError):
@@ -159,15 +160,6 @@ def _stop(pid: int) -> None:
 def _stat(pid: int) -> list[str]:
     """What proc(5) tells of a process behind its name; its state comes first."""
     return pathlib.Path(f"/proc/{pid}/stat").read_text(encoding="ascii").rpartition(")")[2].split()
-
-
-def _proportional(pid: int) -> int:
-    try:
-        lines = pathlib.Path(f"/proc/{pid}/smaps_rollup").read_text(encoding="ascii").splitlines()
-    except OSError:
-        # It has ended, and nobody has waited for it yet.
-        return 0
-    return sum(int(line.split()[1]) * 1024 for line in lines if line.startswith("Pss:"))
 
 
 def _memory_while_asked(pid: int, url: str) -> int:

@@ -17,6 +17,15 @@ def cpu_seconds(pid: int) -> float:
     return (int(after_name[11]) + int(after_name[12])) / os.sysconf("SC_CLK_TCK")
 
 
+def proportional_bytes(pid: int) -> int:
+    """The memory of a process, what it shares divided by who shares it (smaps_rollup); of one that has ended none."""
+    try:
+        lines = pathlib.Path(f"/proc/{pid}/smaps_rollup").read_text(encoding="ascii").splitlines()
+    except OSError:
+        return 0
+    return sum(int(line.split()[1]) * 1024 for line in lines if line.startswith("Pss:"))
+
+
 def most_megabytes(pid: int) -> float:
     """The most memory that a process has had resident so far, in MiB."""
     status = pathlib.Path(f"/proc/{pid}/status").read_text(encoding="ascii")

@@ -108,6 +108,11 @@ def test_what_is_described_is_there_and_then_not_any_more(play: Play, server: Ap
 
 def test_what_is_not_described_any_more_goes(play: Play, server: ApiServer) -> None:
     assert play("deploy").status == 0
+    # As from a cluster whose monitoring was removed, with the definitions of its kinds.
+    record = "configmap/hyper2kvm-objects", "--namespace", "hyper2kvm-workers"
+    kept = server.kubectl("get", *record, "--output", "jsonpath={.data.objects}")
+    gone = {"data": {"objects": f"{kept}, monitoring.coreos.com/v1 ServiceMonitor hyper2kvm"}}
+    server.kubectl("patch", *record, "--type=merge", "--patch", json.dumps(gone))
     own = {"hyper2kvm_values": {"worker": {"nodes": ["node1"]}, "monitoring": {"metrics": {"enabled": False}}}}
     moved = play("deploy", **own)
     assert moved.status == 0 and moved.recap("localhost")["changed"] == 2, moved.output

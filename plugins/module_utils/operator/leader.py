@@ -12,7 +12,7 @@ import logging
 import random
 import time
 
-from ..backends.kube.api import Absent, Api, Changed, Exists, lease_spec
+from ..backends.kube.api import Absent, Api, Changed, Exists, held_by, lease_spec
 from ..backends.kube.resources import LEASES, Object
 from ..protocol.errors import JobError
 
@@ -81,7 +81,7 @@ class Leadership:
         """Let another operator take over at once."""
         if self.held:
             self.held = False
-            await self._write([*_mine(self._identity)[:1], _replace("holderIdentity", "")])
+            await self._write([held_by(self._identity), _replace("holderIdentity", "")])
 
     async def _try(self) -> bool:
         """Take the Lease if it is free or has not been renewed for as long as it lasts; return whether it is ours."""
@@ -138,10 +138,7 @@ async def _succeeds(write: c.Awaitable[object]) -> bool:
 def _mine(identity: str) -> list[Object]:
     """Return the JSON Patch that renews the Lease if it is still ours."""
     spec = lease_spec(identity, LEASE_SECONDS)
-    return [
-        {"op": "test", "path": "/spec/holderIdentity", "value": identity},
-        _replace("renewTime", spec["renewTime"]),
-    ]
+    return [held_by(identity), _replace("renewTime", spec["renewTime"])]
 
 
 def _replace(field: str, value: str) -> Object:

@@ -317,7 +317,7 @@ class Api:
         """
         spec = lease_spec(holder, seconds)
         try:
-            await self.patch(LEASES, name, [_held_by(holder), {"op": "add", "path": "/spec", "value": spec}], namespace)
+            await self.patch(LEASES, name, [held_by(holder), {"op": "add", "path": "/spec", "value": spec}], namespace)
         except Absent:
             document = {"apiVersion": LEASES.api_version, "kind": LEASES.kind, "metadata": {"name": name}, "spec": spec}
             await self.create(LEASES, document, namespace)
@@ -342,7 +342,7 @@ class Api:
             JobError: the API server cannot be reached, or refuses.
         """
         nobody = {"op": "add", "path": "/spec/holderIdentity", "value": ""}
-        await self.patch(LEASES, name, [_held_by(holder), nobody], namespace)
+        await self.patch(LEASES, name, [held_by(holder), nobody], namespace)
 
     async def _call(
         self, method: str, path: str, query: c.Mapping[str, str] | None = None, body: t.Any = None
@@ -402,7 +402,7 @@ def lease_spec(holder: str, seconds: int) -> Object:
     return {"holderIdentity": holder, "leaseDurationSeconds": seconds, "renewTime": micro_time(now)}
 
 
-def _held_by(holder: str) -> Object:
+def held_by(holder: str) -> Object:
     """Return the test of a JSON Patch that a Lease is ``holder``'s."""
     return {"op": "test", "path": "/spec/holderIdentity", "value": holder}
 
