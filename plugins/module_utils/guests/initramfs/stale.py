@@ -56,13 +56,14 @@ def refresh_copies(additions: Additions, root: RootFs, changed: t.Iterable[str],
     refreshed = []
     network = any("/drivers/net/" in path for path in root.nodes) and root.get("etc/udev") is not None
     for path in changed:
-        before, after = planned(path)
-        if after is None or before == after:
-            continue
         inside = _inside(path)
         old = root.read(inside)
-        copied = old is not None and old == before
-        if old != after and (copied or (network and _INTERFACE_NAMES.fullmatch(path))):
+        named = network and _INTERFACE_NAMES.fullmatch(path) is not None
+        if old is None and not named:
+            # Not even looked at: it may be another kernel's initramfs, and big.
+            continue
+        before, after = planned(path)
+        if after is not None and after not in (before, old) and (old == before or named):
             additions.put(inside, after)
             refreshed.append(inside)
     return refreshed

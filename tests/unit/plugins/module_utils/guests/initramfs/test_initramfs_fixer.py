@@ -366,6 +366,16 @@ def test_big_initramfs_is_read_without_being_kept(guest: Guest) -> None:
     assert len(edits.changes) == 1
 
 
+def test_each_of_several_big_initramfs_is_patched(guest: Guest) -> None:
+    """What was planned for one is not read for the next: each is bigger than a file of configuration may be."""
+    filling = os.urandom(17 * 1024**2)
+    for version in (OLD, NEW):
+        guest.kernel(version, initramfs(version, cpio.file("usr/lib/big", filling)), default=version == NEW)
+    edits = guest.plan()
+    assert [change.path for change in edits.changes] == [f"/boot/initrd.img-{version}" for version in (OLD, NEW)]
+    assert not edits.warnings
+
+
 NASH = """\
 #!/bin/nash
 mount -t proc /proc /proc
