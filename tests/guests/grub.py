@@ -23,7 +23,7 @@ _CORE_MODULES = {"ext4": ["ext2"], "xfs": ["xfs"], "btrfs": ["btrfs"]}
 def install_bios(guest: Chroot, disk: pathlib.Path, slices: c.Sequence[Slice]) -> None:
     """What ``grub-install /dev/sda`` does on an MBR disk: modules, core image behind the MBR, boot code in it."""
     boot = _grub_partition(slices)
-    prefix = f"(,msdos{boot.number}){'/grub' if boot.mountpoint == '/boot' else '/boot/grub'}"
+    prefix = f"(,msdos{boot.number}){_folder(boot)}"
     modules = guest.root / "boot/grub/i386-pc"
     shutil.copytree(guest.root / "usr/lib/grub/i386-pc", modules, dirs_exist_ok=True)
     mkimage = ["grub-mkimage", "-O", "i386-pc", "-p", prefix, "-o", "/boot/grub/i386-pc/core.img"]
@@ -48,7 +48,7 @@ def install_uefi(guest: Chroot, disk: pathlib.Path, slices: c.Sequence[Slice]) -
     esp = next(part for part in slices if part.filesystem == "vfat")
     shutil.copytree(guest.root / "usr/lib/grub/x86_64-efi", guest.root / "boot/grub/x86_64-efi", dirs_exist_ok=True)
     image = "/boot/grub/x86_64-efi/core.efi"
-    prefix = f"(,gpt{boot.number}){'/grub' if boot.mountpoint == '/boot' else '/boot/grub'}"
+    prefix = f"(,gpt{boot.number}){_folder(boot)}"
     mkimage = ["grub-mkimage", "-O", "x86_64-efi", "-p", prefix, "-o", image]
     guest.run([*mkimage, "part_gpt", *_CORE_MODULES[boot.filesystem]])
     shutil.copy(guest.root / image.lstrip("/"), guest.root / "boot/grub/x86_64-efi/grub.efi")
@@ -56,6 +56,13 @@ def install_uefi(guest: Chroot, disk: pathlib.Path, slices: c.Sequence[Slice]) -
     run(["mmd", "-i", at, "::/EFI", "::/EFI/debian"])
     run(["mcopy", "-i", at, guest.root / image.lstrip("/"), "::/EFI/debian/grubx64.efi"])
     (guest.root / "boot/grub/device.map").write_text("(hd0)\t/dev/sda\n", encoding="ascii")
+
+
+def _folder(boot: Slice) -> str:
+    """Where GRUB's own files are, from the top of their filesystem: it knows nothing of default subvolumes."""
+    if boot.mountpoint == "/boot":
+        return "/grub"
+    return "/@/boot/grub" if boot.filesystem == "btrfs" else "/boot/grub"
 
 
 def configure(guest: Chroot, spec: GuestSpec, slices: c.Sequence[Slice]) -> None:
@@ -177,9 +184,9 @@ esac
 
 def _relative_script(slices: c.Sequence[Slice]) -> str:
     separate = any(part.mountpoint == "/boot" for part in slices)
-    boot = 'echo "${1#/boot}"' if separate else 'echo "$1"'
     root = next(part for part in slices if part.mountpoint == "/")
     other = 'echo "/@${1%/}"' if root.filesystem == "btrfs" else 'echo "$1"'
+    boot = 'echo "${1#/boot}"' if separate else other
     return f"""#!/bin/sh
 case "$1" in
 /boot*) {boot} ;;

@@ -189,6 +189,9 @@ def _write_volumes(guest: Chroot, spec: ServerSpec, volumes: Volumes) -> None:
     if volumes.array:
         array = f"ARRAY /dev/md0 metadata=1.2 name={spec.hostname}:0 UUID={volumes.array}"
         guest.write("/etc/mdadm/mdadm.conf", f"HOMEHOST <system>\nMAILADDR root\n{array}\n")
+        if spec.initramfs_tool == "dracut":
+            # Else it would come up by another name than the one that the kernel is told.
+            guest.write("/etc/dracut.conf.d/raid.conf", 'mdadmconf="yes"\n')
 
 
 def _write_network(guest: Chroot, spec: ServerSpec) -> None:
