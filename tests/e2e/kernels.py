@@ -34,6 +34,7 @@ _WANTED = tuple(
         "kernel/drivers/scsi/*",
         "kernel/drivers/net/*.ko*",
         "kernel/net/core/*",
+        "kernel/net/9p/*",
         "kernel/crypto/*",
         "kernel/fs/*",
         "kernel/lib/*",

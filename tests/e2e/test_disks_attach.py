@@ -294,7 +294,7 @@ with attach({{"disk0": folder / "overlay.qcow2"}}, writable=True, workdir=folder
     assert child.stdout is not None
     device = pathlib.Path("/sys/block") / child.stdout.readline().strip()
     use = text(device / "diskseq")
-    assert any("loop" in line for line in ours(tmp_path)) and any("qemu" in line for line in ours(tmp_path))
+    assert (device / "loop").exists() and any("qemu" in line for line in ours(tmp_path))
     (os.killpg if killed == "group" else os.kill)(child.pid, signal.SIGKILL)
     child.wait()
     child.stdout.close()
@@ -318,9 +318,9 @@ def test_flat_export_has_the_image_s_holes(image: DiskImage, raw: pathlib.Path, 
 
 
 def _server_of(folder: pathlib.Path) -> int:
-    """The storage daemon that serves an image below ``folder``: the process that has it open."""
+    """Who serves an image below ``folder``: the process of QEMU's that has it open."""
     for process in pathlib.Path("/proc").glob("[0-9]*"):
-        if text(process / "comm").strip().startswith("qemu-storage"):
+        if text(process / "comm").strip().startswith(("qemu-storage", "qemu-nbd")):
             for descriptor in (process / "fd").iterdir():
                 with contextlib.suppress(OSError):
                     if str(folder) in os.readlink(descriptor):

@@ -203,9 +203,9 @@ def _serve(
 
 
 def _serve_by_nbd(
-    options: dict[str, dict[str, t.Any]], _folder: pathlib.Path, *, writable: bool
+    options: dict[str, dict[str, t.Any]], folder: pathlib.Path, *, writable: bool
 ) -> tuple[_Server, dict[str, pathlib.Path]]:
-    server = nbd.NbdServer()
+    server = nbd.NbdServer(folder)
     try:
         return server, {name: server.connect(image, writable=writable) for name, image in options.items()}
     except BaseException:

@@ -4,25 +4,41 @@
 
 """Kernel NBD: images as block devices, served by one ``qemu-nbd`` each.
 
-A device that serves has a ``pid`` file below ``/sys/block/nbdN`` (Linux, drivers/block/nbd.c). The servers are
-children that die with the thread that started them; the kernel then lets go of the device by itself.
+A device that serves has a ``pid`` file below ``/sys/block/nbdN`` (Linux, drivers/block/nbd.c); the number in it means
+nothing in a job's own PID namespace, so that whose server it is, that server tells. The servers are children that die
+with the thread that started them; the kernel then lets go of the device by itself.
 """
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
+import fcntl
+import os
 import pathlib
+import re
 import subprocess
 import tempfile
 import time
 import typing as t
 
 from ..protocol.errors import JobError, environment, transient
-from .command import clean_environment, confined, last_lines, run_command
+from .command import clean_environment, confined, last_lines
 from .qemu import json_name
 
 _SYS_BLOCK = pathlib.Path("/sys/block")
+#: Who has a device's lock there may open it. Two that set one up or take it down at the same time spoil it for each
+#: other (the kernel refuses one of them, but not at every moment).
+_LOCKS = pathlib.Path("/run/hyper2kvm/nbd")
 #: For a device to come up or to go. Seconds.
 _TIMEOUT = 30.0
+#: How much is read of what a server says. Bytes.
+_SAID = 65536
+#: linux/nbd.h. What ``qemu-nbd --disconnect`` asks for besides would hit whoever has taken the device meanwhile.
+_NBD_DISCONNECT = 0xAB08
+#: What qemu-nbd says when its device serves, and what when somebody else has just taken that (QEMU, qemu-nbd.c and
+#: nbd/client.c).
+_CONNECTED, _TAKEN = b"is now connected to", re.compile("Failed to set NBD socket|busy", re.IGNORECASE)
 #: The kernel asks it of whoever sets a device up or lets it go.
 _CAPABILITIES = ("sys_admin",)
 
@@ -35,8 +51,10 @@ def present() -> bool:
 class NbdServer:
     """NBD devices of this process."""
 
-    def __init__(self) -> None:
-        self._children: dict[int, subprocess.Popen[bytes]] = {}
+    def __init__(self, folder: pathlib.Path) -> None:
+        """``folder``: an existing one of one's own, for sockets."""
+        self._folder = folder
+        self._children: dict[int, _Child] = {}
 
     def connect(self, options: t.Mapping[str, t.Any], *, writable: bool) -> pathlib.Path:
         """Show the image with QEMU's blockdev ``options`` as a free NBD device, and return that.
@@ -45,15 +63,19 @@ class NbdServer:
             JobError: class ``environment``, no device is free or usable; the image cannot be opened.
         """
         problem = "all devices are taken"
-        for folder in sorted(_SYS_BLOCK.glob("nbd*"), key=lambda f: int(f.name[3:])):
-            if (folder / "pid").exists():
-                continue
-            number = int(folder.name[3:])
-            failure = self._try_connect(number, options, writable=writable)
-            if failure is None:
-                return pathlib.Path(f"/dev/nbd{number}")
-            problem = failure
-            if "busy" not in failure.lower():
+        for number in sorted(int(folder.name[3:]) for folder in _SYS_BLOCK.glob("nbd*")):
+            with contextlib.ExitStack() as undo:
+                if not _lock(number, undo) or (_SYS_BLOCK / f"nbd{number}/pid").exists():
+                    continue
+                messages = undo.enter_context(tempfile.TemporaryFile())
+                process = self._start(number, options, messages, writable=writable)
+                undo.callback(process.wait)
+                undo.callback(process.kill)
+                if _wait_for(process, messages, number):
+                    self._children[number] = _Child(process, messages, undo.pop_all())
+                    return pathlib.Path(f"/dev/nbd{number}")
+                problem = last_lines(_said(messages))
+            if not _TAKEN.search(problem):
                 break
         raise environment(
             "NoNbdDevice",
@@ -68,55 +90,102 @@ class NbdServer:
             JobError: class ``transient``, a server did not end well, so that writes may be lost.
         """
         for number, child in list(self._children.items()):
-            command = ["qemu-nbd", "--disconnect", f"/dev/nbd{number}"]
-            run_command(command, what="Detaching a disk", capabilities=_CAPABILITIES)
             try:
-                status = child.wait(_TIMEOUT)
+                with open(f"/dev/nbd{number}", "rb", buffering=0) as device:
+                    fcntl.ioctl(device, _NBD_DISCONNECT)
+                status = child.process.wait(_TIMEOUT)
+            except OSError as error:
+                raise _lost(number, f"cannot be told to end: {error.strerror}") from error
             except subprocess.TimeoutExpired:
                 raise _lost(number, "did not end") from None
             if status != 0:
-                raise _lost(number, f"ended with status {status}")
-            del self._children[number]
+                raise _lost(number, f"ended with status {status}: {last_lines(_said(child.messages))}")
+            self._children.pop(number).held.close()
 
     def kill(self) -> None:
         """End all servers at once; the kernel fails what is still written to their devices."""
         for child in self._children.values():
-            child.kill()
-            child.wait()
+            child.held.close()
         self._children.clear()
 
-    def _try_connect(self, number: int, options: t.Mapping[str, t.Any], *, writable: bool) -> str | None:
-        """Return None once the device serves, else what qemu-nbd said."""
-        command: list[str | pathlib.Path] = ["qemu-nbd", f"--connect=/dev/nbd{number}", "--cache=writeback"]
-        command += [json_name(options)] if writable else ["--read-only", json_name(options)]
-        with tempfile.TemporaryFile() as messages:
-            child = subprocess.Popen(
+    def _start(
+        self, number: int, options: t.Mapping[str, t.Any], messages: t.IO[bytes], *, writable: bool
+    ) -> subprocess.Popen[bytes]:
+        """Start a server that says to ``messages`` what it has to say."""
+        # Unless it is verbose, it leaves a server behind in the background that is nobody's child (qemu-nbd.c).
+        command: list[str | pathlib.Path] = ["qemu-nbd", f"--connect=/dev/nbd{number}", "--verbose"]
+        command += ["--cache=writeback", *([] if writable else ["--read-only"])]
+        folder = os.open(self._folder, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            # Its own choice of a socket would be everybody's who tries the device; and a socket's name must be short.
+            command += [f"--socket=/proc/self/fd/{folder}/nbd{number}", json_name(options)]
+            return subprocess.Popen(
                 confined(command, capabilities=_CAPABILITIES),
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 stderr=messages,
+                pass_fds=[folder],
                 env=clean_environment(),
             )
-            deadline = time.monotonic() + _TIMEOUT
-            while child.poll() is None and time.monotonic() < deadline:
-                if _serves(number, child.pid):
-                    self._children[number] = child
-                    return None
-                time.sleep(0.01)
-            child.kill()
-            child.wait()
-            messages.seek(0)
-            return last_lines(messages.read(65536))
+        finally:
+            os.close(folder)
 
 
-def _serves(number: int, server: int) -> bool:
-    """Whether the device is up, and served by the process ``server`` and nobody else."""
+@dataclasses.dataclass(frozen=True)
+class _Child:
+    """A server."""
+
+    process: subprocess.Popen[bytes]
+    messages: t.IO[bytes]
+    """What it says."""
+    held: contextlib.ExitStack
+    """Ends it where it still runs, and gives back what it had."""
+
+
+def _lock(number: int, undo: contextlib.ExitStack) -> bool:
+    """Take the device's lock, to be given back by ``undo``; whether it was free.
+
+    Raises:
+        JobError: class ``environment``, it cannot be made.
+    """
+    path = _LOCKS / f"{number}.lock"
     try:
-        thread = (_SYS_BLOCK / f"nbd{number}" / "pid").read_text(encoding="ascii").strip()
-        size = int((_SYS_BLOCK / f"nbd{number}" / "size").read_text(encoding="ascii"))
+        path.parent.mkdir(parents=True, exist_ok=True)
+        file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        raise environment(
+            "NoNbdDevice", f"{path} cannot be made: {error.strerror}.", "Run the worker as root."
+        ) from error
+    undo.callback(os.close, file)
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def _said(messages: t.IO[bytes]) -> bytes:
+    # Where the file is written to next is shared with the server.
+    return os.pread(messages.fileno(), _SAID, 0)
+
+
+def _wait_for(process: subprocess.Popen[bytes], messages: t.IO[bytes], number: int) -> bool:
+    """Wait until the server's device can be read; False where it ends, or takes too long."""
+    deadline = time.monotonic() + _TIMEOUT
+    while process.poll() is None and time.monotonic() < deadline:
+        if _CONNECTED in _said(messages) and _serves(number):
+            return True
+        time.sleep(0.01)
+    return False
+
+
+def _serves(number: int) -> bool:
+    """Whether the device can be read."""
+    folder = _SYS_BLOCK / f"nbd{number}"
+    try:
+        return (folder / "pid").exists() and int((folder / "size").read_text(encoding="ascii")) > 0
     except (OSError, ValueError):
         return False
-    return size > 0 and pathlib.Path(f"/proc/{server}/task/{thread}").exists()
 
 
 def _lost(number: int, what: str) -> JobError:
