@@ -54,17 +54,46 @@ def product(target: str = "worker") -> pathlib.Path:
     base = _base()
 
     def produce(folder: pathlib.Path) -> None:
-        name = f"localhost/{base.name}"
-        if not _buildah("images", "--quiet", "--filter", f"reference={name}").strip():
-            _build(base, _BASE_FILE, name)
         dockerfile = (REPOSITORY / "Dockerfile").read_text(encoding="utf-8")
-        options = ("--target", target, "--build-arg", f"BASE_IMAGE={name}")
+        options = ("--target", target, "--build-arg", f"BASE_IMAGE={debian()}")
         _build(REPOSITORY, dockerfile, PRODUCT_IMAGES[target], *options)
         _archive(PRODUCT_IMAGES[target], folder / "image.tar")
 
     files = {str(path.relative_to(REPOSITORY)): _digest(path) for path in _inputs()}
     made_of = {"target": target, "base": base.name, "files": files}
     return kept(f"image-{target}", made_of, produce, programs.CACHE) / "image.tar"
+
+
+def debian() -> str:
+    """The name of an image with Debian, by which others are built.
+
+    :raises BuildError: it could not be built.
+    """
+    base = _base()
+    name = f"localhost/{base.name}"
+    if not _buildah("images", "--quiet", "--filter", f"reference={name}").strip():
+        _build(base, _BASE_FILE, name)
+    return name
+
+
+def build(context: pathlib.Path, dockerfile: pathlib.Path, name: str) -> None:
+    """Build an image.
+
+    :raises BuildError: it could not be built.
+    """
+    _build(context, dockerfile.read_text(encoding="utf-8"), name)
+
+
+def inside(name: str, *command: str) -> str:
+    """What a command says that ends well in a container of the image.
+
+    :raises BuildError: it does not.
+    """
+    container = _buildah("from", name).strip()
+    try:
+        return _buildah("run", "--isolation", "chroot", container, "--", *command)
+    finally:
+        _buildah("rm", container)
 
 
 def pause() -> pathlib.Path:
