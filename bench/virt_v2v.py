@@ -136,13 +136,16 @@ def _by_virt_v2v(root: pathlib.Path, ova: pathlib.Path, place: pathlib.Path) -> 
 
 
 def _boot(host: ConversionHost, disk: pathlib.Path, spec: GuestSpec) -> str:
-    """Boot a disk with the source's card; whether it booted, and the address that its interface has."""
+    """Boot a disk with the card that the definition of our target has, which is the source's where that tells it.
+
+    Whether it booted, and the address that its interface has.
+    """
     name = f"boot-{disk.stem}"
     source = host.input / f"{name}.qcow2"
     source.unlink(missing_ok=True)
     os.link(disk, source)
-    cards = {"network": {"macs": [spec.mac]}} if spec.mac else {}
-    (done,) = host.run(job(name, source.name, "boot-test", guest=cards))
+    macs = [nic["mac"] for nic in host.result("vm/result.json")["hardware"]["nics"]]
+    (done,) = host.run(job(name, source.name, "boot-test", guest={"network": {"macs": macs}}))
     error = done["status"].get("lastError")
     if error is not None:
         return f"{error['reason']} | "
