@@ -51,8 +51,8 @@ def conversion(scratch: pathlib.Path) -> list[Figure]:
 def layouts(scratch: pathlib.Path) -> list[Figure]:
     """The same of guests whose system is on other filesystems, and in LVM.
 
-    A volume group takes a boot of a micro-VM, and another one for the map of what is used. On an emulated processor that
-    is nearly all of it: there are no limits for that.
+    A volume group takes a boot of a micro-VM, and another one for the map of what is used. On an emulated processor
+    that is nearly all of it: there are no limits for that.
     """
     os.environ["HYPER2KVM_MICROVM_KERNEL"] = str(debian_kernel().tree)
     figures = []
