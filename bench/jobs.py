@@ -54,14 +54,13 @@ def layouts(scratch: pathlib.Path) -> list[Figure]:
     A volume group takes a boot of a micro-VM, and another one for the map of what is used. On an emulated processor
     that is nearly all of it: there are no limits for that.
     """
-    os.environ["HYPER2KVM_MICROVM_KERNEL"] = str(debian_kernel().tree)
     figures = []
     for what, guest in (("btrfs", "debian12-btrfs"), ("xfs", "debian12-uefi"), ("LVM", "matrix-04")):
         place = scratch / guest
         place.mkdir()
         by_host = what != "LVM"
         how = "" if by_host else f", in a micro-VM by {probe_accelerator().name}"
-        ratio, early = _beside_qemu_img(place, guest)
+        ratio, early = _beside_qemu_img(place, guest, "--microvm-kernel", str(debian_kernel().tree))
         figures += [
             Figure(f"{what}{how}: whole job ÷ qemu-img convert", ratio, limit=1.15 if by_host else None),
             Figure(f"{what}{how}: inspect + plan + fix", early, " s", limit=3 if by_host else None),
@@ -69,8 +68,11 @@ def layouts(scratch: pathlib.Path) -> list[Figure]:
     return figures
 
 
-def _beside_qemu_img(scratch: pathlib.Path, guest: str) -> tuple[float, float]:
-    """The ratio of a whole job to ``qemu-img convert``, and the seconds of the stages before the copy: medians."""
+def _beside_qemu_img(scratch: pathlib.Path, guest: str, *options: str) -> tuple[float, float]:
+    """The ratio of a whole job to ``qemu-img convert``, and the seconds of the stages before the copy: medians.
+
+    ``options`` are the worker's.
+    """
     folder = build(guest)
     # Servers of the matrix are bare disks.
     bare = not (folder / f"{guest}.ova").exists()
@@ -80,7 +82,7 @@ def _beside_qemu_img(scratch: pathlib.Path, guest: str) -> tuple[float, float]:
     wall: list[float] = []
     early: list[float] = []
     host = ConversionHost(scratch)
-    with running_worker(host):
+    with running_worker(host, *options):
         for number in range(ROUNDS):
             peer.append(timed(lambda: convert(vmdk, "vmdk", scratch / "peer.qcow2")))
             host.add(export, f"web{number}{export.suffix}")

@@ -197,7 +197,7 @@ class Store:
             raise errors.environment(
                 "StateUnusable",
                 f"The state folder {state_dir} cannot be made: {error.strerror}.",
-                "Give a folder that may be written (--state-dir).",
+                "Give a folder that may be written (--state-dir, hyper2kvm_state_dir), or be root, as a worker must.",
             ) from error
         refuse_network_filesystem(state_dir)
         self._events = state_dir / "events"

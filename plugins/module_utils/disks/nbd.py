@@ -27,9 +27,6 @@ from .command import clean_environment, confined, last_lines
 from .qemu import json_name
 
 _SYS_BLOCK = pathlib.Path("/sys/block")
-#: Who has a device's lock there may open it. Two that set one up or take it down at the same time spoil it for each
-#: other (the kernel refuses one of them, but not at every moment).
-_LOCKS = pathlib.Path("/run/hyper2kvm/nbd")
 #: For a device to come up or to go. Seconds.
 _TIMEOUT = 30.0
 #: How much is read of what a server says. Bytes.
@@ -145,20 +142,14 @@ class _Child:
 def _lock(number: int, undo: contextlib.ExitStack) -> bool:
     """Take the device's lock, to be given back by ``undo``; whether it was free.
 
-    Raises:
-        JobError: class ``environment``, it cannot be made.
+    Two that set a device up or take it down at the same time spoil it for each other: the kernel refuses one of them,
+    but not at every moment. The lock is on the device's folder in sysfs, which is there wherever the device is; it
+    takes no place that can be written.
     """
-    path = _LOCKS / f"{number}.lock"
+    folder = os.open(_SYS_BLOCK / f"nbd{number}", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    undo.callback(os.close, folder)
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    except OSError as error:
-        raise environment(
-            "NoNbdDevice", f"{path} cannot be made: {error.strerror}.", "Run the worker as root."
-        ) from error
-    undo.callback(os.close, file)
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         return False
     return True
