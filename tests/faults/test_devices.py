@@ -250,9 +250,10 @@ def test_a_device_in_use_is_refused(host: FaultyHost, devices: Devices) -> None:
 def test_two_jobs_do_not_write_onto_one_device(host: FaultyHost, devices: Devices) -> None:
     host.add_guest("tiny")
     device = devices()
-    for name in ("one", "other"):
-        host.submit(onto(device, name=name, backoffLimit=0, **AS_IT_IS))
+    host.submit(onto(device, name="one", backoffLimit=0, **AS_IT_IS))
     worker = host.halt("one/copy:50", *allowing(device))
+    # Only now: of two at once either may be the first to have the device.
+    host.submit(onto(device, name="other", backoffLimit=0, **AS_IT_IS))
     wait_for(lambda: host.job("other")["status"]["phase"] == "FAILED")
     assert host.failed("other")["reason"] == "DeviceInUse"
     host.go_on()
